@@ -1,0 +1,1 @@
+//! The main job: a file of lines through the endpoints.

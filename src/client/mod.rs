@@ -1,0 +1,1 @@
+//! Connection pump and per-shard pool.

@@ -1,0 +1,253 @@
+//! What a user may set: raw (file, environment, flags) → [`Config`], once.
+
+mod secret;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use secret::Secret;
+
+/// Everything that shapes a run, resolved. [`Config::default`] holds the documented defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where requests go; at least one.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Traffic settings of a run.
+    pub request: RequestConfig,
+    /// How a failed attempt is tried again.
+    pub retry: RetryConfig,
+    /// US dollars per million tokens, by model name.
+    pub prices: BTreeMap<String, Price>,
+    /// Shards, one pinned thread each; `None` takes every available core.
+    pub cores: Option<usize>,
+    /// Which backend drives the shards.
+    pub runtime: RuntimeChoice,
+    /// Order of records in the final files.
+    pub order: Order,
+    /// Record format.
+    pub format: Format,
+    /// How long every endpoint may be out before the run stops.
+    pub max_outage: Duration,
+    /// Stop before spending more US dollars than this.
+    pub max_cost: Option<f64>,
+    /// Longer input lines are failure records.
+    pub max_line_bytes: usize,
+    /// Longer response bodies are failures.
+    pub max_response_bytes: usize,
+    /// PEM certificates trusted besides webpki-roots.
+    pub ca_file: Option<PathBuf>,
+    /// How long requests in flight may finish after an interrupt.
+    pub grace: Duration,
+    /// What a finished record survives.
+    pub durability: Durability,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            request: RequestConfig::default(),
+            retry: RetryConfig::default(),
+            prices: BTreeMap::new(),
+            cores: None,
+            runtime: RuntimeChoice::Auto,
+            order: Order::Input,
+            format: Format::Auto,
+            max_outage: Duration::from_secs(60),
+            max_cost: None,
+            max_line_bytes: 64 << 20,
+            max_response_bytes: 64 << 20,
+            ca_file: None,
+            grace: Duration::from_secs(10),
+            durability: Durability::Process,
+        }
+    }
+}
+
+/// One API endpoint (SPEC section 3).
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointConfig {
+    /// Label in records and displays; `None`: the URL without credentials or query.
+    pub name: Option<String>,
+    /// A full API URL, or a base to which the API path is joined.
+    pub url: String,
+    /// `None`: from the host.
+    pub provider: Option<ProviderKind>,
+    /// The key, or for Azure one of `default`, `az`, `interactive`.
+    pub api_key: Option<Secret>,
+    /// Put into a body that has none.
+    pub model: Option<String>,
+    /// Replace the body's model instead.
+    pub override_model: bool,
+    /// Azure deployment URLs.
+    pub api_version: String,
+    /// Put into a body that has none.
+    pub temperature: Option<f64>,
+    /// Put into a body that has none (Anthropic: as `max_tokens`).
+    pub max_completion_tokens: Option<u64>,
+    /// Share of the traffic; at least 1.
+    pub weight: u32,
+    /// Requests in flight here, over all cores; at least 1.
+    pub max_concurrent: usize,
+    /// Requests per minute, per quota group.
+    pub rpm_limit: Option<u64>,
+    /// Tokens per minute, per quota group.
+    pub tpm_limit: Option<u64>,
+    /// Endpoints that share one quota; `None`: the endpoint itself.
+    pub quota_group: Option<String>,
+    /// Added to every request.
+    pub headers: BTreeMap<String, String>,
+    /// Health check path; `None`: the provider's.
+    pub health_path: Option<String>,
+    /// Chat path joined to a base URL; `None`: the provider's.
+    pub chat_path: Option<String>,
+    /// `Some(true)` on `http://`: HTTP/2 with prior knowledge; `None`: by ALPN.
+    pub http2: Option<bool>,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            url: String::new(),
+            provider: None,
+            api_key: None,
+            model: None,
+            override_model: false,
+            api_version: "2025-01-01-preview".to_owned(),
+            temperature: None,
+            max_completion_tokens: None,
+            weight: 1,
+            max_concurrent: 100,
+            rpm_limit: None,
+            tpm_limit: None,
+            quota_group: None,
+            headers: BTreeMap::new(),
+            health_path: None,
+            chat_path: None,
+            http2: None,
+        }
+    }
+}
+
+/// The dialect an endpoint speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderKind {
+    /// OpenAI, or any server compatible with it.
+    OpenAi,
+    /// Azure OpenAI, classic deployment URLs and v1.
+    Azure,
+    /// Anthropic Messages.
+    Anthropic,
+}
+
+/// Traffic settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestConfig {
+    /// One attempt, connect to last byte.
+    pub timeout: Duration,
+    /// One TCP connect plus TLS handshake.
+    pub connect_timeout: Duration,
+    /// Requests per second over all cores and endpoints, retries included.
+    pub rate_limit: Rate,
+    /// Requests in flight over all cores; at least 1.
+    pub workers: usize,
+}
+
+impl Default for RequestConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            rate_limit: Rate::PerSecond(1000.0),
+            workers: 50,
+        }
+    }
+}
+
+/// The global request rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// `0`: no limit.
+    Unlimited,
+    /// Requests per second, above 0.
+    PerSecond(f64),
+    /// Found by additive increase, multiplicative decrease.
+    Auto,
+}
+
+/// How failed attempts are repeated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetryConfig {
+    /// Attempts per line, the first included; at least 1.
+    pub max_attempts: u32,
+    /// Upper bound of the first wait (full jitter).
+    pub initial_backoff: Duration,
+    /// Upper bound of any wait.
+    pub max_backoff: Duration,
+    /// Growth of the bound per attempt; at least 1.
+    pub multiplier: f64,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(10),
+            multiplier: 2.0,
+        }
+    }
+}
+
+/// US dollars per million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Price {
+    /// Prompt tokens.
+    pub input: f64,
+    /// Prompt tokens served from the provider's cache; `None`: as `input`.
+    pub cached_input: Option<f64>,
+    /// Completion tokens.
+    pub output: f64,
+}
+
+/// `--runtime`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuntimeChoice {
+    /// io_uring where the kernel allows it, else tokio.
+    Auto,
+    /// io_uring or an error.
+    Uring,
+    /// The portable backend.
+    Tokio,
+}
+
+/// `--order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As the lines stand in the input.
+    Input,
+    /// As the lines finished.
+    Completion,
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `openai` for lines with `custom_id` and `url`, else `blaze`.
+    Auto,
+    /// This project's own records.
+    Blaze,
+    /// OpenAI Batch output records.
+    OpenAi,
+}
+
+/// `--durability`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Finished records survive `kill -9`.
+    Process,
+    /// Finished records survive power loss.
+    Power,
+}

@@ -1,0 +1,1 @@
+//! Record ↔ bytes with checksum; replay that tolerates a torn tail. Pure.

@@ -1,0 +1,1 @@
+//! Validating JSON scanner that hands back raw spans. Pure.

@@ -1,0 +1,33 @@
+//! blaze-uring sends every line of a JSONL file to LLM HTTP endpoints, and every line ends in
+//! exactly one record.
+//!
+//! Layers, top to bottom; imports point down only (`tests/architecture.rs` checks it):
+//! faces (`cli`, `demo`) → `processor` → `batch` → drivers (`client`, `mock`) → pure machines
+//! (`policy`, `provider`, `http`, `journal`, `tls`) → `runtime` → vocabulary (`config`, `metrics`,
+//! `json`, `error`).
+
+#[doc(hidden)]
+pub mod batch;
+#[doc(hidden)]
+pub mod cli;
+#[doc(hidden)]
+pub mod client;
+pub mod config;
+pub mod error;
+#[doc(hidden)]
+pub mod http;
+#[doc(hidden)]
+pub mod journal;
+#[doc(hidden)]
+pub mod json;
+#[doc(hidden)]
+pub mod metrics;
+pub mod mock;
+#[doc(hidden)]
+pub mod policy;
+#[doc(hidden)]
+pub mod provider;
+#[doc(hidden)]
+pub mod runtime;
+
+pub use config::{Config, EndpointConfig};

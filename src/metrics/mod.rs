@@ -1,0 +1,1 @@
+//! Plain counters and histograms, and their export.

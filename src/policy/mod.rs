@@ -1,0 +1,1 @@
+//! Who may send what, where and when: pure machines, `now` is an argument.

@@ -1,0 +1,1 @@
+//! Dialects: how an endpoint is addressed and what its answers mean. Pure.
