@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Client CPU per request against wrk, h2load and oha (those that are installed), on one nginx in one run.
+#
+#   scripts/bench.sh                 HTTP/1.1, 256 in flight, one shard, 300 000 lines, three runs, medians
+#   scripts/bench.sh --tls           the same over TLS
+#   scripts/bench.sh --lines N --in-flight N --runs N --runtime uring|tokio
+#
+# The server is pinned to core 1, every client to core 0. CPU is user + system time of the client's
+# process, the merge of the records included. Needs nginx, bash, awk, openssl (for --tls).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lines=300000 in_flight=256 runs=3 scheme=http runtime=auto
+while [ $# -gt 0 ]; do
+  case $1 in
+    --lines) lines=$2; shift 2 ;;
+    --in-flight) in_flight=$2; shift 2 ;;
+    --runs) runs=$2; shift 2 ;;
+    --runtime) runtime=$2; shift 2 ;;
+    --tls) scheme=https; shift ;;
+    *) echo "unknown option $1; see the head of $0" >&2; exit 2 ;;
+  esac
+done
+
+for tool in nginx awk taskset; do
+  command -v "$tool" >/dev/null || { echo "$tool is not installed" >&2; exit 1; }
+done
+cargo build --release --quiet
+blaze=$PWD/${CARGO_TARGET_DIR:-target}/release/blaze-uring
+[ -x "$blaze" ] || blaze=${CARGO_TARGET_DIR:-target}/release/blaze-uring
+
+work=$(mktemp -d)
+trap 'kill "${nginx_pid:-}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
+port=$((20000 + RANDOM % 20000))
+base=$scheme://localhost:$port
+listen="127.0.0.1:$port" certificate=""
+if [ "$scheme" = https ]; then
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+    -addext subjectAltName=DNS:localhost -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
+  listen="$listen ssl"
+  certificate="ssl_certificate $work/cert.pem; ssl_certificate_key $work/key.pem;"
+fi
+
+# A chat completion of 700 bytes.
+answer='{"id":"chatcmpl-0001","object":"chat.completion","created":1700000000,"model":"bench","choices":[{"index":0,"message":{"role":"assistant","content":"@"},"finish_reason":"stop"}],"usage":{"prompt_tokens":42,"completion_tokens":96,"total_tokens":138}}'
+padding=$((700 - ${#answer} + 1))
+answer=${answer/@/$(printf 'x%.0s' $(seq "$padding"))}
+cat >"$work/nginx.conf" <<CONF
+daemon off; master_process off; worker_processes 1; pid $work/nginx.pid; error_log stderr error;
+worker_rlimit_nofile 60000;
+events { worker_connections 20000; }
+http {
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;
+  client_body_temp_path $work/body; proxy_temp_path $work/proxy; fastcgi_temp_path $work/fastcgi;
+  uwsgi_temp_path $work/uwsgi; scgi_temp_path $work/scgi;
+  server { listen $listen; $certificate location / { default_type application/json; return 200 '$answer'; } }
+}
+CONF
+taskset -c 1 nginx -c "$work/nginx.conf" -p "$work" 2>"$work/nginx.log" &
+nginx_pid=$!
+until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+  kill -0 "$nginx_pid" 2>/dev/null || { cat "$work/nginx.log" >&2; exit 1; }
+done
+
+body='{"model":"bench","messages":[{"role":"user","content":"Summarise the following paragraph in one sentence: the quick brown fox jumps over the lazy dog and then goes home to write about it at some length."}],"max_tokens":128}'
+awk -v n="$lines" -v body="$body" 'BEGIN { for (i = 1; i <= n; i++) print body }' >"$work/in.jsonl"
+cat >"$work/post.lua" <<LUA
+wrk.method = "POST"
+wrk.body = [[$body]]
+wrk.headers["Content-Type"] = "application/json"
+LUA
+
+# Runs a command on core 0; prints "user+system seconds" of it.
+cpu() { local TIMEFORMAT='%U %S'; { time taskset -c 0 "$@" >"$work/out.txt" 2>"$work/err.txt" || { cat "$work/err.txt" >&2; exit 1; }; } 2>&1 | awk '{print $1 + $2}'; }
+median() { sort -n | awk '{v[NR]=$1} END {print v[int((NR + 1) / 2)]}'; }
+
+wrk_once() {
+  local seconds; seconds=$(cpu wrk -t1 -c"$in_flight" -d5s -s "$work/post.lua" "$base/v1/chat/completions")
+  awk -v s="$seconds" '/requests in/ {printf "%.2f\n", s / $1 * 1e6}' "$work/out.txt"
+}
+h2load_once() {
+  printf '%s' "$body" >"$work/body.json"
+  local seconds; seconds=$(cpu h2load --h1 -t1 -c"$in_flight" -n"$lines" -d "$work/body.json" -H 'content-type: application/json' "$base/v1/chat/completions")
+  awk -v s="$seconds" -v n="$lines" 'BEGIN {printf "%.2f\n", s / n * 1e6}'
+}
+oha_once() {
+  local seconds; seconds=$(cpu oha --no-tui --insecure -c "$in_flight" -n "$lines" -m POST -d "$body" -T application/json "$base/v1/chat/completions")
+  awk -v s="$seconds" -v n="$lines" 'BEGIN {printf "%.2f\n", s / n * 1e6}'
+}
+blaze_once() {
+  rm -rf "$work/records.jsonl" "$work/errors.jsonl"
+  local trust=(); [ "$scheme" = https ] && trust=(--ca-file "$work/cert.pem")
+  local seconds; seconds=$(cpu "$blaze" -i "$work/in.jsonl" -o "$work/records.jsonl" -e "$work/errors.jsonl" \
+    --cores 1 --workers "$in_flight" --rate 0 \
+    --runtime "$runtime" --no-progress "${trust[@]}" --config "$work/caps.json")
+  [ "$(wc -l <"$work/records.jsonl")" = "$lines" ] || { echo "records are missing" >&2; exit 1; }
+  awk -v s="$seconds" -v n="$lines" 'BEGIN {printf "%.2f\n", s / n * 1e6}'
+}
+printf '{"endpoints":[{"url":"%s/v1/chat/completions","model":"bench","max_concurrent":%d}]}' "$base" "$in_flight" >"$work/caps.json"
+
+echo "client CPU, microseconds per request: $scheme, $in_flight in flight, median of $runs runs"
+declare -A results
+for run in $(seq "$runs"); do
+  for client in wrk h2load oha blaze; do
+    [ "$client" = blaze ] || command -v "$client" >/dev/null || continue
+    "${client}_once" >>"$work/$client.us"
+  done
+done
+for client in wrk h2load oha blaze; do
+  [ -s "$work/$client.us" ] || continue
+  results[$client]=$(median <"$work/$client.us")
+  awk -v c="$client" -v v="${results[$client]}" -v w="${results[wrk]:-}" \
+    'BEGIN {printf "%-8s %8.2f", c, v; if (w != "") printf "   %.2f x wrk", v / w; print ""}'
+done

@@ -1,0 +1,444 @@
+//! What a shard may send now: the next line, a free place in flight, a usable endpoint and a send
+//! slot, all or nothing. Pure: `now` is an argument, and what the coordinator should hear goes out
+//! through [`Admission::reports`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::batch::folder::DoneSet;
+use crate::batch::input::{Input, LineCursor, LineRange, LineRef};
+use crate::batch::line::{InvalidLine, Parsed};
+use crate::batch::message::{Order, Pool, Report};
+use crate::error::ErrorKind;
+use crate::policy::balance::Ring;
+use crate::policy::health::LocalHealth;
+use crate::policy::pacer::{SlotQueue, Taken};
+use crate::policy::permits::Lease;
+use crate::policy::retry::{Parked, RetryQueue};
+
+/// Leave to send one line to one endpoint, once.
+#[derive(Debug)]
+pub struct Ticket {
+    /// Which line.
+    pub line: LineRef,
+    /// Its parsed form; spans into the line.
+    pub parsed: Parsed,
+    /// Attempts already spent on it.
+    pub attempts: u32,
+    /// Where it goes.
+    pub endpoint: usize,
+    /// This request decides whether a cooled endpoint is usable again.
+    pub probe: bool,
+}
+
+/// The answer of [`Admission::admit`].
+#[derive(Debug)]
+pub enum Admitted {
+    /// Send this.
+    Go(Ticket),
+    /// A line that is no request: it becomes a failure record, nothing is sent.
+    Refused {
+        /// Which line.
+        line: LineRef,
+        /// `invalid_input` or `too_large`.
+        kind: ErrorKind,
+        /// Why.
+        message: String,
+    },
+    /// Nothing can be sent before something changes, or before this moment.
+    Wait(Option<Instant>),
+    /// All of the shard's work is done.
+    Drained,
+    /// Stopped as ordered, and nothing is in flight any more.
+    Stopped,
+}
+
+/// One shard's half of the traffic policy and its place in the input.
+pub struct Admission {
+    source: Source,
+    parked: RetryQueue,
+    slots: Option<SlotQueue>,
+    slots_wanted: bool,
+    workers: Permits,
+    endpoints: Vec<Permits>,
+    health: LocalHealth,
+    ring: Ring,
+    in_flight: usize,
+    stopping: bool,
+    /// What the coordinator should hear; the driver sends it after each call.
+    pub reports: Vec<Report>,
+}
+
+/// What an [`Admission`] starts with.
+pub struct Opening {
+    /// Weight of each endpoint.
+    pub weights: Vec<u32>,
+    /// Quota group of each endpoint.
+    pub groups: Vec<usize>,
+    /// The shard's first permits of `--workers`.
+    pub workers: u32,
+    /// The shard's first permits of each endpoint.
+    pub endpoints: Vec<u32>,
+    /// Whether requests need send slots (`--rate` is not 0).
+    pub paced: bool,
+    /// Lines that an earlier process of this run has finished.
+    pub done: Option<Arc<DoneSet>>,
+    /// Longer lines are failure records.
+    pub max_line_bytes: usize,
+}
+
+impl Admission {
+    /// A shard's admission with nothing to do yet; it asks for its first range at once.
+    pub fn new(opening: Opening) -> Self {
+        Self {
+            source: Source::new(opening.done, opening.max_line_bytes),
+            parked: RetryQueue::default(),
+            slots: opening.paced.then(SlotQueue::default),
+            slots_wanted: false,
+            workers: Permits::new(opening.workers),
+            endpoints: opening.endpoints.into_iter().map(Permits::new).collect(),
+            health: LocalHealth::new(opening.groups),
+            ring: Ring::new(&opening.weights),
+            in_flight: 0,
+            stopping: false,
+            reports: Vec::new(),
+        }
+    }
+
+    /// The next request that may be sent now.
+    pub fn admit(&mut self, input: &Input, now: Instant) -> Admitted {
+        if self.stopping {
+            return match self.in_flight {
+                0 => Admitted::Stopped,
+                _ => Admitted::Wait(None),
+            };
+        }
+        let retry_due = self.parked.next_due().is_some_and(|due| due <= now);
+        if !retry_due {
+            match self.source.fill(input, &mut self.reports) {
+                Filled::Ready => {}
+                Filled::Refused(line, kind, message) => {
+                    return Admitted::Refused {
+                        line,
+                        kind,
+                        message,
+                    };
+                }
+                Filled::Empty => return self.nothing_to_send(now),
+            }
+        }
+        if self.workers.lease.available() == 0 {
+            self.workers.want(Pool::Workers, &mut self.reports);
+            return Admitted::Wait(None);
+        }
+        if !self.any_endpoint(now) {
+            return Admitted::Wait(self.health.next_usable(now));
+        }
+        if let Some(slots) = &mut self.slots {
+            let taken = slots.take(now);
+            self.want_slots(now);
+            match taken {
+                Taken::Go => {}
+                Taken::At(at) => return Admitted::Wait(Some(at)),
+                Taken::Empty => return Admitted::Wait(None),
+            }
+        }
+        Admitted::Go(self.issue(input, retry_due, now))
+    }
+
+    /// Whether an endpoint is usable and has a permit here; asks for permits where one is usable
+    /// but at its cap.
+    fn any_endpoint(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for (index, permits) in self.endpoints.iter_mut().enumerate() {
+            if !self.health.usable(index, now) {
+                continue;
+            }
+            if permits.lease.available() > 0 {
+                any = true;
+            } else {
+                permits.want(Pool::Endpoint(index), &mut self.reports);
+            }
+        }
+        any
+    }
+
+    fn want_slots(&mut self, now: Instant) {
+        if let Some(slots) = &self.slots
+            && !self.slots_wanted
+        {
+            let want = slots.wants_more(now);
+            if want > 0 {
+                self.slots_wanted = true;
+                self.reports.push(Report::WantSlots(want));
+            }
+        }
+    }
+
+    /// Takes the line, the permits and the endpoint that [`Self::admit`] has found free.
+    fn issue(&mut self, input: &Input, retry_due: bool, now: Instant) -> Ticket {
+        let (line, parsed, attempts, avoid) = if retry_due {
+            let parked = self.parked.pop_due(now).expect("a retry was due");
+            let line = input.line_ref(parked.line_offset, parked.line_number);
+            let mut parsed = Parsed::default();
+            parsed
+                .parse(input.line(line.offset))
+                .expect("a parked line was parsed when it was first sent");
+            (
+                line,
+                parsed,
+                u32::from(parked.attempts),
+                Some(usize::from(parked.last_endpoint)),
+            )
+        } else {
+            let (line, parsed) = self.source.next.take().expect("a line was filled in");
+            (line, parsed, 0, None)
+        };
+        let endpoint = self
+            .ring
+            .pick(
+                |index| {
+                    self.health.usable(index, now) && self.endpoints[index].lease.available() > 0
+                },
+                avoid,
+            )
+            .expect("an endpoint was usable");
+        assert!(self.workers.lease.try_acquire(), "a worker permit was free");
+        assert!(
+            self.endpoints[endpoint].lease.try_acquire(),
+            "an endpoint permit was free"
+        );
+        self.in_flight += 1;
+        Ticket {
+            line,
+            parsed,
+            attempts,
+            endpoint,
+            probe: self.health.take_probe(endpoint),
+        }
+    }
+
+    /// No line is ready: what is not needed goes back, so that other shards can use it.
+    fn nothing_to_send(&mut self, _now: Instant) -> Admitted {
+        if !self.source.exhausted {
+            return Admitted::Wait(self.parked.next_due());
+        }
+        self.workers.surrender(Pool::Workers, &mut self.reports);
+        for (index, permits) in self.endpoints.iter_mut().enumerate() {
+            permits.surrender(Pool::Endpoint(index), &mut self.reports);
+        }
+        if let Some(slots) = &mut self.slots {
+            self.reports
+                .extend(slots.drain().into_iter().map(Report::GiveBackSlots));
+        }
+        match self.parked.next_due() {
+            Some(due) => Admitted::Wait(Some(due)),
+            None if self.in_flight == 0 => Admitted::Drained,
+            None => Admitted::Wait(None),
+        }
+    }
+
+    /// An attempt is over: its places in flight are free.
+    pub fn release(&mut self, endpoint: usize) {
+        assert!(self.in_flight > 0, "released more than was issued");
+        self.in_flight -= 1;
+        self.workers.release(Pool::Workers, &mut self.reports);
+        self.endpoints[endpoint].release(Pool::Endpoint(endpoint), &mut self.reports);
+    }
+
+    /// A line waits here for its next attempt; it holds no place in flight.
+    pub fn park(&mut self, parked: Parked) {
+        self.parked.push(parked);
+    }
+
+    /// What the coordinator says.
+    pub fn handle(&mut self, order: Order) {
+        match order {
+            Order::Range(range) => self.source.add(range),
+            Order::NoMoreInput => self.source.end(),
+            Order::Slots(slots) => {
+                self.slots_wanted = false;
+                if let Some(queue) = &mut self.slots {
+                    queue.add(slots);
+                }
+            }
+            Order::Grant(pool, count) => self.permits(pool).grant(count),
+            Order::Recall(pool) => {
+                let returned = self.permits(pool).lease.recall();
+                if returned > 0 {
+                    self.reports.push(Report::ReturnPermits(pool, returned));
+                }
+            }
+            Order::Endpoint(index, view) => self.health.apply(index, view),
+            Order::Stop | Order::Exit => self.stopping = true,
+        }
+    }
+
+    fn permits(&mut self, pool: Pool) -> &mut Permits {
+        match pool {
+            Pool::Workers => &mut self.workers,
+            Pool::Endpoint(index) => &mut self.endpoints[index],
+        }
+    }
+
+    /// The shard's knowledge of its endpoints.
+    pub fn health(&mut self) -> &mut LocalHealth {
+        &mut self.health
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The offset below which no line of the current range will be read again, except parked ones.
+    pub fn position(&self) -> Option<u64> {
+        self.source.next.as_ref().map(|(line, _)| line.offset)
+    }
+}
+
+/// A lease and whether more has been asked for.
+struct Permits {
+    lease: Lease,
+    wanted: bool,
+}
+
+impl Permits {
+    fn new(granted: u32) -> Self {
+        Self {
+            lease: Lease::new(granted),
+            wanted: false,
+        }
+    }
+
+    /// Asks once; the next grant clears it.
+    fn want(&mut self, pool: Pool, reports: &mut Vec<Report>) {
+        if !self.wanted {
+            self.wanted = true;
+            reports.push(Report::WantPermit(pool));
+        }
+    }
+
+    fn grant(&mut self, count: u32) {
+        self.wanted = false;
+        self.lease.grant(count);
+    }
+
+    fn release(&mut self, pool: Pool, reports: &mut Vec<Report>) {
+        let returned = self.lease.release();
+        if returned > 0 {
+            reports.push(Report::ReturnPermits(pool, returned));
+        }
+    }
+
+    fn surrender(&mut self, pool: Pool, reports: &mut Vec<Report>) {
+        let returned = self.lease.surrender();
+        if returned > 0 {
+            reports.push(Report::ReturnPermits(pool, returned));
+        }
+    }
+}
+
+/// The shard's place in the input.
+struct Source {
+    cursor: Option<LineCursor>,
+    ranges: VecDeque<LineRange>,
+    range_wanted: bool,
+    exhausted: bool,
+    ended: bool,
+    /// The next line, parsed, not yet sent.
+    next: Option<(LineRef, Parsed)>,
+    done: Option<Arc<DoneSet>>,
+    max_line_bytes: usize,
+}
+
+enum Filled {
+    Ready,
+    Refused(LineRef, ErrorKind, String),
+    Empty,
+}
+
+impl Source {
+    fn new(done: Option<Arc<DoneSet>>, max_line_bytes: usize) -> Self {
+        Self {
+            cursor: None,
+            ranges: VecDeque::new(),
+            range_wanted: false,
+            exhausted: false,
+            ended: false,
+            next: None,
+            done,
+            max_line_bytes,
+        }
+    }
+
+    fn add(&mut self, range: LineRange) {
+        self.range_wanted = false;
+        self.ranges.push_back(range);
+    }
+
+    fn end(&mut self) {
+        self.range_wanted = false;
+        self.ended = true;
+    }
+
+    /// Puts the next unfinished line into `next`, unless one is there already.
+    fn fill(&mut self, input: &Input, reports: &mut Vec<Report>) -> Filled {
+        if self.next.is_some() {
+            return Filled::Ready;
+        }
+        loop {
+            let Some(cursor) = &mut self.cursor else {
+                let range = self.ranges.pop_front();
+                // Asked for while the last range is begun, so that the next is here when it ends.
+                if self.ranges.is_empty() && !self.ended && !self.range_wanted {
+                    self.range_wanted = true;
+                    reports.push(Report::WantRange);
+                }
+                match range {
+                    Some(range) => self.cursor = Some(LineCursor::new(range)),
+                    None => {
+                        self.exhausted = self.ended;
+                        return Filled::Empty;
+                    }
+                }
+                continue;
+            };
+            let Some(line) = cursor.next(input) else {
+                self.cursor = None;
+                continue;
+            };
+            if self
+                .done
+                .as_ref()
+                .is_some_and(|done| done.contains(line.number))
+            {
+                continue;
+            }
+            return self.parse(input, line);
+        }
+    }
+
+    fn parse(&mut self, input: &Input, line: LineRef) -> Filled {
+        let text = input.line(line.offset);
+        if text.len() > self.max_line_bytes {
+            let message = format!(
+                "the line has {} bytes, more than --max-line-bytes allows ({})",
+                text.len(),
+                self.max_line_bytes
+            );
+            return Filled::Refused(line, ErrorKind::TooLarge, message);
+        }
+        let mut parsed = Parsed::default();
+        match parsed.parse(text) {
+            Ok(()) => {
+                self.next = Some((line, parsed));
+                Filled::Ready
+            }
+            Err(InvalidLine { message }) => {
+                Filled::Refused(line, ErrorKind::InvalidInput, message)
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The main thread of a run: owns the global halves of the traffic policy, hands out input, listens
+//! to the shards and decides when the run is over. It sees messages only; no shard waits for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::batch::input::Input;
+use crate::batch::message::{Event, Order, Pool, Report};
+use crate::batch::plan::Plan;
+use crate::batch::segment::StorageError;
+use crate::batch::slices::Slices;
+use crate::config::Rate;
+use crate::metrics::{EndpointState, Gauges, Snapshot, Totals};
+use crate::policy::health::{Health, StopReason, Transition};
+use crate::policy::pacer::Pacer;
+use crate::policy::permits::{Action, Permits};
+use crate::runtime;
+use crate::runtime::mailbox::Sender;
+
+/// How often the display, the outage clock and the input's identity are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How long every endpoint may be out when none has ever answered well (SPEC section 2).
+const OUTAGE_NEVER_SUCCEEDED: Duration = Duration::from_secs(5);
+/// Events handled between two looks at the clock.
+const EVENTS_PER_TURN: usize = 1024;
+/// How long an idle shard may take to leave once it has been told to.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why a run ended before its last line.
+#[derive(Debug)]
+pub enum Stopped {
+    /// Ctrl-C, SIGTERM, SIGHUP or a cancel handle.
+    Interrupted,
+    /// No endpoint can be used any more; the reasons.
+    NoEndpoint(String),
+    /// Records could not be written.
+    Storage(StorageError),
+    /// `--max-cost` is reached: US dollars spent.
+    Cost(f64),
+    /// The input changed under the run.
+    InputChanged,
+    /// A shard could not go on.
+    Shard(String),
+}
+
+/// Sees the run as it goes.
+pub trait Observer {
+    /// Called about ten times a second.
+    fn tick(&mut self, snapshot: &Snapshot);
+}
+
+/// A shard as the coordinator sees it.
+struct Worker {
+    orders: Sender<Order>,
+    ended: bool,
+}
+
+/// The run's centre.
+pub struct Coordinator {
+    plan: Arc<Plan>,
+    input: Arc<Input>,
+    events: Receiver<Event>,
+    shards: Vec<Worker>,
+    slices: Slices,
+    workers: Permits,
+    endpoints: Vec<Permits>,
+    pacer: Option<Pacer>,
+    health: Health,
+    last_failure: Vec<Option<String>>,
+    totals: Totals,
+    gauges: Gauges,
+    started: Instant,
+    stopped: Option<Stopped>,
+    /// When shards that still have requests in flight are told to leave.
+    leave_at: Option<Instant>,
+    actions: Vec<Action>,
+}
+
+/// What a run leaves behind.
+pub struct Finished {
+    /// `None`: every line has its record.
+    pub stopped: Option<Stopped>,
+    /// The last figures.
+    pub snapshot: Snapshot,
+}
+
+impl Coordinator {
+    /// A coordinator of shards that are about to start.
+    pub fn new(
+        plan: Arc<Plan>,
+        input: Arc<Input>,
+        slices: Slices,
+        orders: Vec<Sender<Order>>,
+        events: Receiver<Event>,
+        gauges: Gauges,
+        now: Instant,
+    ) -> Self {
+        let shards = orders.len();
+        let pacer = match plan.config.request.rate_limit {
+            Rate::Unlimited => None,
+            Rate::PerSecond(rate) => Some(Pacer::new(rate, now)),
+            Rate::Auto => Some(Pacer::new(AUTO_RATE_START, now)),
+        };
+        Self {
+            workers: Permits::new(plan.config.request.workers as u32, shards, 0),
+            endpoints: plan
+                .endpoints
+                .iter()
+                .enumerate()
+                .map(|(index, endpoint)| {
+                    // Remainders go to different shards, so that none is left without any.
+                    Permits::new(endpoint.max_concurrent as u32, shards, index)
+                })
+                .collect(),
+            health: Health::new(plan.groups.clone()),
+            last_failure: vec![None; plan.endpoints.len()],
+            totals: Totals::new(plan.endpoints.len()),
+            shards: orders
+                .into_iter()
+                .map(|orders| Worker {
+                    orders,
+                    ended: false,
+                })
+                .collect(),
+            plan,
+            input,
+            events,
+            slices,
+            pacer,
+            gauges,
+            started: now,
+            stopped: None,
+            leave_at: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// The permits `shard` starts with: of `--workers`, and of each endpoint.
+    pub fn initial_permits(&self, shard: usize) -> (u32, Vec<u32>) {
+        let endpoints = self
+            .endpoints
+            .iter()
+            .map(|permits| permits.initial(shard))
+            .collect();
+        (self.workers.initial(shard), endpoints)
+    }
+
+    /// Runs until every shard has left.
+    pub fn run(mut self, observer: &mut dyn Observer) -> Finished {
+        let mut tick_at = runtime::now();
+        while self.shards.iter().any(|shard| !shard.ended) {
+            let now = runtime::now();
+            let wait = self
+                .health
+                .next_wake()
+                .map_or(tick_at, |wake| wake.min(tick_at))
+                .saturating_duration_since(now);
+            match self.events.recv_timeout(wait) {
+                Ok(event) => self.handle(event, runtime::now()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            for _ in 0..EVENTS_PER_TURN {
+                let Ok(event) = self.events.try_recv() else {
+                    break;
+                };
+                self.handle(event, runtime::now());
+            }
+            let now = runtime::now();
+            self.poll_health(now);
+            if now >= tick_at {
+                tick_at = now + TICK;
+                self.tick(now);
+                observer.tick(&self.snapshot(now));
+            }
+        }
+        let snapshot = self.snapshot(runtime::now());
+        Finished {
+            stopped: self.stopped,
+            snapshot,
+        }
+    }
+
+    fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Interrupt => self.stop(Stopped::Interrupted, now),
+            Event::Shard(shard, report) => self.handle_report(shard, report, now),
+        }
+    }
+
+    fn handle_report(&mut self, shard: usize, report: Report, now: Instant) {
+        match report {
+            Report::WantRange => {
+                let order = match self.slices.next(shard) {
+                    Some(range) => Order::Range(range),
+                    None => Order::NoMoreInput,
+                };
+                self.order(shard, order);
+            }
+            Report::WantSlots(want) => {
+                if let Some(pacer) = &mut self.pacer {
+                    let slots = pacer.lease(want, now);
+                    self.order(shard, Order::Slots(slots));
+                }
+            }
+            Report::GiveBackSlots(slots) => {
+                if let Some(pacer) = &mut self.pacer {
+                    pacer.give_back(slots, now);
+                }
+            }
+            Report::WantPermit(pool) => self.permits(pool, |permits, actions| {
+                permits.handle_want(shard, actions);
+            }),
+            Report::ReturnPermits(pool, count) => self.permits(pool, |permits, actions| {
+                permits.handle_return(shard, count, actions);
+            }),
+            Report::Transient {
+                endpoint,
+                sent,
+                message,
+            } => {
+                self.last_failure[endpoint] = Some(message);
+                self.health.handle_transient(endpoint, sent, now);
+            }
+            Report::Success(endpoint) => self.health.handle_success(endpoint, now),
+            Report::Hint { endpoint, wait } => self.health.handle_hint(endpoint, wait, now),
+            Report::Disable {
+                endpoint,
+                reason,
+                whole_group,
+            } => self.disable(endpoint, &reason, whole_group, now),
+            Report::Metrics(delta) => self.totals.absorb(shard, &delta),
+            Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
+            Report::Storage(error) => self.stop(Stopped::Storage(error), now),
+            Report::Ended(result) => {
+                self.shards[shard].ended = true;
+                if let Err(message) = result {
+                    self.stop(Stopped::Shard(message), now);
+                }
+            }
+        }
+    }
+
+    /// Lets a permit machine act and passes on what it decides.
+    fn permits(&mut self, pool: Pool, act: impl FnOnce(&mut Permits, &mut Vec<Action>)) {
+        let permits = match pool {
+            Pool::Workers => &mut self.workers,
+            Pool::Endpoint(index) => &mut self.endpoints[index],
+        };
+        let mut actions = std::mem::take(&mut self.actions);
+        act(permits, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Grant { shard, n } => self.order(shard, Order::Grant(pool, n)),
+                Action::Recall { shard } => self.order(shard, Order::Recall(pool)),
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn disable(&mut self, endpoint: usize, reason: &str, whole_group: bool, now: Instant) {
+        let group = self.plan.groups[endpoint];
+        for index in 0..self.plan.endpoints.len() {
+            if index == endpoint || (whole_group && self.plan.groups[index] == group) {
+                if !matches!(self.health.state(index), crate::policy::health::State::Disabled { .. }) {
+                    tracing::warn!(
+                        endpoint = self.plan.endpoints[index].name,
+                        "endpoint disabled: {reason}"
+                    );
+                }
+                self.health.handle_disable(index, reason.to_owned());
+            }
+        }
+        self.poll_health(now);
+    }
+
+    /// Tells every shard what has changed about the endpoints.
+    fn poll_health(&mut self, now: Instant) {
+        for Transition { endpoint } in self.health.poll(now) {
+            let view = self.health.view(endpoint);
+            for shard in &self.shards {
+                shard.orders.send(Order::Endpoint(endpoint, view.clone()));
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if let Some(leave_at) = self.leave_at
+            && now >= leave_at
+        {
+            self.leave_at = None;
+            for shard in &self.shards {
+                shard.orders.send(Order::Exit);
+            }
+        }
+        if self.stopped.is_some() {
+            return;
+        }
+        if self.input.changed() {
+            self.stop(Stopped::InputChanged, now);
+            return;
+        }
+        if let Some(max_cost) = self.plan.config.max_cost
+            && self.totals.cost_usd() >= max_cost
+        {
+            self.stop(Stopped::Cost(self.totals.cost_usd()), now);
+            return;
+        }
+        if let Some(reason) =
+            self.health
+                .verdict(now, self.plan.config.max_outage, OUTAGE_NEVER_SUCCEEDED)
+        {
+            let reasons = self.unusable_because(&reason);
+            self.stop(Stopped::NoEndpoint(reasons), now);
+        }
+    }
+
+    /// One clause per endpoint: why it cannot be used.
+    fn unusable_because(&self, reason: &StopReason) -> String {
+        let clauses: Vec<String> = self
+            .plan
+            .endpoints
+            .iter()
+            .enumerate()
+            .map(|(index, endpoint)| {
+                let why = match self.health.state(index) {
+                    crate::policy::health::State::Disabled { reason } => format!("disabled: {reason}"),
+                    _ => match &self.last_failure[index] {
+                        Some(message) => format!("last failure: {message}"),
+                        None => "cooling".to_owned(),
+                    },
+                };
+                format!("{}: {why}", endpoint.name)
+            })
+            .collect();
+        format!("{reason} ({})", clauses.join("; "))
+    }
+
+    /// Nothing more is sent; what is in flight may finish within the grace.
+    fn stop(&mut self, stopped: Stopped, now: Instant) {
+        if self.stopped.is_some() {
+            return;
+        }
+        self.stopped = Some(stopped);
+        self.leave_at = Some(now + self.plan.config.grace.max(LEAVE_WITHIN.min(TICK)));
+        for shard in &self.shards {
+            shard.orders.send(Order::Stop);
+        }
+    }
+
+    fn order(&self, shard: usize, order: Order) {
+        self.shards[shard].orders.send(order);
+    }
+
+    /// The run as it stands.
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let states = (0..self.plan.endpoints.len())
+            .map(|index| self.endpoint_state(index, now))
+            .collect();
+        self.totals
+            .snapshot(&self.gauges, now.duration_since(self.started), states)
+    }
+
+    fn endpoint_state(&self, index: usize, now: Instant) -> EndpointState {
+        let (state, reason) = self.health.describe(index, now);
+        EndpointState {
+            name: self.plan.endpoints[index].name.clone(),
+            state,
+            reason: reason.or_else(|| self.last_failure[index].clone()),
+        }
+    }
+}
+
+/// Where `--rate auto` starts, requests per second.
+const AUTO_RATE_START: f64 = 10.0;

@@ -1,0 +1,101 @@
+//! What travels between the coordinator (main thread) and the shards: health, permits, send slots,
+//! ranges of input and counters. Nothing else crosses threads.
+
+use std::time::{Duration, Instant};
+
+use crate::batch::input::LineRange;
+use crate::batch::segment::StorageError;
+use crate::metrics::Delta;
+use crate::policy::health::EndpointView;
+use crate::policy::pacer::Slots;
+
+/// A pool of in-flight permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// `--workers`.
+    Workers,
+    /// `max_concurrent` of one endpoint.
+    Endpoint(usize),
+}
+
+/// Coordinator → shard.
+#[derive(Debug)]
+pub enum Order {
+    /// More input to work through.
+    Range(LineRange),
+    /// All input has been handed out.
+    NoMoreInput,
+    /// Moments at which a request may be sent.
+    Slots(Slots),
+    /// More requests may be in flight.
+    Grant(Pool, u32),
+    /// Give permits back as soon as possible: another shard has none.
+    Recall(Pool),
+    /// What is known of an endpoint now.
+    Endpoint(usize, EndpointView),
+    /// Send nothing more; finish what is in flight.
+    Stop,
+    /// Write what is finished, drop the rest and leave.
+    Exit,
+}
+
+/// Shard → coordinator.
+#[derive(Debug)]
+pub enum Report {
+    /// The shard works on its last range.
+    WantRange,
+    /// Slots are running low: how many more would be used.
+    WantSlots(u32),
+    /// Slots that will not be used.
+    GiveBackSlots(Slots),
+    /// No permit left while a line waits.
+    WantPermit(Pool),
+    /// Permits given back.
+    ReturnPermits(Pool, u32),
+    /// An attempt failed in a way that counts towards the endpoint's streak.
+    Transient {
+        /// Which endpoint.
+        endpoint: usize,
+        /// When the attempt was sent: failures sent before a cooldown do not prolong it.
+        sent: Instant,
+        /// The failure, for the summary of a stopped run.
+        message: String,
+    },
+    /// An attempt succeeded (sent only while the endpoint has a streak, is probed, or never succeeded).
+    Success(usize),
+    /// The server asked to wait.
+    Hint {
+        /// Which endpoint.
+        endpoint: usize,
+        /// For how long from now.
+        wait: Duration,
+    },
+    /// The endpoint cannot be used again in this run.
+    Disable {
+        /// Which endpoint.
+        endpoint: usize,
+        /// The server's words.
+        reason: String,
+        /// The whole quota group is out (no money), not this endpoint alone.
+        whole_group: bool,
+    },
+    /// Counters since the last report.
+    Metrics(Box<Delta>),
+    /// No input, nothing parked, nothing in flight, everything written.
+    Drained,
+    /// Stopped as ordered: nothing in flight, everything finished is written.
+    Stopped,
+    /// Records can no longer be written.
+    Storage(StorageError),
+    /// The shard's thread is over; an error if it could not run at all.
+    Ended(Result<(), String>),
+}
+
+/// Everything the coordinator waits for.
+#[derive(Debug)]
+pub enum Event {
+    /// From a shard.
+    Shard(usize, Report),
+    /// Ctrl-C, SIGTERM, SIGHUP, or the library's cancel handle.
+    Interrupt,
+}

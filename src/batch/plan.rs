@@ -1,0 +1,78 @@
+//! A run as decided before it starts: immutable, shared by all threads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::client::{PoolSettings, Target};
+use crate::config::{Config, Rate};
+use crate::http::{Limits, MAX_HEAD_BYTES};
+use crate::policy::retry::Backoff;
+use crate::provider::{Endpoint, EndpointError};
+
+/// Keep-alive connections idle for longer than this are closed by us: common servers and load
+/// balancers close theirs after 60 to 75 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// Everything the shards need to know and nothing that changes.
+pub struct Plan {
+    /// As the user set it.
+    pub config: Config,
+    /// Resolved endpoints, in the order of the config.
+    pub endpoints: Vec<Endpoint>,
+    /// Quota group of each endpoint, numbered from 0.
+    pub groups: Vec<usize>,
+    /// Where each endpoint's connections go.
+    pub targets: Vec<Target>,
+    /// TLS, if any endpoint speaks it.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Waits between attempts.
+    pub backoff: Backoff,
+    /// Whether requests need send slots.
+    pub paced: bool,
+}
+
+impl Plan {
+    /// Resolves `config`, which has been validated.
+    pub fn new(
+        config: Config,
+        endpoints: Vec<Endpoint>,
+        targets: Vec<Target>,
+        tls: Option<Arc<rustls::ClientConfig>>,
+    ) -> Result<Self, EndpointError> {
+        let mut names: Vec<&str> = Vec::new();
+        let groups = endpoints
+            .iter()
+            .map(|endpoint| {
+                let group = endpoint.quota_group.as_str();
+                names
+                    .iter()
+                    .position(|name| *name == group)
+                    .unwrap_or_else(|| {
+                        names.push(group);
+                        names.len() - 1
+                    })
+            })
+            .collect();
+        Ok(Self {
+            groups,
+            targets,
+            tls,
+            backoff: Backoff::from(&config.retry),
+            paced: config.request.rate_limit != Rate::Unlimited,
+            endpoints,
+            config,
+        })
+    }
+
+    /// Settings of every shard's connection pool.
+    pub fn pool_settings(&self) -> PoolSettings {
+        PoolSettings {
+            limits: Limits {
+                head_bytes: MAX_HEAD_BYTES,
+                body_bytes: self.config.max_response_bytes,
+            },
+            idle_timeout: IDLE_TIMEOUT,
+            tls: self.tls.clone(),
+        }
+    }
+}

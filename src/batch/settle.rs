@@ -1,0 +1,368 @@
+//! What became of an attempt: a record, or another place among the retries. Counters, endpoint
+//! health and wait hints follow from the same judgement.
+
+use std::time::{Duration, Instant};
+
+use crate::batch::admission::Ticket;
+use crate::batch::input::LineRef;
+use crate::batch::message::Report;
+use crate::batch::record::{self, Failure, Success};
+use crate::batch::segment::{NewEntry, Outcome};
+use crate::batch::shard::Shard;
+use crate::batch::stream::StreamReply;
+use crate::client;
+use crate::error::ErrorKind;
+use crate::http::{Headers, Response};
+use crate::metrics::tokens::Tokens;
+use crate::policy::retry::{self, Decision, Parked};
+use crate::policy::wait_hint::{self, WaitHint};
+use crate::provider::{Effect, Verdict, usage_of};
+use crate::runtime::{self, Runtime};
+
+/// A failed attempt, judged.
+struct Failed<'a> {
+    verdict: Verdict,
+    status: Option<u16>,
+    request_id: Option<&'a str>,
+    body: Option<&'a [u8]>,
+    wait: Option<Duration>,
+}
+
+impl<R: Runtime> Shard<R> {
+    /// Ends an attempt.
+    pub(super) fn settle(
+        &self,
+        ticket: &Ticket,
+        line: &[u8],
+        sent: Instant,
+        result: Result<Response, client::Failure>,
+        reply: &[u8],
+        stream: Option<Box<StreamReply>>,
+    ) {
+        let now = runtime::now();
+        let failed = match result {
+            Err(failure) => Failed {
+                verdict: Verdict {
+                    kind: failure.kind(),
+                    retry: failure.kind() != ErrorKind::TooLarge,
+                    effect: Effect::Transient,
+                    message: failure.to_string(),
+                },
+                status: None,
+                request_id: None,
+                body: None,
+                wait: None,
+            },
+            Ok(response) => {
+                match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
+                    None => return self.succeeded(ticket),
+                    Some(failed) => failed,
+                }
+            }
+        };
+        self.settle_failure(ticket, line, sent, now, &failed);
+    }
+
+    /// Writes the success record; `None` if that was it, else why the attempt failed after all.
+    #[expect(clippy::too_many_arguments, reason = "one attempt's parts, used once")]
+    fn settle_response<'a>(
+        &self,
+        ticket: &Ticket,
+        line: &[u8],
+        sent: Instant,
+        now: Instant,
+        response: &Response,
+        reply: &'a [u8],
+        stream: Option<Box<StreamReply>>,
+    ) -> Option<Failed<'a>> {
+        let head = &reply[response.head.clone()];
+        let body = &reply[response.body.clone()];
+        let headers = Headers::new(head);
+        let request_id = response
+            .signals
+            .has_request_id()
+            .then(|| headers.get("x-request-id").or(headers.get("request-id")))
+            .flatten()
+            .and_then(|value| std::str::from_utf8(value).ok());
+        let hint = if response.signals.has_wait_hint() || response.status == 429 {
+            wait_hint::parse(
+                headers.iter(),
+                body,
+                response.status,
+                runtime::unix_micros() / 1000,
+            )
+        } else {
+            WaitHint::default()
+        };
+        if let Some(wait) = hint.wait {
+            self.hinted(ticket.endpoint, wait, now);
+        }
+        let failed = |verdict| {
+            Some(Failed {
+                verdict,
+                status: Some(response.status),
+                request_id,
+                body: Some(body),
+                wait: hint.wait,
+            })
+        };
+        if !(200..300).contains(&response.status) {
+            let endpoint = &self.plan.endpoints[ticket.endpoint];
+            return failed(endpoint.classify(response.status, headers.iter(), body));
+        }
+        if response.signals.content_encoded() {
+            return failed(Verdict::transient(
+                ErrorKind::Protocol,
+                "the server compressed its answer although nothing asked for it".to_owned(),
+            ));
+        }
+        let assembled = match stream.filter(|_| response.signals.event_stream()) {
+            Some(stream) => match stream.finish() {
+                Ok(assembled) => Some(assembled),
+                Err(message) => {
+                    return failed(Verdict::transient(ErrorKind::Protocol, message));
+                }
+            },
+            None => None,
+        };
+        let first_token = assembled
+            .as_ref()
+            .and_then(|assembled| assembled.first_token_at)
+            .map(|at| at.saturating_duration_since(sent));
+        let latency = now.saturating_duration_since(sent);
+        let mut log = self.log.borrow_mut();
+        let (start, out) = log.begin(Outcome::Success);
+        let written = record::write_success(
+            record::format_for(self.plan.config.format, Some(&ticket.parsed)),
+            &Success {
+                line,
+                parsed: &ticket.parsed,
+                response: assembled.as_ref().map_or(body, |assembled| &assembled.body),
+                endpoint: &self.plan.endpoints[ticket.endpoint].name,
+                latency_ms: latency.as_millis() as u64,
+                ttft_ms: first_token.map(|first| first.as_millis() as u64),
+                attempts: ticket.attempts + 1,
+                status: response.status,
+                line_number: ticket.line.number,
+                request_id,
+                tokens: None,
+            },
+            out,
+        );
+        let tokens = match written {
+            Ok(tokens) => tokens.unwrap_or_default(),
+            Err(syntax) => {
+                return failed(Verdict::transient(
+                    ErrorKind::NotJson,
+                    format!("HTTP {}: the answer is not JSON: {syntax}", response.status),
+                ));
+            }
+        };
+        log.commit(
+            NewEntry {
+                line_offset: ticket.line.offset,
+                line_number: ticket.line.number,
+                completed_us: runtime::unix_micros(),
+                attempts: ticket.attempts + 1,
+                tokens,
+            },
+            Outcome::Success,
+            start,
+        );
+        drop(log);
+        self.metrics
+            .borrow_mut()
+            .success(ticket.endpoint, latency, tokens, first_token);
+        None
+    }
+
+    fn succeeded(&self, ticket: &Ticket) {
+        let mut admission = self.admission.borrow_mut();
+        admission.release(ticket.endpoint);
+        if ticket.probe || admission.health().wants_success(ticket.endpoint) {
+            admission.reports.push(Report::Success(ticket.endpoint));
+        }
+    }
+
+    fn hinted(&self, endpoint: usize, wait: Duration, now: Instant) {
+        self.report(Report::Hint { endpoint, wait });
+        self.admission
+            .borrow_mut()
+            .health()
+            .note_hint(endpoint, now + wait);
+    }
+
+    /// Tells the coordinator, then parks the line or writes its failure record.
+    fn settle_failure(
+        &self,
+        ticket: &Ticket,
+        line: &[u8],
+        sent: Instant,
+        now: Instant,
+        failed: &Failed<'_>,
+    ) {
+        let verdict = &failed.verdict;
+        let tokens = failed.body.and_then(usage_of).unwrap_or_default();
+        self.metrics
+            .borrow_mut()
+            .failed_attempt(ticket.endpoint, verdict.kind, tokens);
+        self.admission.borrow_mut().release(ticket.endpoint);
+        self.tell(ticket, sent, verdict);
+        let spent = ticket.attempts + self.attempts_spent(ticket, verdict);
+        let decision = retry::decide(
+            &self.plan.backoff,
+            verdict.retry || self.goes_elsewhere(ticket, verdict),
+            spent,
+            self.plan.config.retry.max_attempts,
+            failed.wait,
+            &mut fastrand::f64,
+        );
+        match decision {
+            Decision::Retry { after } => {
+                self.metrics.borrow_mut().retry();
+                self.admission.borrow_mut().park(Parked {
+                    due: now + after,
+                    line_offset: ticket.line.offset,
+                    line_number: ticket.line.number,
+                    attempts: spent as u16,
+                    last_endpoint: ticket.endpoint as u16,
+                });
+            }
+            Decision::GiveUp => self.write_failure(
+                ticket.line,
+                &Failure {
+                    line,
+                    parsed: Some(&ticket.parsed),
+                    kind: verdict.kind,
+                    message: &verdict.message,
+                    status: failed.status,
+                    attempts: ticket.attempts + 1,
+                    line_number: ticket.line.number,
+                    body: failed.body,
+                    request_id: failed.request_id,
+                    endpoint: Some(&self.plan.endpoints[ticket.endpoint].name),
+                },
+            ),
+        }
+    }
+
+    /// A failed probe and an endpoint that turned out to be unusable are not the line's fault.
+    fn attempts_spent(&self, ticket: &Ticket, verdict: &Verdict) -> u32 {
+        match verdict.effect {
+            Effect::Transient if ticket.probe => 0,
+            Effect::Disable { .. } => 0,
+            Effect::Exhausted { .. } if self.goes_elsewhere(ticket, verdict) => 0,
+            _ => 1,
+        }
+    }
+
+    /// Whether the endpoint, not the line, is at fault for good, and another may take the line.
+    /// A line whose only endpoint was disabled is kept too: the run stops, and resumes with it.
+    fn goes_elsewhere(&self, ticket: &Ticket, verdict: &Verdict) -> bool {
+        match verdict.effect {
+            Effect::Disable { .. } => true,
+            Effect::Exhausted { .. } => self
+                .admission
+                .borrow_mut()
+                .health()
+                .any_enabled_outside_group(ticket.endpoint),
+            _ => false,
+        }
+    }
+
+    fn tell(&self, ticket: &Ticket, sent: Instant, verdict: &Verdict) {
+        let endpoint = ticket.endpoint;
+        match &verdict.effect {
+            Effect::Transient => self.report(Report::Transient {
+                endpoint,
+                sent,
+                message: verdict.message.clone(),
+            }),
+            // The endpoint answered: whatever it said, it is not out.
+            Effect::None | Effect::RateLimited => {
+                let mut admission = self.admission.borrow_mut();
+                if ticket.probe || admission.health().wants_success(endpoint) {
+                    admission.reports.push(Report::Success(endpoint));
+                }
+            }
+            Effect::Disable { reason } | Effect::Exhausted { reason } => {
+                let whole_group = matches!(verdict.effect, Effect::Exhausted { .. });
+                self.admission
+                    .borrow_mut()
+                    .health()
+                    .disable(endpoint, whole_group);
+                self.report(Report::Disable {
+                    endpoint,
+                    reason: reason.clone(),
+                    whole_group,
+                });
+            }
+        }
+    }
+
+    /// A line that was never sent because it is no request.
+    pub(super) fn refuse(&self, line: LineRef, kind: ErrorKind, message: &str) {
+        self.write_failure(
+            line,
+            &Failure {
+                line: self.input.line(line.offset),
+                parsed: None,
+                kind,
+                message,
+                status: None,
+                attempts: 0,
+                line_number: line.number,
+                body: None,
+                request_id: None,
+                endpoint: None,
+            },
+        );
+    }
+
+    /// A defect of ours hit this line: it becomes a failure record, the shard goes on.
+    pub(super) fn settle_panic(&self, ticket: &Ticket, panic: &str) {
+        tracing::error!(
+            line = ticket.line.number,
+            "a request failed by a defect of blaze-uring: {panic}"
+        );
+        self.admission.borrow_mut().release(ticket.endpoint);
+        self.write_failure(
+            ticket.line,
+            &Failure {
+                line: self.input.line(ticket.line.offset),
+                parsed: Some(&ticket.parsed),
+                kind: ErrorKind::Cancelled,
+                message: &format!("a defect of blaze-uring: {panic}"),
+                status: None,
+                attempts: ticket.attempts + 1,
+                line_number: ticket.line.number,
+                body: None,
+                request_id: None,
+                endpoint: None,
+            },
+        );
+    }
+
+    fn write_failure(&self, line: LineRef, failure: &Failure<'_>) {
+        let mut log = self.log.borrow_mut();
+        let (start, out) = log.begin(Outcome::Failure);
+        record::write_failure(
+            record::format_for(self.plan.config.format, failure.parsed),
+            failure,
+            out,
+        );
+        log.commit(
+            NewEntry {
+                line_offset: line.offset,
+                line_number: line.number,
+                completed_us: runtime::unix_micros(),
+                attempts: failure.attempts,
+                tokens: Tokens::default(),
+            },
+            Outcome::Failure,
+            start,
+        );
+        self.metrics.borrow_mut().line_failed(failure.kind);
+    }
+}
+

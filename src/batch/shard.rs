@@ -1,0 +1,346 @@
+//! One shard: a pinned thread that turns lines into records. The hot loop is [`Shard::work`]:
+//! admit → encode → exchange → settle, one task per request in flight, nothing shared with other
+//! threads. What may be sent is decided in `admission`, what an answer means in `settle`.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::batch::admission::{Admission, Admitted, Opening, Ticket};
+use crate::batch::encode::RouteCache;
+use crate::batch::folder::DoneSet;
+use crate::batch::input::Input;
+use crate::batch::message::{Event, Order, Report};
+use crate::batch::plan::Plan;
+use crate::batch::segment::ShardLog;
+use crate::batch::stream::StreamReply;
+use crate::client::{Pool, ResolverHandle};
+use crate::metrics::ShardMetrics;
+use crate::runtime::mailbox::Mailbox;
+use crate::runtime::{self, Runtime, catch_panic};
+
+/// How often deadlines are swept and idle connections dropped; a timeout fires at most this late.
+const SWEEP_EVERY: Duration = Duration::from_millis(20);
+/// How often counters go to the coordinator, in sweeps.
+const SWEEPS_PER_REPORT: u32 = 5;
+/// Records buffered at most while many lines in a row are refused without being sent.
+const REFUSED_PER_FLUSH: usize = 1024;
+/// Buffers that grew beyond this are given back to the allocator after the request.
+const BUFFER_KEPT_MAX: usize = 256 << 10;
+
+/// What a shard's thread is started with.
+pub struct ShardStart {
+    /// Index of the shard.
+    pub id: usize,
+    /// The run.
+    pub plan: Arc<Plan>,
+    /// The mapped input.
+    pub input: Arc<Input>,
+    /// Lines finished by an earlier process of this run.
+    pub done: Option<Arc<DoneSet>>,
+    /// Its first permits.
+    pub workers: u32,
+    /// Its first permits of each endpoint.
+    pub endpoints: Vec<u32>,
+    /// Where its records go.
+    pub log: ShardLog,
+    /// To the coordinator.
+    pub events: Sender<Event>,
+    /// From the coordinator.
+    pub mailbox: Mailbox<Order>,
+    /// Name resolution off the shard.
+    pub resolver: ResolverHandle,
+}
+
+/// One shard; lives on its own thread.
+pub struct Shard<R: Runtime> {
+    pub(super) id: usize,
+    pub(super) plan: Arc<Plan>,
+    pub(super) input: Arc<Input>,
+    pub(super) admission: RefCell<Admission>,
+    pub(super) log: RefCell<ShardLog>,
+    pub(super) metrics: RefCell<ShardMetrics>,
+    pub(super) routes: RefCell<RouteCache>,
+    pool: Rc<Pool<R>>,
+    events: Sender<Event>,
+    buffers: RefCell<Vec<Buffers>>,
+    flush_scheduled: Cell<bool>,
+    wake_armed: Cell<Option<Instant>>,
+    drained: Cell<bool>,
+    left: Cell<bool>,
+}
+
+/// The reusable memory of one request in flight.
+#[derive(Default)]
+pub(super) struct Buffers {
+    pub request: Vec<u8>,
+    pub body: Vec<u8>,
+    pub reply: Vec<u8>,
+}
+
+impl<R: Runtime> Shard<R> {
+    /// Runs a shard on this thread until the coordinator lets it go.
+    pub async fn run(start: ShardStart) {
+        let mailbox = start.mailbox;
+        let plan = start.plan;
+        let shard = Rc::new(Self {
+            id: start.id,
+            admission: RefCell::new(Admission::new(Opening {
+                weights: plan.endpoints.iter().map(|endpoint| endpoint.weight).collect(),
+                groups: plan.groups.clone(),
+                workers: start.workers,
+                endpoints: start.endpoints,
+                paced: plan.paced,
+                done: start.done,
+                max_line_bytes: plan.config.max_line_bytes,
+            })),
+            log: RefCell::new(start.log),
+            metrics: RefCell::new(ShardMetrics::new(plan.endpoints.len())),
+            routes: RefCell::new(RouteCache::new(plan.endpoints.len())),
+            pool: Pool::new(plan.pool_settings(), plan.targets.clone(), start.resolver),
+            input: start.input,
+            plan,
+            events: start.events,
+            buffers: RefCell::default(),
+            flush_scheduled: Cell::new(false),
+            wake_armed: Cell::new(None),
+            drained: Cell::new(false),
+            left: Cell::new(false),
+        });
+        R::spawn(shard.clone().sweep());
+        shard.pump();
+        while let Some(order) = mailbox.recv().await {
+            let exit = matches!(order, Order::Exit);
+            shard.admission.borrow_mut().handle(order);
+            while let Some(order) = mailbox.try_recv() {
+                shard.admission.borrow_mut().handle(order);
+            }
+            if exit {
+                break;
+            }
+            shard.pump();
+        }
+        shard.leave();
+    }
+
+    /// Starts every request that may be sent now.
+    fn pump(self: &Rc<Self>) {
+        while let Some(ticket) = self.next() {
+            R::spawn(self.clone().work(ticket));
+        }
+    }
+
+    /// THE hot loop: one request after the other for as long as the policy lets them go.
+    async fn work(self: Rc<Self>, mut ticket: Ticket) {
+        let mut buffers = self.buffers.borrow_mut().pop().unwrap_or_default();
+        loop {
+            if let Err(panic) = catch_panic(self.serve(&ticket, &mut buffers)).await {
+                self.settle_panic(&ticket, &panic);
+            }
+            self.schedule_flush();
+            match self.next() {
+                Some(next) => ticket = next,
+                None => break,
+            }
+        }
+        self.buffers.borrow_mut().push(buffers);
+    }
+
+    /// One attempt of one line, from its bytes in the input to its record or its place among the
+    /// retries.
+    async fn serve(self: &Rc<Self>, ticket: &Ticket, buffers: &mut Buffers) {
+        let line = self.input.line(ticket.line.offset);
+        let path = self.encode(ticket, line, buffers);
+        let sent = runtime::now();
+        self.metrics.borrow_mut().attempt(ticket.endpoint);
+        let mut stream = ticket
+            .parsed
+            .stream()
+            .then(|| Box::new(StreamReply::new(path, self.plan.config.max_response_bytes)));
+        let exchange = self
+            .pool
+            .exchange(
+                ticket.endpoint,
+                std::mem::take(&mut buffers.request),
+                std::mem::take(&mut buffers.reply),
+                sent + self.plan.config.request.timeout,
+                |bytes| {
+                    if let Some(stream) = &mut stream {
+                        stream.feed(bytes, runtime::now());
+                    }
+                },
+            )
+            .await;
+        buffers.request = exchange.request;
+        buffers.reply = exchange.reply;
+        if !self.left.get() {
+            self.settle(ticket, line, sent, exchange.result, &buffers.reply, stream);
+        }
+        buffers.trim();
+    }
+
+    /// The next line that may be sent now; arms a wake-up if that is only a matter of time.
+    fn next(self: &Rc<Self>) -> Option<Ticket> {
+        if self.left.get() {
+            return None;
+        }
+        loop {
+            let admitted = {
+                let mut admission = self.admission.borrow_mut();
+                let admitted = admission.admit(&self.input, runtime::now());
+                for report in admission.reports.drain(..) {
+                    self.report(report);
+                }
+                admitted
+            };
+            match admitted {
+                Admitted::Go(ticket) => {
+                    if self.reserve_space() {
+                        return Some(ticket);
+                    }
+                    // Nothing was sent: the line is still unfinished, and the run is stopping.
+                    let mut admission = self.admission.borrow_mut();
+                    admission.release(ticket.endpoint);
+                    admission.handle(Order::Stop);
+                }
+                Admitted::Refused {
+                    line,
+                    kind,
+                    message,
+                } => {
+                    self.refuse(line, kind, &message);
+                    if self.log.borrow().buffered() >= REFUSED_PER_FLUSH {
+                        self.flush();
+                    }
+                    self.schedule_flush();
+                }
+                Admitted::Wait(at) => {
+                    self.arm(at);
+                    return None;
+                }
+                Admitted::Drained | Admitted::Stopped => {
+                    self.report_drained();
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Room for what is about to be received is taken before it is paid for.
+    fn reserve_space(&self) -> bool {
+        let in_flight = self.admission.borrow().in_flight() as u64;
+        match self.log.borrow_mut().reserve(in_flight) {
+            Ok(()) => true,
+            Err(error) => {
+                self.report(Report::Storage(error));
+                false
+            }
+        }
+    }
+
+    /// Pumps again at `at`, unless an earlier wake-up is armed already.
+    fn arm(self: &Rc<Self>, at: Option<Instant>) {
+        let Some(at) = at else { return };
+        if self.wake_armed.get().is_some_and(|armed| armed <= at) {
+            return;
+        }
+        self.wake_armed.set(Some(at));
+        let shard = self.clone();
+        R::spawn(async move {
+            R::sleep_until(at).await;
+            if shard.wake_armed.get() == Some(at) {
+                shard.wake_armed.set(None);
+            }
+            shard.pump();
+        });
+    }
+
+    /// Writes buffered records once the tasks that are ready now have run, so that one write takes
+    /// the records of a whole turn of the loop.
+    fn schedule_flush(self: &Rc<Self>) {
+        if self.flush_scheduled.get() || self.log.borrow().buffered() == 0 {
+            return;
+        }
+        self.flush_scheduled.set(true);
+        let shard = self.clone();
+        R::spawn(async move {
+            shard.flush_scheduled.set(false);
+            shard.flush();
+            // The last record of a shard is written: now it may say that it is done.
+            shard.pump();
+        });
+    }
+
+    fn flush(&self) {
+        if let Err(error) = self.log.borrow_mut().flush() {
+            self.report(Report::Storage(error));
+        }
+    }
+
+    fn report_drained(&self) {
+        if self.drained.get() || self.log.borrow().buffered() > 0 {
+            return;
+        }
+        self.drained.set(true);
+        self.sync();
+        self.report_metrics();
+        self.report(Report::Drained);
+    }
+
+    fn sync(&self) {
+        if let Err(error) = self.log.borrow_mut().sync() {
+            self.report(Report::Storage(error));
+        }
+    }
+
+    /// Deadlines, idle connections, group fsync, counters, until the shard leaves.
+    async fn sweep(self: Rc<Self>) {
+        let mut turn = 0u32;
+        while !self.left.get() {
+            R::sleep_until(runtime::now() + SWEEP_EVERY).await;
+            self.pool.sweep(runtime::now());
+            turn = turn.wrapping_add(1);
+            if turn.is_multiple_of(SWEEPS_PER_REPORT) {
+                self.sync();
+                self.report_metrics();
+                if let Some(position) = self.admission.borrow().position() {
+                    self.input.release_before(position);
+                }
+            }
+            // Also the safety net of every wake-up.
+            self.pump();
+        }
+    }
+
+    fn report_metrics(&self) {
+        let delta = self.metrics.borrow_mut().take_delta();
+        self.report(Report::Metrics(delta));
+    }
+
+    pub(super) fn report(&self, report: Report) {
+        // The coordinator outlives its shards; if it panicked, there is nobody left to tell.
+        let _ = self.events.send(Event::Shard(self.id, report));
+    }
+
+    /// Everything finished is written; what is still in flight is abandoned and will be sent again.
+    fn leave(&self) {
+        self.left.set(true);
+        self.flush();
+        self.sync();
+        self.report_metrics();
+    }
+}
+
+impl Buffers {
+    fn trim(&mut self) {
+        for buffer in [&mut self.request, &mut self.body, &mut self.reply] {
+            buffer.clear();
+            if buffer.capacity() > BUFFER_KEPT_MAX {
+                *buffer = Vec::new();
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! A streamed answer, read as it arrives and put together into the JSON that the same request
+//! would have returned without streaming (SPEC section 5).
+
+use std::time::Instant;
+
+use crate::http::sse::EventReader;
+use crate::provider::ApiPath;
+use crate::provider::assemble::StreamAssembler;
+
+/// One streamed answer.
+pub(super) struct StreamReply {
+    events: EventReader,
+    assembler: StreamAssembler,
+    broken: Option<String>,
+}
+
+/// What became of a stream.
+pub(super) struct Assembled {
+    /// The JSON of the whole answer.
+    pub body: Vec<u8>,
+    /// When the first token came.
+    pub first_token_at: Option<Instant>,
+}
+
+impl StreamReply {
+    /// A stream of at most `bytes_max` bytes from the API at `path`.
+    pub fn new(path: ApiPath, bytes_max: usize) -> Self {
+        Self {
+            events: EventReader::new(bytes_max),
+            assembler: StreamAssembler::new(path, bytes_max),
+            broken: None,
+        }
+    }
+
+    /// Takes bytes of the body as they arrive.
+    pub fn feed(&mut self, bytes: &[u8], now: Instant) {
+        if self.broken.is_some() {
+            return;
+        }
+        let Self {
+            events,
+            assembler,
+            broken,
+        } = self;
+        let fed = events.feed(bytes, |event| {
+            if broken.is_none()
+                && let Err(error) = assembler.feed(event.event, event.data, now)
+            {
+                *broken = Some(error.to_string());
+            }
+        });
+        if let Err(error) = fed {
+            broken.get_or_insert_with(|| error.to_string());
+        }
+    }
+
+    /// The stream has ended; an error says how it broke.
+    pub fn finish(self) -> Result<Assembled, String> {
+        if let Some(broken) = self.broken {
+            return Err(broken);
+        }
+        let first_token_at = self.assembler.first_token_at();
+        match self.assembler.finish() {
+            Ok(body) => Ok(Assembled {
+                body,
+                first_token_at,
+            }),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The face of the main job: configuration, signals, display, summary, exit status.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use indicatif::MultiProgress;
+
+use crate::batch::coordinator::{Observer, Stopped};
+use crate::cli::flags::BatchArgs;
+use crate::cli::metrics_server::MetricsServer;
+use crate::cli::progress::{LiveBlock, PlainLines};
+use crate::cli::{dry_run, logging, signals};
+use crate::config::{Config, Console, Job, OutputTarget};
+use crate::metrics::{Snapshot, prometheus};
+use crate::processor::{Interrupt, ProcessingResult, Processor, RunError};
+
+/// Exit statuses of SPEC section 2.
+pub const EXIT_NOTHING_RAN: u8 = 1;
+const EXIT_SOME_FAILED: u8 = 3;
+const EXIT_STOPPED: u8 = 4;
+
+/// Runs `job` as the command line describes it.
+pub fn run(config: Config, job: &Job, console: &Console) -> ExitCode {
+    let block = MultiProgress::new();
+    logging::start(console, &block);
+    match try_run(config, job, console, &block) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(EXIT_NOTHING_RAN)
+        }
+    }
+}
+
+fn try_run(
+    config: Config,
+    job: &Job,
+    console: &Console,
+    block: &MultiProgress,
+) -> Result<u8, RunError> {
+    let processor = Processor::new(config)?;
+    if job.dry_run {
+        let checked = dry_run::check(&processor, job, &mut io::stderr())?;
+        return Ok(if checked.invalid > 0 { EXIT_SOME_FAILED } else { 0 });
+    }
+    let (interrupt, interrupts) = Interrupt::channel();
+    if let Err(error) = signals::connect(interrupt) {
+        tracing::warn!("signals will end the run without grace: {error}");
+    }
+    let server = match console.metrics_addr {
+        Some(address) => Some(MetricsServer::start(address).map_err(|error| {
+            RunError::Setup(format!("--metrics-addr {address}: {error}"))
+        })?),
+        None => None,
+    };
+    let mut display = Display {
+        progress: progress(console, block),
+        server,
+    };
+    let result = processor.run(job, &mut display, &interrupts)?;
+    drop(display);
+    show_summary(&result, job, console);
+    Ok(exit_status(&result))
+}
+
+/// The live block on a terminal, plain lines elsewhere.
+fn progress(console: &Console, block: &MultiProgress) -> Option<Box<dyn Observer>> {
+    if console.no_progress {
+        None
+    } else if io::stderr().is_terminal() && !console.json_logs {
+        Some(Box::new(LiveBlock::new(block.clone())))
+    } else {
+        Some(Box::new(PlainLines::default()))
+    }
+}
+
+struct Display {
+    progress: Option<Box<dyn Observer>>,
+    server: Option<MetricsServer>,
+}
+
+impl Observer for Display {
+    fn tick(&mut self, snapshot: &Snapshot) {
+        if let Some(progress) = &mut self.progress {
+            progress.tick(snapshot);
+        }
+        if let Some(server) = &self.server {
+            server.publish(prometheus::render(snapshot));
+        }
+    }
+}
+
+/// For people on standard error; with `--json-logs` one JSON line, on standard output unless the
+/// records go there.
+fn show_summary(result: &ProcessingResult, job: &Job, console: &Console) {
+    if !console.json_logs {
+        result.print_summary();
+        return;
+    }
+    let line = serde_json::to_string(&result.summary).expect("a summary has string keys only");
+    eprintln!("{line}");
+    if job.output != Some(OutputTarget::Stdout) {
+        // Nobody reads it any more: the same line is on standard error.
+        let _ = writeln!(io::stdout(), "{line}");
+    }
+}
+
+fn exit_status(result: &ProcessingResult) -> u8 {
+    match &result.stopped {
+        Some(Stopped::Interrupted) => signals::EXIT_INTERRUPTED,
+        Some(_) => EXIT_STOPPED,
+        None if result.summary.failure_count > 0 => EXIT_SOME_FAILED,
+        None => 0,
+    }
+}
+
+/// Parsed flags → a run.
+pub fn run_args(args: &BatchArgs) -> ExitCode {
+    match args.load() {
+        Ok((config, job, console, notes)) => {
+            for note in notes {
+                eprintln!("note: {note}");
+            }
+            run(config, &job, &console)
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
