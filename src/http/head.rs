@@ -25,47 +25,76 @@ pub struct Head {
 
 /// Which fields of interest a head has, so that in the common case nobody walks it again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// `content-type` is `text/event-stream`.
-    pub event_stream: bool,
-    /// Any of `retry-after`, `retry-after-ms`, `x-should-retry`, `<prefix>-ratelimit-*`,
-    /// `<prefix>-rate-limit-*`.
-    pub has_wait_hint: bool,
-    /// A field named `request-id` or `<prefix>-request-id`.
-    pub has_request_id: bool,
-    /// `location`.
-    pub location: bool,
-    /// A `content-encoding` other than `identity`, which nobody asked for.
-    pub content_encoded: bool,
-}
+pub struct Signals(u8);
 
 impl Signals {
+    const EVENT_STREAM: u8 = 1 << 0;
+    const WAIT_HINT: u8 = 1 << 1;
+    const REQUEST_ID: u8 = 1 << 2;
+    const LOCATION: u8 = 1 << 3;
+    const CONTENT_ENCODED: u8 = 1 << 4;
+
+    /// `content-type` is `text/event-stream`.
+    pub fn event_stream(self) -> bool {
+        self.0 & Self::EVENT_STREAM != 0
+    }
+
+    /// Any of `retry-after`, `retry-after-ms`, `x-should-retry`, `<prefix>-ratelimit-*`,
+    /// `<prefix>-rate-limit-*`.
+    pub fn has_wait_hint(self) -> bool {
+        self.0 & Self::WAIT_HINT != 0
+    }
+
+    /// A field named `request-id` or `<prefix>-request-id`.
+    pub fn has_request_id(self) -> bool {
+        self.0 & Self::REQUEST_ID != 0
+    }
+
+    /// `location`.
+    pub fn location(self) -> bool {
+        self.0 & Self::LOCATION != 0
+    }
+
+    /// A `content-encoding` other than `identity`, which nobody asked for.
+    pub fn content_encoded(self) -> bool {
+        self.0 & Self::CONTENT_ENCODED != 0
+    }
+
     /// Takes one field into account.
     pub fn observe(&mut self, name: &str, value: &[u8]) {
         let is = |expected: &str| name.eq_ignore_ascii_case(expected);
-        match name.len() {
-            8 if is("location") => self.location = true,
-            11 if is("retry-after") => self.has_wait_hint = true,
-            12 if is("content-type") => {
-                let media_type = value.split(|&byte| byte == b';').next().unwrap_or_default();
-                self.event_stream = media_type
-                    .trim_ascii()
-                    .eq_ignore_ascii_case(b"text/event-stream");
-            }
-            14 if is("retry-after-ms") || is("x-should-retry") => self.has_wait_hint = true,
-            16 if is("content-encoding") => {
-                let value = value.trim_ascii();
-                self.content_encoded |=
-                    !value.is_empty() && !value.eq_ignore_ascii_case(b"identity");
-            }
-            _ if ends_with(name, "request-id") => self.has_request_id = true,
-            _ => {
-                let suffix = name.split_once('-').map_or("", |(_, suffix)| suffix);
-                self.has_wait_hint |=
-                    starts_with(suffix, "ratelimit-") || starts_with(suffix, "rate-limit-");
-            }
-        }
+        self.0 |= match name.len() {
+            8 if is("location") => Self::LOCATION,
+            11 if is("retry-after") => Self::WAIT_HINT,
+            12 if is("content-type") && is_event_stream(value) => Self::EVENT_STREAM,
+            14 if is("retry-after-ms") || is("x-should-retry") => Self::WAIT_HINT,
+            16 if is("content-encoding") && is_encoding(value) => Self::CONTENT_ENCODED,
+            _ if ends_with(name, "request-id") => Self::REQUEST_ID,
+            _ if is_rate_limit(name) => Self::WAIT_HINT,
+            _ => 0,
+        };
     }
+}
+
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let media_type = content_type
+        .split(|&byte| byte == b';')
+        .next()
+        .unwrap_or_default();
+    media_type
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"text/event-stream")
+}
+
+fn is_encoding(content_encoding: &[u8]) -> bool {
+    let coding = content_encoding.trim_ascii();
+    !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
+}
+
+/// Vendors differ in the prefix and in the spelling.
+fn is_rate_limit(name: &str) -> bool {
+    let suffix = name.split_once('-').map_or("", |(_, suffix)| suffix);
+    starts_with(suffix, "ratelimit-") || starts_with(suffix, "rate-limit-")
 }
 
 /// A lazy view over the fields of a head's bytes.
@@ -186,11 +215,7 @@ impl<'a> FramingFields<'a> {
             }
             14 if name.eq_ignore_ascii_case("content-length") => self.content_length(value)?,
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                if self.transfer_encoding.replace(value).is_some() {
-                    return Err(ProtocolError::TransferEncoding {
-                        value: excerpt(value),
-                    });
-                }
+                self.transfer_encoding(value)?
             }
             _ => {}
         }
@@ -215,6 +240,16 @@ impl<'a> FramingFields<'a> {
             }
         }
         Ok(())
+    }
+
+    /// One field only: what a list of codings over several fields means is not worth guessing.
+    fn transfer_encoding(&mut self, value: &'a [u8]) -> Result<(), ProtocolError> {
+        match self.transfer_encoding.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(ProtocolError::TransferEncoding {
+                value: excerpt(value),
+            }),
+        }
     }
 
     fn framing(&self, status: u16, minor_version: u8) -> Result<Framing, ProtocolError> {
@@ -268,16 +303,13 @@ mod tests {
 
     #[test]
     fn signals_name_what_the_head_holds() {
-        let none = Signals::default();
-        let check = |line: &str, expect: Signals| {
+        let none = 0;
+        let check = |line: &str, expect: u8| {
             let head = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
-            let parsed = parse(head.as_bytes()).map(|parsed| parsed.signals);
+            let parsed = parse(head.as_bytes()).map(|parsed| parsed.signals.0);
             assert_eq!(parsed, Ok(expect), "{line}");
         };
-        let event_stream = Signals {
-            event_stream: true,
-            ..none
-        };
+        let event_stream = Signals::EVENT_STREAM;
         check("Content-Type: text/event-stream", event_stream);
         check(
             "content-type:Text/Event-Stream ; charset=utf-8",
@@ -285,10 +317,7 @@ mod tests {
         );
         check("content-type: application/json", none);
         check("content-type: text/event-streams", none);
-        let wait_hint = Signals {
-            has_wait_hint: true,
-            ..none
-        };
+        let wait_hint = Signals::WAIT_HINT;
         for name in [
             "Retry-After",
             "retry-after-ms",
@@ -296,31 +325,19 @@ mod tests {
             "x-ratelimit-reset-tokens",
             "X-RateLimit-Remaining-Requests",
             "x-rate-limit-reset-tokens",
-            "anthropic-ratelimit-input-tokens-reset",
+            "vendor-ratelimit-input-tokens-reset",
         ] {
             check(&format!("{name}: 1"), wait_hint);
         }
         check("x-ratelimit: 1", none);
         check("x-retry-after: 1", none);
-        let request_id = Signals {
-            has_request_id: true,
-            ..none
-        };
+        let request_id = Signals::REQUEST_ID;
         check("request-id: req_1", request_id);
         check("X-Request-ID: req_1", request_id);
         check("apim-request-id: req_1", request_id);
         check("x-request-ids: req_1", none);
-        check(
-            "Location: /elsewhere",
-            Signals {
-                location: true,
-                ..none
-            },
-        );
-        let encoded = Signals {
-            content_encoded: true,
-            ..none
-        };
+        check("Location: /elsewhere", Signals::LOCATION);
+        let encoded = Signals::CONTENT_ENCODED;
         check("content-encoding: gzip", encoded);
         check(
             "content-encoding: gzip\r\ncontent-encoding: identity",
@@ -328,6 +345,25 @@ mod tests {
         );
         check("content-encoding: Identity", none);
         check("content-encoding:", none);
+    }
+
+    #[test]
+    fn each_signal_has_its_own_question() {
+        let asked = |bits| {
+            let signals = Signals(bits);
+            [
+                signals.event_stream(),
+                signals.has_wait_hint(),
+                signals.has_request_id(),
+                signals.location(),
+                signals.content_encoded(),
+            ]
+        };
+        for index in 0..5 {
+            let mut expect = [false; 5];
+            expect[index] = true;
+            assert_eq!(asked(1 << index), expect);
+        }
     }
 
     #[test]

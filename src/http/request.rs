@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use zeroize::Zeroizing;
+
+use super::Origin;
 use super::error::excerpt;
 
 /// Fields that frame the message, manage the connection or promise a decoding: this client
@@ -43,7 +46,7 @@ pub enum InvalidHeader {
         /// The name.
         name: String,
     },
-    /// A method, target or authority that would break the request's first lines.
+    /// A target or host that would break the request's first lines.
     #[error("\"{text}\" does not fit into a request line")]
     RequestLine {
         /// The part, escaped and cut.
@@ -81,32 +84,32 @@ pub fn check_header(name: &str, value: &str) -> Result<(), InvalidHeader> {
     }
 }
 
-/// A request head with all that an endpoint's requests share already rendered.
-/// It holds credentials: `Debug` shows only its size.
+/// The head of a `POST` with all that an endpoint's requests share already rendered.
+/// It holds credentials: `Debug` shows only its size, and they are wiped when it is dropped.
 #[derive(Clone)]
 pub struct HeadTemplate {
     /// The request line and the `host` field.
     start: Box<[u8]>,
-    /// The shared fields, and the name of the length field.
-    fields: Box<[u8]>,
+    /// The shared fields, and [`LENGTH_FIELD`].
+    fields: Zeroizing<Vec<u8>>,
 }
 
-/// What follows the shared fields in [`HeadTemplate::fields`].
+/// Ends the template: a request's own length follows.
 const LENGTH_FIELD: &[u8] = b"content-length: ";
 
 impl HeadTemplate {
-    /// Renders what is shared: `target` is the path with its query, `authority` as
-    /// [`super::Origin::authority`] gives it. Of fields with the same name the last one counts.
+    /// Renders what is shared; `target` is the path with its query. Of fields with the same name
+    /// the last one counts.
     ///
     /// # Errors
     /// Anything that [`check_header`] refuses, or that would break the request line.
     pub fn new<'a>(
-        method: &str,
+        origin: &Origin,
         target: &str,
-        authority: &str,
         headers: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, InvalidHeader> {
-        for text in [method, target, authority] {
+        let authority = origin.authority();
+        for text in [target, &authority] {
             if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(InvalidHeader::RequestLine {
                     text: excerpt(text.as_bytes()),
@@ -119,15 +122,20 @@ impl HeadTemplate {
             last.retain(|(earlier, _)| !earlier.eq_ignore_ascii_case(name));
             last.push((name, value));
         }
-        let mut fields = Vec::new();
+        let rendered_bytes: usize = last
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 4)
+            .sum();
+        // Enough from the start: a vector that grows would leave copies of the key behind.
+        let mut fields = Zeroizing::new(Vec::with_capacity(rendered_bytes + LENGTH_FIELD.len()));
         for (name, value) in last {
             write_field(name, value, &mut fields);
         }
         fields.extend_from_slice(LENGTH_FIELD);
-        let start = format!("{method} {target} HTTP/1.1\r\nhost: {authority}\r\n");
+        let start = format!("POST {target} HTTP/1.1\r\nhost: {authority}\r\n");
         Ok(Self {
             start: start.into_bytes().into(),
-            fields: fields.into(),
+            fields,
         })
     }
 
@@ -202,6 +210,15 @@ pub(super) fn is_token(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Scheme;
+
+    fn origin(host: &str) -> Origin {
+        Origin {
+            scheme: Scheme::Https,
+            host: host.to_owned(),
+            port: 8443,
+        }
+    }
 
     fn template() -> HeadTemplate {
         let headers = [
@@ -210,9 +227,8 @@ mod tests {
             ("authorization", "Bearer secret"),
         ];
         HeadTemplate::new(
-            "POST",
+            &origin("api.example.com"),
             "/v1/chat/completions?a=b",
-            "api.example.com:8443",
             headers,
         )
         .unwrap()
@@ -286,19 +302,20 @@ mod tests {
 
     #[test]
     fn a_request_line_cannot_be_split() {
-        let refused = |method: &str, target: &str, authority: &str| {
-            HeadTemplate::new(method, target, authority, [])
+        let check = |target: &str, host: &str, shown: &str| {
+            let refused = HeadTemplate::new(&origin(host), target, [])
                 .unwrap_err()
-                .to_string()
+                .to_string();
+            assert_eq!(
+                refused,
+                format!("\"{shown}\" does not fit into a request line")
+            );
         };
-        assert_eq!(
-            refused("POST", "/a b", "host"),
-            "\"/a b\" does not fit into a request line"
-        );
-        assert!(refused("POST", "/a\r\nx: y", "host").contains("\\r\\n"));
-        assert!(refused("POST", "", "host").contains("does not fit"));
-        assert!(refused("PO ST", "/", "host").contains("PO ST"));
-        assert!(refused("POST", "/", "host\n").contains("host\\n"));
+        check("", "host", "");
+        check("/a b", "host", "/a b");
+        check("/a\r\nx: y", "host", "/a\\r\\nx: y");
+        check("/caf\u{e9}", "host", "/caf\\xc3\\xa9");
+        check("/", "host\n", "host\\n:8443");
     }
 
     #[test]

@@ -243,6 +243,7 @@ mod tests {
             &[("message", "test"), ("message", "test")],
             false,
         );
+        check(b"data: a\r\ndata: b\r\n\r\n", &[("message", "a\nb")], false);
         // Names, and what has no data is no event.
         check(b"event: ping\ndata: {}\n\n", &[("ping", "{}")], false);
         check(b"event: ping\n\ndata: x\n\n", &[("message", "x")], false);
