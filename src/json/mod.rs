@@ -20,7 +20,10 @@ pub use string::{unescape, write_string};
 /// keeps the scanner's state on the stack (512 bits) and spares readers of our records.
 pub const MAX_DEPTH: usize = 512;
 
-/// A range of bytes in a text of less than 4 GiB.
+/// Longest text that is accepted, in bytes: 32-bit spans reach its end, and may be shifted a little.
+pub const TEXT_BYTES_MAX: usize = u32::MAX as usize - 1024;
+
+/// A range of bytes in a text of at most [`TEXT_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// First byte.
@@ -118,6 +121,15 @@ impl Member {
     #[inline]
     pub fn name<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
         name(text, self.key, self.key_escaped)
+    }
+
+    /// The same member in a text that has `bytes` more in front.
+    pub(crate) fn shifted(self, bytes: u32) -> Self {
+        Self {
+            key: self.key.shifted(bytes),
+            value: self.value.shifted(bytes),
+            ..self
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! The scanner: one pass over a text, no recursion beyond the two levels it reports. Pure.
 
 use super::string::special;
-use super::{Kind, MAX_DEPTH, Member, Span, Syntax, Visitor};
+use super::{Kind, MAX_DEPTH, Member, Span, Syntax, TEXT_BYTES_MAX, Visitor};
 
 /// Checks that the whole text is one JSON value, white space allowed around it, and reports what it
 /// meets to `visitor`.
 pub fn visit(text: &[u8], visitor: &mut impl Visitor) -> Result<Kind, Syntax> {
-    if text.len() > u32::MAX as usize {
+    if text.len() > TEXT_BYTES_MAX {
         return Err(Syntax {
-            offset: u32::MAX as usize,
+            offset: TEXT_BYTES_MAX,
             expected: "a text of less than 4 GiB",
         });
     }
