@@ -1,1 +1,4 @@
 //! The main job: a file of lines through the endpoints.
+
+pub mod line;
+pub mod record;

@@ -1,0 +1,134 @@
+//! The insides of JSON strings: finding what is special, escaping and resolving escapes. Pure.
+
+use std::borrow::Cow;
+
+/// The next quote, backslash or control character at or after `from`; the text's length if there is none.
+///
+/// Reads a machine word at a time (SWAR, after "Bit Twiddling Hacks": zero byte, byte less than n). A
+/// false alarm needs a borrow from a true hit in a lower byte, so the lowest hit is always true.
+#[inline]
+pub(super) fn special(text: &[u8], from: usize) -> usize {
+    const WORD: usize = size_of::<u64>();
+    let mut at = from;
+    while let Some(word) = text.get(at..at + WORD) {
+        // A slice of WORD bytes converts: it was cut to that length.
+        let word = u64::from_le_bytes(word.try_into().unwrap_or_default());
+        let hits = (zero_bytes(word ^ each(b'"'))
+            | zero_bytes(word ^ each(b'\\'))
+            | word.wrapping_sub(each(b' ')) & !word)
+            & each(0x80);
+        if hits != 0 {
+            return at + hits.trailing_zeros() as usize / 8;
+        }
+        at += WORD;
+    }
+    while let Some(&byte) = text.get(at) {
+        if matches!(byte, b'"' | b'\\' | 0..=0x1f) {
+            break;
+        }
+        at += 1;
+    }
+    at
+}
+
+/// A word with `byte` in every place.
+const fn each(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
+
+/// Sets the top bit of every byte that is zero (the other bits mean nothing).
+#[inline]
+fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(each(1)) & !word
+}
+
+/// Appends `text` as a JSON string, quotes included, escaping exactly what RFC 8259 demands.
+pub fn write_string(text: &str, out: &mut Vec<u8>) {
+    const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
+    let text = text.as_bytes();
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    let mut copied = 0;
+    loop {
+        let at = special(text, copied);
+        out.extend_from_slice(&text[copied..at]);
+        let Some(&byte) = text.get(at) else { break };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            control => {
+                out.extend_from_slice(b"\\u00");
+                out.push(HEXADECIMAL[usize::from(control >> 4)]);
+                out.push(HEXADECIMAL[usize::from(control & 15)]);
+            }
+        }
+        copied = at + 1;
+    }
+    out.push(b'"');
+}
+
+/// The text of a JSON string, given what stands between its quotes. Lone surrogates, and whatever would
+/// not have passed the scanner, become U+FFFD.
+pub fn unescape(raw: &[u8]) -> Cow<'_, str> {
+    let Some(mut backslash) = memchr::memchr(b'\\', raw) else {
+        return String::from_utf8_lossy(raw);
+    };
+    let mut text = String::with_capacity(raw.len());
+    let mut rest = raw;
+    loop {
+        text.push_str(&String::from_utf8_lossy(&rest[..backslash]));
+        let (character, length) = escaped_character(&rest[backslash..]);
+        text.push(character);
+        rest = &rest[backslash + length..];
+        match memchr::memchr(b'\\', rest) {
+            Some(next) => backslash = next,
+            None => {
+                text.push_str(&String::from_utf8_lossy(rest));
+                return Cow::Owned(text);
+            }
+        }
+    }
+}
+
+/// The character of the escape that begins `raw`, and the escape's length.
+fn escaped_character(raw: &[u8]) -> (char, usize) {
+    const INVALID: char = char::REPLACEMENT_CHARACTER;
+    let simple = match raw.get(1) {
+        Some(&byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        _ => {
+            let Some(unit) = code_unit(raw) else {
+                return (INVALID, 1);
+            };
+            if let Some(character) = char::from_u32(unit) {
+                return (character, 6);
+            }
+            // A surrogate: it needs its other half right behind it.
+            return match code_unit(&raw[6..]) {
+                Some(low @ 0xdc00..=0xdfff) if unit < 0xdc00 => {
+                    let scalar = 0x1_0000 + ((unit - 0xd800) << 10) + (low - 0xdc00);
+                    (char::from_u32(scalar).unwrap_or(INVALID), 12)
+                }
+                _ => (INVALID, 6),
+            };
+        }
+    };
+    (simple, 2)
+}
+
+/// The UTF-16 code unit of a `\uXXXX` that begins `raw`.
+fn code_unit(raw: &[u8]) -> Option<u32> {
+    let digits = raw.strip_prefix(b"\\u")?.get(..4)?;
+    digits.iter().try_fold(0, |unit, &digit| {
+        Some(unit << 4 | char::from(digit).to_digit(16)?)
+    })
+}
