@@ -1,1 +1,28 @@
 //! Who may send what, where and when: pure machines, `now` is an argument.
+//!
+//! Nothing here knows a thread or a channel, but the machines come in halves, because the engine
+//! does: the main thread owns what is global, each shard owns what its hot loop asks on every
+//! request, and only messages travel between the two.
+//!
+//! | machine | main thread | shard | messages |
+//! |---|---|---|---|
+//! | [`pacer`] (global rate) | [`pacer::Pacer`] | [`pacer::SlotQueue`] | [`pacer::Slots`] both ways |
+//! | [`permits`] (in-flight caps) | [`permits::Permits`] | [`permits::Lease`] | want, return, idle; grant, recall |
+//! | [`health`] | [`health::Health`] | [`health::LocalHealth`] | reports; [`health::EndpointView`] |
+//! | [`budget`] (rpm, tpm) | [`budget::Budget`] | [`budget::Allowance`] | amounts |
+//! | [`adapt`] (`--rate auto`) | [`adapt::Adaptive`] | | counts of answers |
+//! | [`balance`] (weights) | | [`balance::Ring`] | |
+//! | [`retry`] | | [`retry::RetryQueue`], [`retry::decide`] | |
+//! | [`wait_hint`] | | [`wait_hint::parse`] | |
+
+pub mod adapt;
+pub mod balance;
+pub mod budget;
+pub mod health;
+pub mod pacer;
+pub mod permits;
+pub mod retry;
+pub mod wait_hint;
+
+#[cfg(test)]
+mod virtual_time;

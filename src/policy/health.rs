@@ -1,0 +1,412 @@
+//! Which endpoints may be used now. Pure.
+//!
+//! The main thread's [`Health`] hears every report and decides; [`LocalHealth`] is a shard's copy
+//! of the verdicts, read on every request. Two causes make an endpoint cool, independently:
+//!
+//! - *a streak*: [`STREAK_TO_COOL`] transient failures in a row. After the cooling one probe, sent
+//!   by one shard, decides; every failed probe doubles the cooling.
+//! - *a wait hint* of the server: the whole quota group waits, and afterwards simply goes on.
+//!
+//! An endpoint whose key or model is refused is disabled for good.
+
+mod local;
+
+use std::time::{Duration, Instant};
+
+pub use local::LocalHealth;
+
+/// Consecutive transient failures that cool an endpoint.
+pub const STREAK_TO_COOL: u32 = 5;
+
+/// The first cooling; it doubles with every failed probe.
+pub const COOLING_MIN: Duration = Duration::from_secs(1);
+
+/// The longest cooling.
+pub const COOLING_MAX: Duration = Duration::from_secs(60);
+
+/// A probe that has not reported by then is presumed lost and another one goes out. Longer than
+/// most requests take; a late report is still heard.
+pub const PROBE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long everything may be out if nothing has ever succeeded: then it is likely a wrong URL.
+pub const MAX_OUTAGE_NEVER: Duration = Duration::from_secs(5);
+
+/// The state of one endpoint, as displays show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Takes requests.
+    Usable,
+    /// Takes none before `until`.
+    Cooling {
+        /// The end of the cooling; a probe may have to follow.
+        until: Instant,
+    },
+    /// One probe, sent by `shard`, decides.
+    HalfOpen {
+        /// Who sends the probe.
+        shard: usize,
+    },
+    /// Takes none for the rest of the run.
+    Disabled {
+        /// What the server said.
+        reason: String,
+    },
+}
+
+/// A change of state, to be logged; the endpoint's [`Health::view`] goes to every shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Whose state changed.
+    pub endpoint: usize,
+    /// The new state.
+    pub state: State,
+}
+
+/// What shards need to know about an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointView {
+    /// No request before then; `None`: at once.
+    pub usable_from: Option<Instant>,
+    /// No request ever again.
+    pub disabled: bool,
+    /// Cooled by a streak: `usable_from` does not open it, only the probe may go out.
+    pub needs_probe: bool,
+    /// The shard that may send the probe, once.
+    pub probe: Option<usize>,
+    /// Tells one probe from the next.
+    pub probe_number: u32,
+    /// Consecutive transient failures.
+    pub streak: u32,
+}
+
+/// Every endpoint is out because of failures, not because servers asked to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// When the last usable endpoint was lost.
+    pub since: Instant,
+    /// All are disabled: none can come back.
+    pub permanent: bool,
+}
+
+/// Why the run cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Every endpoint is disabled; the reasons, by endpoint.
+    AllDisabled(Vec<String>),
+    /// No endpoint came back for that long.
+    Outage(Duration),
+}
+
+/// Main-owned: the state of every endpoint.
+#[derive(Debug)]
+pub struct Health {
+    endpoints: Vec<Endpoint>,
+    /// Wait hints by quota group: no request before then.
+    hints: Vec<Option<Instant>>,
+    /// By shard: does it have anything to send a probe with?
+    working: Vec<bool>,
+    /// Probes go round.
+    next_prober: usize,
+    all_out_since: Option<Instant>,
+    ever_succeeded: bool,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    group: usize,
+    streak: u32,
+    circuit: Circuit,
+    /// Failed probes since the endpoint was last usable; the exponent of the cooling.
+    failed_probes: u32,
+    probe_number: u32,
+    /// The view [`Health::poll`] last reported.
+    reported: EndpointView,
+}
+
+/// The streak's verdict; wait hints are kept apart so that neither shortens the other.
+#[derive(Debug)]
+enum Circuit {
+    Closed,
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        shard: usize,
+        patience_until: Instant,
+    },
+    Disabled {
+        reason: String,
+    },
+}
+
+impl Health {
+    /// All endpoints usable. `groups[endpoint]` is its quota group; `shards` shards, all with work.
+    pub fn new(groups: Vec<usize>, shards: usize) -> Self {
+        let hints = vec![None; groups.iter().max().map_or(0, |&last| last + 1)];
+        let endpoints = groups
+            .into_iter()
+            .map(|group| Endpoint {
+                group,
+                streak: 0,
+                circuit: Circuit::Closed,
+                failed_probes: 0,
+                probe_number: 0,
+                reported: EndpointView::default(),
+            })
+            .collect();
+        Self {
+            endpoints,
+            hints,
+            working: vec![true; shards],
+            next_prober: 0,
+            all_out_since: None,
+            ever_succeeded: false,
+        }
+    }
+
+    /// `shard` ran out of work or found some. Only shards with work are asked to probe.
+    pub fn set_working(&mut self, shard: usize, working: bool) {
+        self.working[shard] = working;
+    }
+
+    /// A request failed in a way that speaks against the endpoint: connect, TLS, timeout,
+    /// protocol, 5xx, a 429 without a wait hint. Not the caller's own 4xx, and not an answer with
+    /// a wait hint, which [`handle_hint`](Self::handle_hint) serves better.
+    pub fn handle_transient(&mut self, endpoint: usize, now: Instant) {
+        let state = &mut self.endpoints[endpoint];
+        // Open or half-open: the report is about a request from before the cooling began.
+        if let Circuit::Closed = state.circuit {
+            state.streak += 1;
+            if state.streak >= STREAK_TO_COOL {
+                state.cool(now);
+            }
+        }
+        self.note_outage(now);
+    }
+
+    /// A request succeeded. That ends a streak, but not a cooling: the request is older than it,
+    /// and only the probe opens the endpoint again.
+    pub fn handle_success(&mut self, endpoint: usize, now: Instant) {
+        self.ever_succeeded = true;
+        let state = &mut self.endpoints[endpoint];
+        if let Circuit::Closed = state.circuit {
+            state.streak = 0;
+        }
+        self.note_outage(now);
+    }
+
+    /// The server asked to wait: nothing goes to the endpoint's quota group before `now + wait`.
+    /// Never shortens an earlier wish.
+    pub fn handle_hint(&mut self, endpoint: usize, wait: Duration, now: Instant) {
+        let hint = &mut self.hints[self.endpoints[endpoint].group];
+        *hint = (*hint).max(Some(now + wait));
+    }
+
+    /// The endpoint refuses every request (401, 403, unknown model). The first reason is kept.
+    pub fn handle_disable(&mut self, endpoint: usize, reason: String) {
+        let state = &mut self.endpoints[endpoint];
+        if !matches!(state.circuit, Circuit::Disabled { .. }) {
+            state.circuit = Circuit::Disabled { reason };
+        }
+    }
+
+    /// The probe was answered (`ok`: a success, or any answer that proves the endpoint alive,
+    /// such as a 400 or a 429) or failed. Report a success or hint besides as for any request.
+    pub fn handle_probe_result(&mut self, endpoint: usize, ok: bool, now: Instant) {
+        let state = &mut self.endpoints[endpoint];
+        if let Circuit::HalfOpen { .. } = state.circuit {
+            if ok {
+                state.circuit = Circuit::Closed;
+                state.streak = 0;
+                state.failed_probes = 0;
+            } else {
+                state.failed_probes = state.failed_probes.saturating_add(1);
+                state.cool(now);
+            }
+        }
+        self.note_outage(now);
+    }
+
+    /// `shard` cannot send the probe it was given ([`LocalHealth::surrender_probes`]); another
+    /// shard gets it at the next [`poll`](Self::poll).
+    pub fn handle_probe_declined(&mut self, endpoint: usize, shard: usize, now: Instant) {
+        let state = &mut self.endpoints[endpoint];
+        if matches!(state.circuit, Circuit::HalfOpen { shard: prober, .. } if prober == shard) {
+            state.circuit = Circuit::Open { until: now };
+        }
+    }
+
+    /// Lets time pass and reports what changed since the last call, through time or reports:
+    /// each endpoint's new state, to be broadcast as [`view`](Self::view).
+    pub fn poll(&mut self, now: Instant) -> Vec<Transition> {
+        self.note_outage(now);
+        let mut transitions = Vec::new();
+        for index in 0..self.endpoints.len() {
+            self.assign_probe(index, now);
+            let mut view = self.view(index);
+            if view.usable_from.is_some_and(|from| from <= now) && !view.needs_probe {
+                view.usable_from = None;
+            }
+            // A longer streak alone is not worth a message to every shard.
+            let compare = EndpointView { streak: 0, ..view };
+            if self.endpoints[index].reported != compare {
+                self.endpoints[index].reported = compare;
+                transitions.push(Transition {
+                    endpoint: index,
+                    state: self.state(index, now),
+                });
+            }
+        }
+        transitions
+    }
+
+    /// When [`poll`](Self::poll) has something to do though nothing is reported.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let somebody_works = self.working.contains(&true);
+        let wake = |endpoint: &Endpoint| match endpoint.circuit {
+            Circuit::Closed => endpoint.reported.usable_from,
+            Circuit::Open { until } if somebody_works => {
+                self.hints[endpoint.group].max(Some(until))
+            }
+            Circuit::HalfOpen { patience_until, .. } => Some(patience_until),
+            Circuit::Open { .. } | Circuit::Disabled { .. } => None,
+        };
+        self.endpoints.iter().filter_map(wake).min()
+    }
+
+    /// The state of `endpoint` at `now`.
+    pub fn state(&self, endpoint: usize, now: Instant) -> State {
+        let state = &self.endpoints[endpoint];
+        let hint = self.hints[state.group].filter(|&until| until > now);
+        match &state.circuit {
+            Circuit::Disabled { reason } => State::Disabled {
+                reason: reason.clone(),
+            },
+            Circuit::HalfOpen { shard, .. } => State::HalfOpen { shard: *shard },
+            Circuit::Open { until } => State::Cooling {
+                until: hint.map_or(*until, |hint| hint.max(*until)),
+            },
+            Circuit::Closed => hint.map_or(State::Usable, |until| State::Cooling { until }),
+        }
+    }
+
+    /// What to tell the shards about `endpoint`.
+    pub fn view(&self, endpoint: usize) -> EndpointView {
+        let state = &self.endpoints[endpoint];
+        let hint = self.hints[state.group];
+        let view = EndpointView {
+            usable_from: hint,
+            probe_number: state.probe_number,
+            streak: state.streak,
+            ..EndpointView::default()
+        };
+        match state.circuit {
+            Circuit::Closed => view,
+            Circuit::Open { until } => EndpointView {
+                usable_from: hint.max(Some(until)),
+                needs_probe: true,
+                ..view
+            },
+            Circuit::HalfOpen { shard, .. } => EndpointView {
+                needs_probe: true,
+                probe: Some(shard),
+                ..view
+            },
+            Circuit::Disabled { .. } => EndpointView {
+                usable_from: None,
+                disabled: true,
+                ..view
+            },
+        }
+    }
+
+    /// The outage at `now`, if no endpoint is usable because of failures. An endpoint that only
+    /// waits because its server asked for it is not out.
+    pub fn outage(&self, now: Instant) -> Option<Outage> {
+        self.all_out().then(|| Outage {
+            since: self.all_out_since.unwrap_or(now),
+            permanent: self.reasons().len() == self.endpoints.len(),
+        })
+    }
+
+    /// Whether any request of this run has succeeded.
+    pub fn ever_succeeded(&self) -> bool {
+        self.ever_succeeded
+    }
+
+    /// Whether to stop: no endpoint can come back, or none has for `max_outage`
+    /// (`max_outage_never`, usually [`MAX_OUTAGE_NEVER`], if less and nothing ever succeeded).
+    pub fn verdict(
+        &self,
+        now: Instant,
+        max_outage: Duration,
+        max_outage_never: Duration,
+    ) -> Option<StopReason> {
+        let outage = self.outage(now)?;
+        if outage.permanent {
+            return Some(StopReason::AllDisabled(self.reasons()));
+        }
+        let limit = match self.ever_succeeded {
+            true => max_outage,
+            false => max_outage.min(max_outage_never),
+        };
+        let lasted = now.saturating_duration_since(outage.since);
+        (lasted >= limit).then_some(StopReason::Outage(lasted))
+    }
+
+    /// Turns a finished cooling, or a probe that was lost, into a probe of the next working shard.
+    fn assign_probe(&mut self, index: usize, now: Instant) {
+        let endpoint = &self.endpoints[index];
+        let due = match endpoint.circuit {
+            Circuit::Open { until } => until <= now && self.hints[endpoint.group] <= Some(now),
+            Circuit::HalfOpen { patience_until, .. } => patience_until <= now,
+            Circuit::Closed | Circuit::Disabled { .. } => false,
+        };
+        let shards = self.working.len();
+        let prober = (0..shards)
+            .map(|step| (self.next_prober + step) % shards)
+            .find(|&shard| due && self.working[shard]);
+        if let Some(shard) = prober {
+            self.next_prober = (shard + 1) % shards;
+            let endpoint = &mut self.endpoints[index];
+            endpoint.probe_number = endpoint.probe_number.wrapping_add(1);
+            endpoint.circuit = Circuit::HalfOpen {
+                shard,
+                patience_until: now + PROBE_PATIENCE,
+            };
+        }
+    }
+
+    fn note_outage(&mut self, now: Instant) {
+        self.all_out_since = match self.all_out() {
+            true => self.all_out_since.or(Some(now)),
+            false => None,
+        };
+    }
+
+    fn all_out(&self) -> bool {
+        let out = |endpoint: &Endpoint| !matches!(endpoint.circuit, Circuit::Closed);
+        self.endpoints.iter().all(out)
+    }
+
+    fn reasons(&self) -> Vec<String> {
+        let reason = |endpoint: &Endpoint| match &endpoint.circuit {
+            Circuit::Disabled { reason } => Some(reason.clone()),
+            _ => None,
+        };
+        self.endpoints.iter().filter_map(reason).collect()
+    }
+}
+
+impl Endpoint {
+    fn cool(&mut self, now: Instant) {
+        // 2^6 s is above the maximum already.
+        let cooling = COOLING_MIN * (1 << self.failed_probes.min(6));
+        self.circuit = Circuit::Open {
+            until: now + cooling.min(COOLING_MAX),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests;

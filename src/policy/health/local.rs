@@ -1,0 +1,103 @@
+//! A shard's copy of the endpoints' health: the verdicts of the main thread, plus what this shard
+//! has just seen itself and need not wait a round trip to act on. Pure.
+
+use std::time::Instant;
+
+use super::EndpointView;
+
+/// Shard-owned: which endpoints this shard may use.
+#[derive(Debug)]
+pub struct LocalHealth {
+    shard: usize,
+    endpoints: Vec<Local>,
+    /// By quota group: wait hints this shard received itself.
+    hints: Vec<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Local {
+    group: usize,
+    view: EndpointView,
+    /// The probe was given to this shard and has not been sent.
+    probe_held: bool,
+    /// Refused this shard; main will disable it for all.
+    refused: bool,
+}
+
+impl LocalHealth {
+    /// All endpoints usable; `groups` as for [`Health::new`](super::Health::new), `shard` this
+    /// shard's number.
+    pub fn new(groups: Vec<usize>, shard: usize) -> Self {
+        let hints = vec![None; groups.iter().max().map_or(0, |&last| last + 1)];
+        let local = |group| Local {
+            group,
+            view: EndpointView::default(),
+            probe_held: false,
+            refused: false,
+        };
+        Self {
+            shard,
+            endpoints: groups.into_iter().map(local).collect(),
+            hints,
+        }
+    }
+
+    /// Takes over a verdict of the main thread.
+    pub fn apply(&mut self, endpoint: usize, view: EndpointView) {
+        let local = &mut self.endpoints[endpoint];
+        let mine = view.probe == Some(self.shard);
+        let new = view.probe_number != local.view.probe_number;
+        local.probe_held = mine && (new || local.probe_held);
+        local.view = view;
+    }
+
+    /// A response to this shard asked the endpoint's quota group to wait. Never shortens.
+    pub fn note_hint(&mut self, endpoint: usize, until: Instant) {
+        let hint = &mut self.hints[self.endpoints[endpoint].group];
+        *hint = (*hint).max(Some(until));
+    }
+
+    /// The endpoint refused this shard's key or model: no further request from here, though the
+    /// main thread's verdict is still on its way.
+    pub fn note_refused(&mut self, endpoint: usize) {
+        self.endpoints[endpoint].refused = true;
+    }
+
+    /// Whether a request may go to `endpoint` now. If one does, [`take_probe`](Self::take_probe)
+    /// must be called for it.
+    pub fn usable(&self, endpoint: usize, now: Instant) -> bool {
+        self.usable_from(endpoint)
+            .is_some_and(|from| from.is_none_or(|from| from <= now))
+    }
+
+    /// When the first endpoint is usable, `now` at the earliest. `None`: not before the main
+    /// thread says so.
+    pub fn next_usable(&self, now: Instant) -> Option<Instant> {
+        (0..self.endpoints.len())
+            .filter_map(|endpoint| self.usable_from(endpoint))
+            .map(|from| from.map_or(now, |from| from.max(now)))
+            .min()
+    }
+
+    /// Whether the request that now goes to `endpoint` is its probe. True once per probe: from
+    /// then on the endpoint is closed until the main thread hears the result.
+    pub fn take_probe(&mut self, endpoint: usize) -> bool {
+        std::mem::take(&mut self.endpoints[endpoint].probe_held)
+    }
+
+    /// Gives up the probes this shard holds because it has nothing to send; each goes to
+    /// [`Health::handle_probe_declined`](super::Health::handle_probe_declined).
+    pub fn surrender_probes(&mut self) -> Vec<usize> {
+        (0..self.endpoints.len())
+            .filter(|&endpoint| self.take_probe(endpoint))
+            .collect()
+    }
+
+    /// Outer `None`: closed until the main thread opens it. Inner `None`: usable at once.
+    fn usable_from(&self, endpoint: usize) -> Option<Option<Instant>> {
+        let local = &self.endpoints[endpoint];
+        let closed =
+            local.view.disabled || local.refused || (local.view.needs_probe && !local.probe_held);
+        (!closed).then(|| local.view.usable_from.max(self.hints[local.group]))
+    }
+}
