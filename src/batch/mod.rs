@@ -1,1 +1,6 @@
 //! The main job: a file of lines through the endpoints.
+
+pub mod folder;
+pub mod input;
+pub mod segment;
+pub mod storage_error;
