@@ -1,4 +1,18 @@
 //! The main job: a file of lines through the endpoints.
 
+pub mod admission;
+pub mod coordinator;
+mod encode;
+pub mod folder;
+pub mod input;
 pub mod line;
+pub mod merge;
+pub mod message;
+pub mod plan;
 pub mod record;
+pub mod segment;
+mod settle;
+pub mod shard;
+pub mod slices;
+pub mod storage_error;
+mod stream;

@@ -1,1 +1,2 @@
 //! The only place that names a runtime.
+pub mod files;

@@ -1,0 +1,129 @@
+//! Taking a run folder: created, locked, and either emptied or read.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::manifest::{Manifest, Phase, Stored};
+use super::{FolderError, Opened, RunFolder, name, resume};
+use crate::batch::storage_error::StorageError;
+use crate::runtime::files;
+
+/// How often a folder may vanish between opening its lock and locking it: each time another
+/// process finished its run in that instant.
+const LOCK_TRIES_MAX: usize = 10;
+
+/// A locked run folder of which only the place is known.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Claim {
+    pub(super) fn take(path: &Path, fresh: bool) -> Result<Self, FolderError> {
+        let lock = lock(path)?;
+        if let Some(name) = name::foreign(path).map_err(StorageError::io(path, "list"))? {
+            return Err(FolderError::Foreign { path: path.to_path_buf(), name });
+        }
+        if fresh {
+            name::clear(path).map_err(StorageError::io(path, "empty"))?;
+        }
+        Ok(Self { path: path.to_path_buf(), lock })
+    }
+
+    /// Where standard input is spooled.
+    pub fn spool_path(&self) -> PathBuf {
+        self.path.join(name::SPOOL)
+    }
+
+    /// The second half of [`RunFolder::open_or_create`].
+    pub fn open(self, manifest: Manifest) -> Result<Opened, FolderError> {
+        match Stored::read(&self.path)? {
+            None => self.begin(manifest),
+            Some(stored) => match &stored.publication {
+                Some(publication) if stored.phase != Phase::Running => {
+                    publication.perform()?;
+                    let published = Some(publication.merged);
+                    let folder = RunFolder { path: self.path, stored, generation: 0, _lock: self.lock };
+                    Ok(Opened { folder, resume: None, published })
+                }
+                _ => self.resume(stored, manifest),
+            },
+        }
+    }
+
+    fn begin(self, manifest: Manifest) -> Result<Opened, FolderError> {
+        // Shards write only after the manifest; their files without one were left by a deletion
+        // that was cut short, and the run they belonged to is over.
+        for files in name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))? {
+            resume::remove_files(&self.path, files)?;
+        }
+        let stored = Stored::new(manifest, &self.path);
+        stored.write(&self.path)?;
+        let folder = RunFolder { path: self.path, stored, generation: 1, _lock: self.lock };
+        Ok(Opened { folder, resume: None, published: None })
+    }
+
+    fn resume(self, mut stored: Stored, manifest: Manifest) -> Result<Opened, FolderError> {
+        stored.check_same_run(&manifest, &self.path)?;
+        if manifest.overwrite && !stored.manifest.overwrite {
+            stored.manifest.overwrite = true;
+            stored.write(&self.path)?;
+        }
+        let resume = resume::resume(&self.path, stored.run_id)?;
+        let generation = resume.generation;
+        let folder = RunFolder { path: self.path, stored, generation, _lock: self.lock };
+        Ok(Opened { folder, resume: Some(resume), published: None })
+    }
+}
+
+/// The folder's lock, the folder created if it is missing.
+fn lock(folder: &Path) -> Result<File, FolderError> {
+    let path = folder.join(name::LOCK);
+    for _ in 0..LOCK_TRIES_MAX {
+        match files::create_private_folder(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StorageError::io(folder, "create the run folder")(error).into());
+            }
+            _ => {}
+        }
+        if !folder.is_dir() {
+            return Err(FolderError::Foreign { path: folder.to_path_buf(), name: "a file".to_owned() });
+        }
+        let mut file = match files::open_private(&path) {
+            Ok(file) => file,
+            // The folder was deleted by a process that has just finished.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(StorageError::io(&path, "open")(error).into()),
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(FolderError::Busy { path: folder.to_path_buf(), pid: holder(&file) });
+            }
+            Err(TryLockError::Error(error)) => return Err(StorageError::io(&path, "lock")(error).into()),
+        }
+        if files::is_named(&file, &path) {
+            // Only for the message to a second process; without it that message lacks the pid.
+            let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            return Ok(file);
+        }
+    }
+    Err(FolderError::Busy { path: folder.to_path_buf(), pid: None })
+}
+
+/// Who holds the lock, as it says itself.
+fn holder(file: &File) -> Option<u32> {
+    const PID_DIGITS_MAX: u64 = 10;
+    let mut text = String::new();
+    file.take(PID_DIGITS_MAX).read_to_string(&mut text).ok()?;
+    text.parse().ok()
+}
+
+pub(super) fn remove(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io(path, "remove")(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,264 @@
+//! `manifest.json`: which run the folder holds and how far it has come.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{FolderError, name};
+use crate::batch::input::{Input, Scan};
+use crate::batch::storage_error::StorageError;
+use crate::config::Format;
+use crate::runtime::files;
+
+/// Version of the folder's format as a whole.
+const VERSION: u64 = 1;
+
+/// What makes a run the same run when its command is given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// The input's content.
+    pub input: InputIdentity,
+    /// `--format`.
+    pub format: Format,
+    /// `--max-line-bytes`: decides which lines are failures.
+    pub max_line_bytes: u64,
+    /// Successes are kept (`-o`), not only counted.
+    pub has_output: bool,
+    /// `--overwrite`: existing final files are replaced. May differ; once given it stays.
+    pub overwrite: bool,
+    /// When the run began, in microseconds since the Unix epoch. May differ.
+    pub created_us: u64,
+}
+
+/// The input file of a run. Two are the same if size and fingerprint are: a copy, or a file that
+/// was only touched, has the same lines at the same offsets. Path and time of change are for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputIdentity {
+    /// As given; not compared. Invalid UTF-8 is replaced.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Time of last change in nanoseconds since the Unix epoch; not compared.
+    pub mtime_ns: u64,
+    /// [`Scan::fingerprint`] in hexadecimal.
+    pub fingerprint: String,
+}
+
+impl InputIdentity {
+    /// Of an input that was scanned.
+    pub fn new(input: &Input, scan: &Scan) -> Self {
+        Self {
+            path: input.path().to_string_lossy().into_owned(),
+            size: input.size(),
+            mtime_ns: input.modified_ns(),
+            fingerprint: hex(&scan.fingerprint),
+        }
+    }
+}
+
+impl PartialEq for InputIdentity {
+    fn eq(&self, other: &Self) -> bool {
+        self.size == other.size && self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for InputIdentity {}
+
+/// What the final files hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Merged {
+    /// Lines that succeeded.
+    pub succeeded: u64,
+    /// Lines that failed.
+    pub failed: u64,
+}
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::batch) enum Phase {
+    /// Lines are being sent, or wait to be.
+    Running,
+    /// Everything is merged; the steps of the publication are under way.
+    Publishing,
+    /// The final files are in place; the folder is being deleted.
+    Published,
+}
+
+/// The last steps of a run. Each can be repeated without harm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::batch) struct Publication {
+    pub(in crate::batch) steps: Vec<Step>,
+    pub(in crate::batch) merged: Merged,
+}
+
+/// One change of what users see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(in crate::batch) enum Step {
+    /// A finished file takes its final name. Absolute paths.
+    Rename { from: PathBuf, to: PathBuf },
+    /// The error file of the run that this one replaces.
+    Remove { path: PathBuf },
+}
+
+/// The manifest with what the folder adds to it.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) run_id: [u8; 16],
+    pub(super) manifest: Manifest,
+    pub(super) phase: Phase,
+    pub(super) publication: Option<Publication>,
+}
+
+/// The file's layout.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    version: u64,
+    run_id: String,
+    created_us: u64,
+    phase: Phase,
+    input: InputIdentity,
+    format: String,
+    max_line_bytes: u64,
+    has_output: bool,
+    overwrite: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    publication: Option<Publication>,
+}
+
+impl Stored {
+    pub(super) fn new(manifest: Manifest, folder: &Path) -> Self {
+        // Unique enough: only journals that ever lay in this folder must not be mistaken for this
+        // run's, and no two runs begin here within one microsecond.
+        let seed = format!("{} {} {}", folder.display(), manifest.created_us, std::process::id());
+        Self { run_id: xxh3_128(seed.as_bytes()).to_le_bytes(), manifest, phase: Phase::Running, publication: None }
+    }
+
+    /// `None` if there is no manifest: no run was begun here.
+    pub(super) fn read(folder: &Path) -> Result<Option<Self>, FolderError> {
+        let path = folder.join(name::MANIFEST);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StorageError::io(&path, "read")(error).into()),
+        };
+        let unreadable = |reason: String| FolderError::UnreadableManifest { path: path.clone(), reason };
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+        let version = value.get("version").and_then(serde_json::Value::as_u64);
+        match version {
+            Some(VERSION) => {}
+            Some(version) if version > VERSION => return Err(FolderError::NewerVersion { path, version }),
+            _ => return Err(unreadable("it has no known version".to_owned())),
+        }
+        let raw: Raw = serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
+        let run_id = unhex(&raw.run_id).ok_or_else(|| unreadable("run_id is not 32 hexadecimal digits".to_owned()))?;
+        let format = format_from(&raw.format).ok_or_else(|| unreadable(format!("unknown format {}", raw.format)))?;
+        let manifest = Manifest {
+            input: raw.input,
+            format,
+            max_line_bytes: raw.max_line_bytes,
+            has_output: raw.has_output,
+            overwrite: raw.overwrite,
+            created_us: raw.created_us,
+        };
+        Ok(Some(Self { run_id, manifest, phase: raw.phase, publication: raw.publication }))
+    }
+
+    /// Replaces the manifest in one step, safe from power loss: it is small and rarely written.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), StorageError> {
+        let Manifest { input, format, max_line_bytes, has_output, overwrite, created_us } = &self.manifest;
+        let raw = Raw {
+            version: VERSION,
+            run_id: hex(&self.run_id),
+            created_us: *created_us,
+            phase: self.phase,
+            input: input.clone(),
+            format: format_name(*format).to_owned(),
+            max_line_bytes: *max_line_bytes,
+            has_output: *has_output,
+            overwrite: *overwrite,
+            publication: self.publication.clone(),
+        };
+        let partial = folder.join(name::MANIFEST_PARTIAL);
+        // Fails only for paths that are not UTF-8; `check_targets` turned those away.
+        let text = serde_json::to_vec_pretty(&raw).map_err(|error| StorageError::io(&partial, "encode")(error.into()))?;
+        let write = || {
+            name::remove_if_there(&partial)?;
+            let mut file = files::create_private(&partial)?;
+            file.write_all(&text)?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            fs::rename(&partial, folder.join(name::MANIFEST))?;
+            files::sync_directory(folder)
+        };
+        write().map_err(|error| StorageError::new(&partial, "write", text.len() as u64 + 1, error))
+    }
+
+    /// Refuses a command that is not this run's.
+    pub(super) fn check_same_run(&self, now: &Manifest, folder: &Path) -> Result<(), FolderError> {
+        let then = &self.manifest;
+        let refuse = |what, then: String, now: String| {
+            Err(FolderError::OtherRun { path: folder.to_path_buf(), what, then, now })
+        };
+        let describe = |input: &InputIdentity| format!("{}, {} bytes, fingerprint {}", input.path, input.size, input.fingerprint);
+        if then.input != now.input {
+            return refuse("input", describe(&then.input), describe(&now.input));
+        }
+        if then.format != now.format {
+            return refuse("--format", format_name(then.format).to_owned(), format_name(now.format).to_owned());
+        }
+        if then.max_line_bytes != now.max_line_bytes {
+            return refuse("--max-line-bytes", then.max_line_bytes.to_string(), now.max_line_bytes.to_string());
+        }
+        if then.has_output != now.has_output {
+            let describe = |has_output| if has_output { "with -o" } else { "without -o" }.to_owned();
+            return refuse("choice of output", describe(then.has_output), describe(now.has_output));
+        }
+        Ok(())
+    }
+}
+
+impl Publication {
+    /// Takes all steps that were not taken yet.
+    pub(in crate::batch) fn perform(&self) -> Result<(), StorageError> {
+        for step in &self.steps {
+            match step {
+                // Gone from there means that it has arrived.
+                Step::Rename { from, to } => match fs::rename(from, to) {
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound && to.exists() => {}
+                    result => result.map_err(StorageError::io(to, "rename a finished file to"))?,
+                },
+                Step::Remove { path } => name::remove_if_there(path).map_err(StorageError::io(path, "remove"))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Auto => "auto",
+        Format::Blaze => "blaze",
+        Format::OpenAi => "openai",
+    }
+}
+
+fn format_from(name: &str) -> Option<Format> {
+    [Format::Auto, Format::Blaze, Format::OpenAi].into_iter().find(|format| format_name(*format) == name)
+}
+
+fn hex(bytes: &[u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*bytes))
+}
+
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok())?.map(u128::to_be_bytes)
+}

@@ -1,0 +1,173 @@
+//! The run folder: everything of an unfinished run, held by one process at a time.
+//!
+//! `<output>.blaze/` (or `<errors>.blaze/`) holds the manifest, the lock, each shard's segments and
+//! journal, and at the end the merged files until they are renamed. `docs/RUN_FOLDER.md` has the
+//! format byte by byte.
+
+mod claim;
+mod manifest;
+mod name;
+mod resume;
+
+pub use claim::Claim;
+pub use manifest::{InputIdentity, Manifest, Merged};
+pub use name::{FileKind, run_folder_path};
+pub use resume::{LineSet, DoneSet, Resume, TokenTotals};
+
+pub(super) use manifest::{Phase, Publication, Step};
+pub(super) use name::ShardFiles;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::storage_error::StorageError;
+use manifest::Stored;
+
+/// The folder of this process's run. While it lives, no other process can open the run.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    stored: Stored,
+    generation: u32,
+    /// Held, not used: the lock goes with it.
+    _lock: File,
+}
+
+/// A run folder, and what was found in it.
+#[derive(Debug)]
+pub struct Opened {
+    /// Ready for this process's shards.
+    pub folder: RunFolder,
+    /// What earlier processes finished; `None` for a new run.
+    pub resume: Option<Resume>,
+    /// An earlier process finished the whole run and died while it put the final files in place;
+    /// they are in place now. Nothing is left to do but [`RunFolder::remove`].
+    pub published: Option<Merged>,
+}
+
+/// Why a run folder cannot be used. Nothing was sent and nothing in the folder was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// Another process works on this run.
+    #[error("{} is in use by another process{}; wait for it to end", path.display(), pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default())]
+    Busy {
+        /// The run folder.
+        path: PathBuf,
+        /// The other process, if known.
+        pid: Option<u32>,
+    },
+    /// The unfinished run was started with something else.
+    #[error("{} holds an unfinished run with another {what} ({then}; now {now}); repeat that command to resume it, or throw it away with --fresh", path.display())]
+    OtherRun {
+        /// The run folder.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// As the run was started.
+        then: String,
+        /// As it is now.
+        now: String,
+    },
+    /// A later version of this program wrote it.
+    #[error("{} was written by a newer version of blaze-uring (format {version}); use that version, or throw the run away with --fresh", path.display())]
+    NewerVersion {
+        /// The manifest.
+        path: PathBuf,
+        /// Its format.
+        version: u64,
+    },
+    /// The manifest is not what this program writes.
+    #[error("cannot understand {}: {reason}; throw the run away with --fresh", path.display())]
+    UnreadableManifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Where it is wrong.
+        reason: String,
+    },
+    /// Something else lives there.
+    #[error("{} is not a run folder of blaze-uring (it holds {name}); move it away", path.display())]
+    Foreign {
+        /// The folder, or the file in its place.
+        path: PathBuf,
+        /// What does not belong.
+        name: String,
+    },
+    /// Damage, or the system refused.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl RunFolder {
+    /// Takes the folder, creating it if need be, and reads what an earlier process left.
+    ///
+    /// With `fresh` an unfinished run in it is thrown away first. Without, the run must be the one
+    /// that `manifest` describes; its torn tails are cut and every record is verified.
+    pub fn open_or_create(path: &Path, manifest: Manifest, fresh: bool) -> Result<Opened, FolderError> {
+        Self::claim(path, fresh)?.open(manifest)
+    }
+
+    /// The first half of [`RunFolder::open_or_create`]: takes the folder before the manifest is
+    /// known, so that standard input can be spooled into it ([`Claim::spool_path`]).
+    pub fn claim(path: &Path, fresh: bool) -> Result<Claim, FolderError> {
+        Claim::take(path, fresh)
+    }
+
+    /// Whether an unfinished run may be there.
+    pub fn exists(path: &Path) -> bool {
+        path.join(name::MANIFEST).exists()
+    }
+
+    /// As given.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The run this folder holds. `overwrite` is set if any of its processes was told so.
+    pub fn manifest(&self) -> &Manifest {
+        &self.stored.manifest
+    }
+
+    /// Which process of the run this is: 1 for the first. Names the files it writes.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Random enough to tell runs apart; in every journal's header.
+    pub fn run_id(&self) -> [u8; 16] {
+        self.stored.run_id
+    }
+
+    /// Where a shard's file of this kind lies.
+    pub fn shard_path(&self, kind: FileKind, generation: u32, shard: u32) -> PathBuf {
+        ShardFiles { generation, shard }.path(&self.path, kind)
+    }
+
+    /// Every shard that wrote here, in order of generation and shard.
+    pub(super) fn shards(&self) -> Result<Vec<ShardFiles>, StorageError> {
+        name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))
+    }
+
+    /// Records how far publishing has come.
+    pub(super) fn set_phase(&self, phase: Phase, publication: &Publication) -> Result<(), StorageError> {
+        let stored = Stored { phase, publication: Some(publication.clone()), ..self.stored.clone() };
+        stored.write(&self.path)
+    }
+
+    /// Deletes the folder with everything in it. Only files of ours: an unknown one stays, and the
+    /// folder with it.
+    pub fn remove(self) -> Result<(), StorageError> {
+        let Self { path, _lock: lock, .. } = self;
+        name::clear(&path).map_err(StorageError::io(&path, "empty"))?;
+        let lock_path = path.join(name::LOCK);
+        fs::remove_file(&lock_path).map_err(StorageError::io(&lock_path, "remove"))?;
+        drop(lock);
+        match fs::remove_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io(&path, "remove")(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! What earlier processes of a run finished: their journals replayed, torn tails cut, every record
+//! verified before another request is paid for.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::ops::AddAssign;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::claim::remove;
+use super::name::{self, FileKind, ShardFiles};
+use crate::batch::storage_error::StorageError;
+use crate::journal::{Entry, Outcome, Replay, Tokens, entry_offset, replay};
+use crate::runtime::files::Mapping;
+
+/// Mapped pages are let go after this much was read, so that verifying does not fill the memory.
+const RELEASE_EVERY_BYTES: u64 = 32 << 20;
+
+/// What a resumed run starts from.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// Lines that have a record.
+    pub done: DoneSet,
+    /// Lines that succeeded.
+    pub succeeded: u64,
+    /// Lines that failed.
+    pub failed: u64,
+    /// Attempts they took.
+    pub attempts: u64,
+    /// Tokens they cost.
+    pub tokens: TokenTotals,
+    /// The generation of the process that resumes.
+    pub generation: u32,
+}
+
+/// Tokens of many lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenTotals {
+    /// Prompt tokens, cached ones included.
+    pub prompt: u64,
+    /// Completion tokens.
+    pub completion: u64,
+    /// Prompt tokens served from the provider's cache.
+    pub cached: u64,
+}
+
+impl AddAssign<Tokens> for TokenTotals {
+    fn add_assign(&mut self, tokens: Tokens) {
+        self.prompt += u64::from(tokens.prompt);
+        self.completion += u64::from(tokens.completion);
+        self.cached += u64::from(tokens.cached);
+    }
+}
+
+/// Finished lines by physical number, two bits a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DoneSet {
+    /// Lines whose record is in the output.
+    pub succeeded: LineSet,
+    /// Lines whose record is in the error file.
+    pub failed: LineSet,
+}
+
+impl DoneSet {
+    /// The line has a record.
+    pub fn contains(&self, number: u64) -> bool {
+        self.succeeded.contains(number) || self.failed.contains(number)
+    }
+}
+
+/// A set of physical line numbers, one bit a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LineSet {
+    words: Vec<u64>,
+}
+
+impl LineSet {
+    /// Whether the line is in the set.
+    pub fn contains(&self, number: u64) -> bool {
+        let word = usize::try_from(number / 64).ok().and_then(|index| self.words.get(index));
+        word.is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
+
+    /// Adds a line; `false` if it was there.
+    pub fn insert(&mut self, number: u64) -> bool {
+        let index = (number / 64) as usize;
+        if index >= self.words.len() {
+            self.words.resize(index + 1, 0);
+        }
+        let added = !self.contains(number);
+        self.words[index] |= 1 << (number % 64);
+        added
+    }
+
+    /// Takes a line out; `false` if it was not there.
+    pub fn remove(&mut self, number: u64) -> bool {
+        let there = self.contains(number);
+        if there {
+            self.words[(number / 64) as usize] &= !(1 << (number % 64));
+        }
+        there
+    }
+}
+
+/// Replays every journal in the folder. Cuts torn tails off; refuses damage.
+pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageError> {
+    let shards = name::shards(folder).map_err(StorageError::io(folder, "list"))?;
+    repair_all(folder, &shards, run_id)?;
+    let mut resume = Resume {
+        done: DoneSet::default(),
+        succeeded: 0,
+        failed: 0,
+        attempts: 0,
+        tokens: TokenTotals::default(),
+        generation: shards.last().map_or(0, |files| files.generation) + 1,
+    };
+    // In order of generation: of two records of one line (an error sent again) the last counts.
+    for files in shards {
+        let Some(journal) = map(&files.path(folder, FileKind::Journal))? else { continue };
+        let replay = replay(&journal).map_err(|damage| damaged(folder, files, damage))?;
+        for entry in replay.entries() {
+            resume.add(&entry);
+        }
+    }
+    Ok(resume)
+}
+
+impl Resume {
+    fn add(&mut self, entry: &Entry) {
+        self.attempts += u64::from(entry.attempts);
+        self.tokens += entry.tokens;
+        let (to, from) = match entry.outcome {
+            Outcome::Success => (&mut self.done.succeeded, &mut self.done.failed),
+            Outcome::Failure => (&mut self.done.failed, &mut self.done.succeeded),
+        };
+        let (added, moved) = (u64::from(to.insert(entry.line_number)), u64::from(from.remove(entry.line_number)));
+        let (to, from) = match entry.outcome {
+            Outcome::Success => (&mut self.succeeded, &mut self.failed),
+            Outcome::Failure => (&mut self.failed, &mut self.succeeded),
+        };
+        *to += added;
+        *from -= moved;
+    }
+}
+
+/// Repairs the shards' files in parallel: reading all records takes as long as the disk takes.
+fn repair_all(folder: &Path, shards: &[ShardFiles], run_id: [u8; 16]) -> Result<(), StorageError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(shards.len());
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(&files) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
+            repair(folder, files, run_id)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut result = work();
+        for other in others {
+            let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            result = result.and(theirs);
+        }
+        result
+    })
+}
+
+/// Brings one shard's files to what their process surely finished.
+fn repair(folder: &Path, files: ShardFiles, run_id: [u8; 16]) -> Result<(), StorageError> {
+    let journal_path = files.path(folder, FileKind::Journal);
+    let journal = map(&journal_path)?;
+    let replay = match &journal {
+        Some(journal) => Some(replay(journal).map_err(|damage| damaged(folder, files, damage))?),
+        None => None,
+    };
+    let Some((replay, header)) = replay.and_then(|replay| Some((replay, replay.header()?))) else {
+        drop(journal);
+        return remove_unused(folder, files);
+    };
+    if (header.run_id, header.generation, header.shard) != (run_id, files.generation, files.shard) {
+        return Err(StorageError::Damaged {
+            path: journal_path,
+            offset: 0,
+            what: "the journal belongs to another run or shard".to_owned(),
+        });
+    }
+    let kept = verify(folder, files, &replay)?;
+    let journal_bytes = entry_offset(kept.entries);
+    drop(journal);
+    shorten(&journal_path, journal_bytes)?;
+    shorten(&files.path(folder, FileKind::Output), kept.output_bytes)?;
+    shorten(&files.path(folder, FileKind::Errors), kept.errors_bytes)
+}
+
+/// What of a shard's files is whole.
+#[derive(Default)]
+struct Kept {
+    entries: u64,
+    output_bytes: u64,
+    errors_bytes: u64,
+}
+
+/// Checks every record against its entry. Settled records must be there; after them the first one
+/// that is not ends the journal: power was lost before it was synced.
+fn verify(folder: &Path, files: ShardFiles, replay: &Replay<'_>) -> Result<Kept, StorageError> {
+    let output = map(&files.path(folder, FileKind::Output))?;
+    let errors = map(&files.path(folder, FileKind::Errors))?;
+    let mut kept = Kept::default();
+    let mut unreleased = 0;
+    for entry in replay.entries() {
+        let (kind, segment, kept_bytes) = match entry.outcome {
+            Outcome::Success => (FileKind::Output, &output, &mut kept.output_bytes),
+            Outcome::Failure => (FileKind::Errors, &errors, &mut kept.errors_bytes),
+        };
+        let record = match record(segment.as_deref().unwrap_or_default(), &entry) {
+            Ok(record) => record,
+            Err(_) if kept.entries >= replay.settled() => break,
+            Err(what) => {
+                let path = files.path(folder, kind);
+                return Err(StorageError::Damaged { path, offset: entry.position, what });
+            }
+        };
+        *kept_bytes = (*kept_bytes).max(entry.position + record.len() as u64);
+        kept.entries += 1;
+        unreleased += record.len() as u64;
+        if unreleased >= RELEASE_EVERY_BYTES {
+            unreleased = 0;
+            [&output, &errors].into_iter().flatten().for_each(Mapping::release_all);
+        }
+    }
+    Ok(kept)
+}
+
+/// The record an entry points to, or what is wrong with it.
+pub(in crate::batch) fn record<'a>(segment: &'a [u8], entry: &Entry) -> Result<&'a [u8], String> {
+    let line = entry.line_number;
+    let end = entry.end().filter(|end| *end <= segment.len() as u64);
+    // Within the segment, so it fits into memory's addresses.
+    let Some(end) = end else { return Err(format!("the record of line {line} is cut off")) };
+    let record = &segment[entry.position as usize..end as usize];
+    if crc32fast::hash(record) != entry.record_checksum {
+        return Err(format!("the record of line {line} is altered"));
+    }
+    Ok(record)
+}
+
+/// Files of a process that died before its journal had a header: then nothing was in the segments.
+fn remove_unused(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
+    for kind in [FileKind::Output, FileKind::Errors] {
+        let segment = files.path(folder, kind);
+        if fs::metadata(&segment).is_ok_and(|metadata| metadata.len() > 0) {
+            return Err(StorageError::Damaged {
+                path: files.path(folder, FileKind::Journal),
+                offset: 0,
+                what: format!("the journal is missing or cut short, though {} has records", segment.display()),
+            });
+        }
+    }
+    remove_files(folder, files)
+}
+
+pub(super) fn remove_files(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
+    FileKind::ALL.into_iter().try_for_each(|kind| remove(&files.path(folder, kind)))
+}
+
+/// Cuts what lies behind `length`: a torn tail, and space that was reserved beyond the end.
+fn shorten(path: &Path, length: u64) -> Result<(), StorageError> {
+    match OpenOptions::new().write(true).open(path) {
+        // Without `-o` there is no output segment.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && length == 0 => Ok(()),
+        file => file.and_then(|file| file.set_len(length)).map_err(StorageError::io(path, "cut the torn tail of")),
+    }
+}
+
+/// `None` if there is no such file.
+pub(in crate::batch) fn map(path: &Path) -> Result<Option<Mapping>, StorageError> {
+    match fs::File::open(path).and_then(|file| Mapping::new(&file)) {
+        Ok(mapping) => Ok(Some(mapping)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StorageError::io(path, "read")(error)),
+    }
+}
+
+pub(in crate::batch) fn damaged(folder: &Path, files: ShardFiles, damage: crate::journal::Damage) -> StorageError {
+    let path: PathBuf = files.path(folder, FileKind::Journal);
+    StorageError::Damaged { path, offset: damage.offset, what: damage.what.to_string() }
+}

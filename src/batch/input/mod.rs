@@ -1,0 +1,183 @@
+//! The input file as memory: opened, checked, scanned once, then read line by line.
+//!
+//! The file is mapped, never copied. A line is known by its byte offset; pages behind the readers
+//! are released, so memory stays flat whatever the file's size. If another program cuts the file
+//! short while it is mapped, the kernel ends the process with SIGBUS on the next touch; the run
+//! resumes like after any kill. [`Input::changed`] catches every slower change.
+
+mod cursor;
+mod scan;
+mod spool;
+
+pub use cursor::{LineCursor, LineRef};
+pub use scan::{LineRange, Scan};
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use crate::runtime::files::Mapping;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Text has no NUL byte; the first two pages tell a binary file or UTF-16.
+const BINARY_PROBE_BYTES: usize = 8 << 10;
+/// Pages are released in steps of this: one system call for about 2,000 usual lines.
+const RELEASE_STEP_BYTES: u64 = 1 << 20;
+
+/// The mapped input file.
+#[derive(Debug)]
+pub struct Input {
+    path: PathBuf,
+    file: File,
+    map: Mapping,
+    stamp: Stamp,
+}
+
+/// Size and time of last change, to notice that the file was replaced or edited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified_ns: u64,
+}
+
+/// Why an input cannot be used. Nothing ran; the user has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// No such file.
+    #[error("input {} does not exist", path.display())]
+    Missing {
+        /// As given.
+        path: PathBuf,
+    },
+    /// A folder.
+    #[error("input {} is a directory; give a JSONL file", path.display())]
+    Directory {
+        /// As given.
+        path: PathBuf,
+    },
+    /// A pipe, socket or device.
+    #[error("input {} is not a regular file; pipe it in with `-i -`", path.display())]
+    Special {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("cannot {operation} input {}: {source}", path.display())]
+    Io {
+        /// As given.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Standard input is not what the unfinished run was started with.
+    #[error("standard input differs from the one the unfinished run keeps in {}; pipe the same data, or start again with --fresh", path.display())]
+    OtherSpool {
+        /// The spooled file.
+        path: PathBuf,
+    },
+}
+
+impl Input {
+    /// Opens and maps a regular file.
+    pub fn open(path: &Path) -> Result<Self, InputError> {
+        let path = path.to_path_buf();
+        let fail = |operation, source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => InputError::Missing { path: path.clone() },
+            _ => InputError::Io { path: path.clone(), operation, source },
+        };
+        // Before opening, which would wait for ever on a pipe without a writer.
+        let metadata = fs::metadata(&path).map_err(|error| fail("read", error))?;
+        if metadata.is_dir() {
+            return Err(InputError::Directory { path });
+        }
+        if !metadata.is_file() {
+            return Err(InputError::Special { path });
+        }
+        let file = File::open(&path).map_err(|error| fail("read", error))?;
+        let stamp = Stamp::of(&file).map_err(|error| fail("read", error))?;
+        let map = Mapping::new(&file).map_err(|error| fail("map", error))?;
+        Ok(Self { path, file, map, stamp })
+    }
+
+    /// Copies standard input (or any reader) to `path` and opens that.
+    ///
+    /// If `path` exists, an earlier process of the run spooled it: the reader must then hold the
+    /// same bytes, or none at all, because a pipe can rarely be read twice.
+    pub fn spool(reader: &mut dyn io::Read, path: &Path) -> Result<Self, InputError> {
+        spool::spool(reader, path)?;
+        Self::open(path)
+    }
+
+    /// As given to [`Input::open`].
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size in bytes when it was opened.
+    pub fn size(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Time of last change when it was opened, in nanoseconds since the Unix epoch.
+    pub fn modified_ns(&self) -> u64 {
+        self.stamp.modified_ns
+    }
+
+    /// The file cannot be JSONL: it has a NUL byte near its start (binary, or UTF-16).
+    pub fn looks_binary(&self) -> bool {
+        let probe = &self.map[..self.map.len().min(BINARY_PROBE_BYTES)];
+        memchr::memchr(0, probe).is_some()
+    }
+
+    /// The file's size or time of change is no longer what it was at the start.
+    pub fn changed(&self) -> bool {
+        // A path that now names another file does no harm: the mapping keeps the old one.
+        Stamp::of(&self.file).map_or(true, |now| now != self.stamp)
+    }
+
+    /// Counts lines, fingerprints the content and cuts it into ranges; see [`Scan`].
+    ///
+    /// Reads the file once with `threads` threads (at least one). `range_bytes` is the size aimed at.
+    pub fn scan(&self, threads: usize, range_bytes: usize) -> Scan {
+        scan::scan(&self.map, threads, range_bytes)
+    }
+
+    /// The text of the line that starts at `offset`, without its line ending.
+    ///
+    /// `offset` comes from a [`LineRef`] of this input; beyond the end it is an empty line.
+    pub fn line(&self, offset: u64) -> &[u8] {
+        let start = self.map.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+        cursor::line_at(&self.map, start).0
+    }
+
+    /// Lets go of the pages of `range`, if it is at least a step long, and tells where the next
+    /// range to release begins: call it with that and the oldest offset still needed.
+    ///
+    /// Releasing too much is harmless: a page touched again is read again.
+    #[must_use]
+    pub fn release_before(&self, range: Range<u64>) -> u64 {
+        let end = range.end - range.end % RELEASE_STEP_BYTES;
+        if end < range.start.saturating_add(RELEASE_STEP_BYTES) {
+            return range.start;
+        }
+        // The map is in memory, so its offsets fit.
+        self.map.release(range.start as usize..end as usize);
+        end
+    }
+}
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let metadata = file.metadata()?;
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        // 64 bits of nanoseconds reach to the year 2554.
+        Ok(Self { size: metadata.len(), modified_ns: modified.as_nanos() as u64 })
+    }
+}
+
+#[cfg(test)]
+mod tests;

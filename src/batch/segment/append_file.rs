@@ -1,0 +1,119 @@
+//! A file that only grows, with a buffer before it and reserved space after it.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::StorageError;
+use crate::runtime::files;
+
+/// Reserving is a system call and a transaction of the file system: not for less than this ...
+const RESERVE_STEP_BYTES_MIN: u64 = 64 << 10;
+/// ... and not for more, because it is taken from everyone else on the disk.
+const RESERVE_STEP_BYTES_MAX: u64 = 8 << 20;
+/// A buffer that one huge record has grown is cut back to this once it is empty.
+const BUFFER_BYTES_KEPT_MAX: usize = 4 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct AppendFile {
+    path: PathBuf,
+    file: File,
+    buffer: Vec<u8>,
+    /// Where the buffer's first byte belongs in the file.
+    base: u64,
+    /// How much of the buffer's start is in the file already, after a flush that failed half-way.
+    flushed: usize,
+    /// Up to where space is promised; `None` where the file system promises none.
+    reserved: Option<u64>,
+}
+
+impl AppendFile {
+    pub(super) fn create(path: PathBuf) -> Result<Self, StorageError> {
+        let file = files::create_private(&path).map_err(StorageError::io(&path, "create"))?;
+        Ok(Self { path, file, buffer: Vec::new(), base: 0, flushed: 0, reserved: Some(0) })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Append only.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Where in the file the buffer's byte `at` belongs.
+    pub(super) fn position(&self, at: usize) -> u64 {
+        self.base + at as u64
+    }
+
+    /// Bytes in the file.
+    pub(super) fn written(&self) -> u64 {
+        self.position(self.flushed)
+    }
+
+    /// Bytes that are not in the file yet.
+    pub(super) fn pending(&self) -> usize {
+        self.buffer.len() - self.flushed
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), StorageError> {
+        while self.pending() > 0 {
+            match files::write_at(&self.file, &self.buffer[self.flushed..], self.written()) {
+                Ok(0) => return Err(self.write_error(io::ErrorKind::WriteZero.into())),
+                Ok(written) => self.flushed += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.write_error(error)),
+            }
+        }
+        self.base = self.written();
+        self.flushed = 0;
+        self.buffer.clear();
+        self.buffer.shrink_to(BUFFER_BYTES_KEPT_MAX);
+        Ok(())
+    }
+
+    fn write_error(&self, source: io::Error) -> StorageError {
+        StorageError::new(&self.path, "write", self.pending() as u64, source)
+    }
+
+    /// Replaces bytes that are in the file.
+    pub(super) fn overwrite(&mut self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        files::write_all_at(&self.file, bytes, offset).map_err(StorageError::io(&self.path, "write"))
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), StorageError> {
+        self.file.sync_data().map_err(StorageError::io(&self.path, "sync"))
+    }
+
+    /// Promises space for `bytes_ahead` bytes after what is buffered.
+    pub(super) fn reserve(&mut self, bytes_ahead: u64) -> Result<(), StorageError> {
+        let Some(reserved) = self.reserved else { return Ok(()) };
+        let position = self.position(self.buffer.len());
+        let needed = position.saturating_add(bytes_ahead);
+        if needed <= reserved {
+            return Ok(());
+        }
+        // In proportion to what the file holds: a small run takes little, a large one asks rarely.
+        let step = position.clamp(RESERVE_STEP_BYTES_MIN, RESERVE_STEP_BYTES_MAX);
+        let from = reserved.max(self.written());
+        let grow = |until: u64| files::reserve(&self.file, from, until - from).map(|()| until);
+        // Where the step does not fit, what is needed may.
+        match grow(needed.saturating_add(step)).or_else(|_| grow(needed)) {
+            Ok(until) => self.reserved = Some(until),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.reserved = None,
+            Err(error) => return Err(StorageError::new(&self.path, "reserve space for", needed - from, error)),
+        }
+        Ok(())
+    }
+
+    /// Gives back the space beyond the end.
+    pub(super) fn trim(&mut self) -> Result<(), StorageError> {
+        if self.reserved.is_some_and(|reserved| reserved > self.written()) {
+            self.file.set_len(self.written()).map_err(StorageError::io(&self.path, "trim"))?;
+            self.reserved = Some(self.written());
+        }
+        Ok(())
+    }
+}

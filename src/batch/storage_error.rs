@@ -1,0 +1,69 @@
+//! What can go wrong between a finished record and its place in the final files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A failure of storage. Nothing that was journalled is lost by it; the run can be resumed unless
+/// the files are [`StorageError::Damaged`].
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The disk, a quota or the file size limit is exhausted.
+    #[error("no space for {}: {source}; at least {needed_bytes} bytes are needed there; make room, then run the same command again", path.display())]
+    NoSpace {
+        /// The file that could not grow.
+        path: PathBuf,
+        /// By how much it had to.
+        needed_bytes: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The system refused something else.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What it was about.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file of the run folder was cut or altered behind the program's back.
+    #[error("{} is damaged at byte {offset}: {what}; the run cannot be resumed from it, --fresh throws it away and starts again", path.display())]
+    Damaged {
+        /// The damaged file.
+        path: PathBuf,
+        /// Where the damage shows.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A final file came into being while the run was under way.
+    #[error("{} already exists; --overwrite replaces it", path.display())]
+    TargetExists {
+        /// The final file.
+        path: PathBuf,
+    },
+}
+
+impl StorageError {
+    /// Sorts the system's error: is it space, or something else? `needed_bytes` is what was asked for.
+    pub(super) fn new(path: &Path, operation: &'static str, needed_bytes: u64, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::NoSpace { path, needed_bytes, source }
+            }
+            _ => Self::Io { path, operation, source },
+        }
+    }
+
+    /// For operations that need no space to speak of.
+    pub(super) fn io(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::new(path, operation, 0, source)
+    }
+
+    /// The same command can go on once the cause is gone.
+    pub fn is_resumable(&self) -> bool {
+        !matches!(self, Self::Damaged { .. })
+    }
+}

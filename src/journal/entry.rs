@@ -1,0 +1,117 @@
+//! One finished line: what became of it and where its record lies. Pure.
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::Header;
+
+/// Size of an encoded entry.
+pub const ENTRY_BYTES: usize = 72;
+const CHECKED_BYTES: usize = 64;
+
+/// What a line ended in; decides which segment holds its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The record goes to the output.
+    Success,
+    /// The record goes to the error file.
+    Failure,
+}
+
+/// Tokens a line cost, all its attempts together; saturating.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Prompt tokens, cached ones included.
+    pub prompt: u32,
+    /// Completion tokens.
+    pub completion: u32,
+    /// Prompt tokens served from the provider's cache.
+    pub cached: u32,
+}
+
+/// One finished line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Byte offset of the line in the input.
+    pub line_offset: u64,
+    /// Physical line number, from 1.
+    pub line_number: u64,
+    /// When it finished, in microseconds since the Unix epoch.
+    pub completed_us: u64,
+    /// Output or error segment.
+    pub outcome: Outcome,
+    /// Byte offset of the record in its segment.
+    pub position: u64,
+    /// Bytes of the record, its newline included; 0 for a success that is counted, not kept.
+    pub length: u64,
+    /// CRC-32 (IEEE) of the record's bytes.
+    pub record_checksum: u32,
+    /// Attempts spent, the first included; 0 for a line that was never sent.
+    pub attempts: u32,
+    /// What it cost.
+    pub tokens: Tokens,
+}
+
+impl Entry {
+    /// The entry as it stands at `index` (from 0) of the journal that `header` begins.
+    pub fn encode(&self, header: &Header, index: u64) -> [u8; ENTRY_BYTES] {
+        let mut bytes = [0; ENTRY_BYTES];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, &self.line_offset.to_le_bytes());
+        put(8, &self.line_number.to_le_bytes());
+        put(16, &self.completed_us.to_le_bytes());
+        put(24, &self.position.to_le_bytes());
+        put(32, &self.length.to_le_bytes());
+        put(40, &self.record_checksum.to_le_bytes());
+        put(44, &self.attempts.to_le_bytes());
+        put(48, &self.tokens.prompt.to_le_bytes());
+        put(52, &self.tokens.completion.to_le_bytes());
+        put(56, &self.tokens.cached.to_le_bytes());
+        put(60, &outcome_code(self.outcome).to_le_bytes());
+        let checksum = checksum(&bytes[..CHECKED_BYTES], header, index);
+        bytes[CHECKED_BYTES..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// `None` if the bytes are not what [`Entry::encode`] wrote at this index of this journal.
+    pub(super) fn decode(bytes: &[u8], header: &Header, index: u64) -> Option<Self> {
+        let bytes: &[u8; ENTRY_BYTES] = bytes.try_into().ok()?;
+        let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        if checksum(&bytes[..CHECKED_BYTES], header, index) != long(CHECKED_BYTES) {
+            return None;
+        }
+        Some(Self {
+            line_offset: long(0),
+            line_number: long(8),
+            completed_us: long(16),
+            outcome: match short(60) {
+                1 => Outcome::Success,
+                2 => Outcome::Failure,
+                _ => return None,
+            },
+            position: long(24),
+            length: long(32),
+            record_checksum: short(40),
+            attempts: short(44),
+            tokens: Tokens { prompt: short(48), completion: short(52), cached: short(56) },
+        })
+    }
+
+    /// Where the record ends in its segment; `None` if no file can be that long.
+    pub fn end(&self) -> Option<u64> {
+        self.position.checked_add(self.length)
+    }
+}
+
+/// 0 stays unused, so that a page of zeros is no entry.
+fn outcome_code(outcome: Outcome) -> u32 {
+    match outcome {
+        Outcome::Success => 1,
+        Outcome::Failure => 2,
+    }
+}
+
+/// Seeded with journal and index: an entry that a bad disk moved does not pass.
+fn checksum(bytes: &[u8], header: &Header, index: u64) -> u64 {
+    xxh3_64_with_seed(bytes, header.checksum().wrapping_add(index))
+}
