@@ -1,13 +1,32 @@
 //! What a user may set: raw (file, environment, flags) → [`Config`], once.
 
 pub mod body_rules;
+mod endpoint;
+mod error;
+mod expand;
+mod fields;
+mod file;
+mod job;
+mod origin;
+mod raw;
+mod resolve;
+mod scalar;
 mod secret;
+mod tree;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use error::ConfigError;
+pub use file::read_file;
+pub use job::{Console, InputSource, Job, OutputTarget};
+pub use origin::{Given, Origin, Overrides};
+pub use resolve::{Settings, load, load_settings};
+pub use scalar::{Expected, parse_boolean, parse_bytes, parse_duration, parse_socket_address};
 pub use secret::Secret;
+pub use validate::{normalise, validate};
 
 /// Everything that shapes a run, resolved. [`Config::default`] holds the documented defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +57,8 @@ pub struct Config {
     pub max_response_bytes: usize,
     /// PEM certificates trusted besides webpki-roots.
     pub ca_file: Option<PathBuf>,
+    /// The same by the convention of `SSL_CERT_FILE`; trusted as well, not instead.
+    pub ssl_cert_file: Option<PathBuf>,
     /// How long requests in flight may finish after an interrupt.
     pub grace: Duration,
     /// What a finished record survives.
@@ -60,14 +81,15 @@ impl Default for Config {
             max_line_bytes: 64 << 20,
             max_response_bytes: 64 << 20,
             ca_file: None,
+            ssl_cert_file: None,
             grace: Duration::from_secs(10),
             durability: Durability::Process,
         }
     }
 }
 
-/// One API endpoint (SPEC section 3).
-#[derive(Clone, Debug, PartialEq)]
+/// One API endpoint. Its `Debug` shows neither the key nor credentials in `url` or `headers`.
+#[derive(Clone, PartialEq)]
 pub struct EndpointConfig {
     /// Label in records and displays; `None`: the URL without credentials or query.
     pub name: Option<String>,

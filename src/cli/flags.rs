@@ -1,0 +1,188 @@
+//! The command line: flags, their `BLAZE_…` variables, and what they say as one layer of settings.
+//! Pure: arguments and environment come in as values; [`parse`] alone asks the process.
+
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{
+    Durability, Format, Given, InputSource, Order, OutputTarget, Overrides, Rate, RuntimeChoice,
+    Secret, parse_boolean, parse_bytes, parse_duration, parse_socket_address,
+};
+pub use crate::config::{Console, Job};
+
+/// Every flag's variable begins with this, then its long name in capitals with underscores.
+const VARIABLE_PREFIX: &str = "BLAZE_";
+
+const ENDPOINTS: &str = "Endpoints";
+const FILES: &str = "Files";
+const TRAFFIC: &str = "Traffic";
+const LIMITS: &str = "Limits";
+const ENGINE: &str = "Engine";
+const EXISTING: &str = "What is already there";
+const CONSOLE: &str = "Logs and progress";
+
+const AFTER_HELP: &str = "\
+Every flag can be given as an environment variable: BLAZE_ and its long name, as BLAZE_MAX_ATTEMPTS.
+A flag beats the environment, which beats the config file, which beats the default.
+The key of --endpoint-url comes from BLAZE_API_KEY alone.
+Times are seconds, or written with a unit: 100ms, 30s, 2m, 1h.
+
+Exit status: 0 every line succeeded; 1 nothing could run; 2 usage; 3 finished, some lines failed;
+4 stopped and can be resumed; 130 interrupted and can be resumed.";
+
+/// What was asked for on the command line.
+#[derive(Debug)]
+pub struct Cli {
+    /// Another job than the batch.
+    pub command: Option<Command>,
+    /// The batch's flags and variables; empty where there is a `command`.
+    pub batch: BatchArgs,
+}
+
+/// The jobs besides the batch, which needs no subcommand.
+#[derive(Clone, Debug, PartialEq, Subcommand)]
+pub enum Command {
+    /// Run a small batch end to end against a built-in endpoint: no key, no network
+    Demo,
+    /// Serve a trial endpoint on loopback: deterministic replies, latency and faults
+    Mock,
+}
+
+/// The batch's flags and the environment's answers to the same names, not yet merged.
+#[derive(Debug, Default)]
+pub struct BatchArgs {
+    flags: BatchFlags,
+    environment: BatchFlags,
+}
+
+impl BatchArgs {
+    /// The config file, by flag or by `BLAZE_CONFIG`.
+    pub fn config(&self) -> Option<&std::path::Path> {
+        self.flags.config.as_deref().or(self.environment.config.as_deref())
+    }
+
+    /// Flags over environment, each value with the name of where it was given.
+    pub fn overrides(&self) -> Overrides {
+        self.flags.layer(Given::by_flag_name).over(self.environment.layer(Given::by_variable_name))
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "blaze-uring",
+    version,
+    about = "Sends every line of a JSONL file to LLM HTTP endpoints; every line ends in exactly one record",
+    after_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    override_usage = "blaze-uring -i FILE [-o FILE] [-c FILE | --endpoint-url URL] [OPTIONS]\n       blaze-uring <COMMAND>"
+)]
+struct Root {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    batch: BatchFlags,
+}
+
+/// One layer as clap reads it. Nothing has a default here: a default would hide the config file.
+#[derive(Clone, Debug, Default, Args)]
+struct BatchFlags {
+    /// JSONL requests; - is standard input
+    #[arg(short, long, alias = "requests_filepath", value_name = "FILE", help_heading = FILES, value_parser = input_source())]
+    input: Option<InputSource>,
+    /// Successes; - is standard output [default: counted, not kept]
+    #[arg(short, long, alias = "save_filepath", value_name = "FILE", help_heading = FILES, value_parser = output_target())]
+    output: Option<OutputTarget>,
+    /// Failures [default: errors.jsonl]
+    #[arg(short, long, value_name = "FILE", help_heading = FILES)]
+    errors: Option<PathBuf>,
+    /// Order of records in the final files: input or completion [default: input]
+    #[arg(long, value_name = "ORDER", help_heading = FILES)]
+    order: Option<Order>,
+    /// Record format: auto, blaze or openai [default: auto]
+    #[arg(long, value_name = "FORMAT", help_heading = FILES)]
+    format: Option<Format>,
+    /// Longest input line, in bytes or as 64MiB; a longer one is a failure record [default: 64MiB]
+    #[arg(long, value_name = "BYTES", help_heading = FILES, value_parser = parse_bytes, allow_negative_numbers = true)]
+    max_line_bytes: Option<usize>,
+
+    /// Endpoints and settings: .json, .toml, .yaml or .yml
+    #[arg(short, long, value_name = "FILE", help_heading = ENDPOINTS)]
+    config: Option<PathBuf>,
+    /// A single endpoint without a file, instead of the file's; its key comes from BLAZE_API_KEY
+    #[arg(long, value_name = "URL", help_heading = ENDPOINTS, value_parser = secret())]
+    endpoint_url: Option<Secret>,
+    /// Model of that endpoint, or instead of those of the file's
+    #[arg(long, value_name = "NAME", help_heading = ENDPOINTS)]
+    model: Option<String>,
+    /// Certificates to trust besides the built-in roots; SSL_CERT_FILE is trusted as well
+    #[arg(long, value_name = "PEM", help_heading = ENDPOINTS)]
+    ca_file: Option<PathBuf>,
+
+    /// Requests per second over all cores and endpoints, retries included; 0: no limit, auto: find it [default: 1000]
+    #[arg(short, long, alias = "max_requests_per_second", value_name = "N", help_heading = TRAFFIC, allow_negative_numbers = true)]
+    rate: Option<Rate>,
+    /// Requests in flight, over all cores [default: 50]
+    #[arg(short, long, value_name = "N", help_heading = TRAFFIC, allow_negative_numbers = true)]
+    workers: Option<usize>,
+    /// One attempt, connect to last byte [default: 30]
+    #[arg(short, long, value_name = "SECS", help_heading = TRAFFIC, value_parser = parse_duration, allow_negative_numbers = true)]
+    timeout: Option<Duration>,
+    /// Attempts per line, the first included [default: 3]
+    #[arg(short = 'a', long, alias = "max_attempts", value_name = "N", help_heading = TRAFFIC, allow_negative_numbers = true)]
+    max_attempts: Option<u32>,
+
+    /// How long every endpoint may be out before the run stops [default: 60; 5 if nothing ever succeeded]
+    #[arg(long, value_name = "SECS", help_heading = LIMITS, value_parser = parse_duration, allow_negative_numbers = true)]
+    max_outage: Option<Duration>,
+    /// Stop before spending more; needs prices in the config file [default: none]
+    #[arg(long, value_name = "USD", help_heading = LIMITS, allow_negative_numbers = true)]
+    max_cost: Option<f64>,
+    /// Longest response body, in bytes or as 64MiB; a longer one is a failure [default: 64MiB]
+    #[arg(long, value_name = "BYTES", help_heading = LIMITS, value_parser = parse_bytes, allow_negative_numbers = true)]
+    max_response_bytes: Option<usize>,
+    /// How long requests in flight may finish after Ctrl-C or SIGTERM [default: 10]
+    #[arg(long, value_name = "SECS", help_heading = LIMITS, value_parser = parse_duration, allow_negative_numbers = true)]
+    grace: Option<Duration>,
+
+    /// Threads, each pinned to a core [default: all available]
+    #[arg(long, value_name = "N", help_heading = ENGINE, allow_negative_numbers = true)]
+    cores: Option<usize>,
+    /// auto, uring or tokio; auto takes io_uring where the kernel allows it [default: auto]
+    #[arg(long, value_name = "RUNTIME", help_heading = ENGINE)]
+    runtime: Option<RuntimeChoice>,
+    /// What a finished record survives: process (kill -9) or power (power loss) [default: process]
+    #[arg(long, value_name = "LEVEL", help_heading = ENGINE)]
+    durability: Option<Durability>,
+
+    /// Replace an existing finished output
+    #[arg(long, value_name = "BOOL", help_heading = EXISTING, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    overwrite: Option<bool>,
+    /// Throw away an unfinished run and start again
+    #[arg(long, value_name = "BOOL", help_heading = EXISTING, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    fresh: Option<bool>,
+    /// Send the lines of the error file again; what succeeds moves to the output
+    #[arg(long, value_name = "BOOL", help_heading = EXISTING, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    retry_errors: Option<bool>,
+    /// Validate config and input, send nothing, print what would run
+    #[arg(long, value_name = "BOOL", help_heading = EXISTING, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    dry_run: Option<bool>,
+
+    /// Serve Prometheus metrics during the run [default: none]
+    #[arg(long, value_name = "HOST:PORT", help_heading = CONSOLE, value_parser = parse_socket_address)]
+    metrics_addr: Option<SocketAddr>,
+    /// Log more; twice for still more
+    #[arg(short, long, help_heading = CONSOLE, action = ArgAction::Count)]
+    verbose: u8,
+    /// Logs and the summary as JSON lines
+    #[arg(long, value_name = "BOOL", help_heading = CONSOLE, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    json_logs: Option<bool>,
+    /// No live block, no progress lines
+    #[arg(long, value_name = "BOOL", help_heading = CONSOLE, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_progress: Option<bool>,
+}

@@ -1,0 +1,301 @@
+//! What an endpoint's configuration says about itself: label, provider, a `Debug` without secrets. Pure.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use url::Url;
+
+use super::{Config, EndpointConfig, ProviderKind};
+
+/// Prints in place of a secret.
+const REDACTED: &str = "***";
+
+/// A header whose name holds one of these carries a credential: `authorization`, `api-key`,
+/// `x-api-key`, `cookie`, `x-goog-api-key`, `x-auth-token` and their kin. Too much hidden is the safe side.
+const SECRET_HEADER_PARTS: [&str; 8] =
+    ["auth", "key", "token", "secret", "cookie", "password", "credential", "signature"];
+
+impl ProviderKind {
+    /// The dialect spoken at `host` when the configuration names none: Azure resources and
+    /// Anthropic by their domains, everything else is OpenAI-compatible.
+    pub fn from_host(host: &str) -> Self {
+        const AZURE_DOMAINS: [&str; 3] =
+            [".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"];
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        if AZURE_DOMAINS.iter().any(|domain| host.ends_with(domain)) {
+            Self::Azure
+        } else if host == "api.anthropic.com" {
+            Self::Anthropic
+        } else {
+            Self::OpenAi
+        }
+    }
+
+    /// Whether requests to `host` are refused without a key. An OpenAI-compatible server of
+    /// one's own usually takes none.
+    pub(super) fn needs_key(self, host: &str) -> bool {
+        match self {
+            Self::Azure | Self::Anthropic => true,
+            Self::OpenAi => host == "api.openai.com",
+        }
+    }
+
+    /// The headers that carry this dialect's key, lower-case.
+    pub(super) fn key_headers(self) -> &'static [&'static str] {
+        match self {
+            Self::OpenAi => &["authorization"],
+            Self::Azure => &["api-key", "authorization"],
+            Self::Anthropic => &["x-api-key", "authorization"],
+        }
+    }
+
+    /// The name in configuration files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Azure => "azure",
+            Self::Anthropic => "anthropic",
+        }
+    }
+}
+
+impl fmt::Display for ProviderKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl EndpointConfig {
+    /// How records, logs and displays call this endpoint: its name, else its URL without
+    /// credentials, query and fragment.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| without_credentials_and_query(&self.url))
+    }
+
+    /// The host of `url`, lower-case; `None` where the URL has none or is no URL.
+    pub fn host(&self) -> Option<String> {
+        Url::parse(&self.url).ok()?.host_str().map(str::to_owned)
+    }
+
+    /// `provider`, else what the host says.
+    pub fn provider_or_host(&self) -> ProviderKind {
+        self.provider
+            .unwrap_or_else(|| ProviderKind::from_host(&self.host().unwrap_or_default()))
+    }
+
+    /// Whether one of `headers` is called `name`, in any case.
+    pub(super) fn has_header(&self, name: &str) -> bool {
+        self.headers.keys().any(|header| header.eq_ignore_ascii_case(name))
+    }
+
+    /// Turns `https://user:password@host` into `https://host` and an `authorization: Basic …`
+    /// header (RFC 7617), as curl does. Left alone, for validation to refuse, beside another key.
+    pub(super) fn move_credentials_to_header(&mut self) {
+        let Ok(mut url) = Url::parse(&self.url) else { return };
+        let given = !url.username().is_empty() || url.password().is_some();
+        if !given || self.api_key.is_some() || self.has_header("authorization") {
+            return;
+        }
+        let mut credentials = percent_decoded(url.username());
+        credentials.push(b':');
+        credentials.extend(percent_decoded(url.password().unwrap_or_default()));
+        // Both fail only for URLs without a host, which have no credentials either.
+        if url.set_username("").is_ok() && url.set_password(None).is_ok() {
+            self.headers
+                .insert("authorization".to_owned(), format!("Basic {}", BASE64.encode(credentials)));
+            self.url = url.into();
+        }
+    }
+}
+
+impl fmt::Debug for EndpointConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            url,
+            provider,
+            api_key,
+            model,
+            override_model,
+            api_version,
+            temperature,
+            max_completion_tokens,
+            weight,
+            max_concurrent,
+            rpm_limit,
+            tpm_limit,
+            quota_group,
+            headers,
+            health_path,
+            chat_path,
+            http2,
+        } = self;
+        let mut shown_url = without_credentials_and_query(url);
+        if url.contains('?') {
+            shown_url.push('?');
+            shown_url.push_str(REDACTED);
+        }
+        let shown_headers: Vec<(&str, &str)> = headers
+            .iter()
+            .map(|(name, value)| (&**name, if is_secret_header(name) { REDACTED } else { value }))
+            .collect();
+        f.debug_struct("EndpointConfig")
+            .field("name", name)
+            .field("url", &shown_url)
+            .field("provider", provider)
+            .field("api_key", api_key)
+            .field("model", model)
+            .field("override_model", override_model)
+            .field("api_version", api_version)
+            .field("temperature", temperature)
+            .field("max_completion_tokens", max_completion_tokens)
+            .field("weight", weight)
+            .field("max_concurrent", max_concurrent)
+            .field("rpm_limit", rpm_limit)
+            .field("tpm_limit", tpm_limit)
+            .field("quota_group", quota_group)
+            .field("headers", &shown_headers)
+            .field("health_path", health_path)
+            .field("chat_path", chat_path)
+            .field("http2", http2)
+            .finish()
+    }
+}
+
+impl Config {
+    /// Every PEM file whose certificates are trusted besides webpki-roots.
+    pub fn ca_files(&self) -> impl Iterator<Item = &std::path::Path> {
+        self.ca_file.iter().chain(&self.ssl_cert_file).map(AsRef::as_ref)
+    }
+}
+
+fn is_secret_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    SECRET_HEADER_PARTS.iter().any(|part| name.contains(part))
+}
+
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let escape = after.get(..2).filter(|_| *first == b'%');
+        let byte = escape
+            .and_then(|digits| str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    decoded
+}
+
+/// Works on the text, not on a parsed URL: it must hide credentials in what is no valid URL too,
+/// and it keeps the user's spelling.
+pub(super) fn without_credentials_and_query(url: &str) -> String {
+    let kept = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = kept.split_once(':').filter(|(_, rest)| rest.starts_with("//")) else {
+        // Without `//` nobody can say where an authority ends.
+        return kept.rsplit('@').next().unwrap_or_default().to_owned();
+    };
+    // The URL standard skips any number of slashes before the authority, and takes `\` for `/`.
+    let rest = rest.trim_start_matches(['/', '\\']);
+    let authority_end = rest.find(['/', '\\']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(authority_end);
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    format!("{scheme}://{host}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn provider_follows_the_host() {
+        for (host, expect) in [
+            ("api.openai.com", ProviderKind::OpenAi),
+            ("localhost", ProviderKind::OpenAi),
+            ("res.openai.azure.com", ProviderKind::Azure),
+            ("RES.OpenAI.Azure.com.", ProviderKind::Azure),
+            ("res.cognitiveservices.azure.com", ProviderKind::Azure),
+            ("res.services.ai.azure.com", ProviderKind::Azure),
+            ("openai.azure.com.evil.example", ProviderKind::OpenAi),
+            ("notopenai.azure.com", ProviderKind::OpenAi),
+            ("api.anthropic.com", ProviderKind::Anthropic),
+            ("x-api.anthropic.com", ProviderKind::OpenAi),
+        ] {
+            assert_eq!(ProviderKind::from_host(host), expect, "{host}");
+        }
+    }
+
+    #[test]
+    fn an_explicit_provider_beats_the_host() {
+        let mut endpoint =
+            EndpointConfig { url: "https://r.openai.azure.com".into(), ..Default::default() };
+        assert_eq!(endpoint.provider_or_host(), ProviderKind::Azure);
+        endpoint.provider = Some(ProviderKind::OpenAi);
+        assert_eq!(endpoint.provider_or_host(), ProviderKind::OpenAi);
+    }
+
+    #[test]
+    fn labels_hide_credentials_query_and_fragment() {
+        for (url, expect) in [
+            ("https://h/v1", "https://h/v1"),
+            ("https://u:p@h:8080/v1?key=k#f", "https://h:8080/v1"),
+            ("https://u:p@w@h/v1", "https://h/v1"),
+            ("https://h/v1/@cf/meta", "https://h/v1/@cf/meta"),
+            ("https:////u:p@h/v1", "https://h/v1"),
+            ("https://u:p\\@h/v1", "https://u:p\\@h/v1"),
+            ("https:u:p@h/v1", "h/v1"),
+            ("u:p@h", "h"),
+            ("https://u:p@", "https://"),
+            ("", ""),
+        ] {
+            let endpoint = EndpointConfig { url: url.into(), ..Default::default() };
+            assert_eq!(endpoint.label(), expect, "{url}");
+        }
+        let named = EndpointConfig { name: Some("a".into()), ..Default::default() };
+        assert_eq!(named.label(), "a");
+    }
+
+    #[test]
+    fn credentials_in_the_url_become_a_header() {
+        for (url, kept, header) in [
+            ("https://u:p%40ss@h/v1?q=1", "https://h/v1?q=1", "Basic dTpwQHNz"),
+            ("http://u@h:81", "http://h:81/", "Basic dTo="),
+            ("https://u%zz:p@h/", "https://h/", "Basic dSV6ejpw"),
+        ] {
+            let mut endpoint = EndpointConfig { url: url.into(), ..Default::default() };
+            endpoint.move_credentials_to_header();
+            assert_eq!(endpoint.url, kept);
+            assert_eq!(endpoint.headers["authorization"], header, "{url}");
+        }
+        let mut keyed = EndpointConfig {
+            url: "https://u:p@h/".into(),
+            api_key: Some(Secret::from("k")),
+            ..Default::default()
+        };
+        keyed.move_credentials_to_header();
+        assert_eq!((keyed.url.as_str(), keyed.headers.len()), ("https://u:p@h/", 0));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let endpoint = EndpointConfig {
+            url: "https://user:hunter2@host/v1?key=hunter2".into(),
+            api_key: Some(Secret::from("hunter2")),
+            headers: ["Authorization", "api-key", "X-Api-Key", "Cookie", "x-goog-api-key"]
+                .map(|name| (name.to_owned(), "hunter2".to_owned()))
+                .into_iter()
+                .chain([("x-team".to_owned(), "search".to_owned())])
+                .collect(),
+            ..Default::default()
+        };
+        let config = Config { endpoints: vec![endpoint], ..Default::default() };
+        let shown = format!("{config:?} {config:#?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(!shown.contains("user"), "{shown}");
+        assert!(shown.contains("https://host/v1?***"), "{shown}");
+        assert!(shown.contains("search"), "{shown}");
+    }
+}

@@ -1,0 +1,55 @@
+//! Reads a config file's text, bounded; the only I/O of this folder.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::ConfigError;
+
+/// A larger config file is a mistaken path, most likely the input itself: 4 MiB holds some
+/// ten thousand endpoints.
+const CONFIG_FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The text of `path`. Fails when it cannot be read, is larger than 4 MiB or is not UTF-8.
+pub fn read_file(path: &Path) -> Result<String, ConfigError> {
+    let unreadable =
+        |source: io::Error| ConfigError::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
+        let problem = format!("larger than {CONFIG_FILE_BYTES_MAX} bytes; is it a config file?");
+        return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, problem)));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let problem = format!("not UTF-8 at byte {at}; save it as UTF-8");
+        unreadable(io::Error::new(io::ErrorKind::InvalidData, problem))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_comes_back_and_everything_else_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("blaze.json");
+        std::fs::write(&path, "{}").expect("written");
+        assert_eq!(read_file(&path).expect("readable"), "{}");
+
+        let check = |path: &Path, expect: &str| {
+            let message = read_file(path).expect_err("refused").to_string();
+            assert!(message.contains(expect), "{message}");
+            assert!(message.contains(&path.display().to_string()), "{message}");
+        };
+        check(&folder.path().join("none.json"), "cannot read the config file");
+        check(folder.path(), "cannot read the config file");
+        std::fs::write(&path, b"{\"a\": \"\xff\"}").expect("written");
+        check(&path, "not UTF-8 at byte 7");
+        std::fs::write(&path, vec![b' '; CONFIG_FILE_BYTES_MAX as usize + 1]).expect("written");
+        check(&path, "larger than");
+    }
+}
