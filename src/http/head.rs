@@ -1,0 +1,400 @@
+//! A response head: parsed once for its framing, kept as bytes for whoever wants a field. Pure.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::error::{ProtocolError, excerpt};
+
+/// Most header fields of one head; real ones have 10 to 30.
+pub const MAX_HEADERS: usize = 256;
+
+/// Header slots tried first: enough for every real head, and only 2 KiB of stack.
+const USUAL_HEADERS: usize = 64;
+
+/// The final head of a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Status code, 100 to 999.
+    pub status: u16,
+    /// Its bytes in the exchange's buffer, from the status line through the blank line; a view
+    /// for [`Headers::new`].
+    pub span: Range<usize>,
+    /// What the walk over the fields found.
+    pub signals: Signals,
+}
+
+/// Which fields of interest a head has, so that in the common case nobody walks it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals(u8);
+
+impl Signals {
+    const EVENT_STREAM: u8 = 1 << 0;
+    const WAIT_HINT: u8 = 1 << 1;
+    const REQUEST_ID: u8 = 1 << 2;
+    const LOCATION: u8 = 1 << 3;
+    const CONTENT_ENCODED: u8 = 1 << 4;
+
+    /// `content-type` is `text/event-stream`.
+    pub fn event_stream(self) -> bool {
+        self.0 & Self::EVENT_STREAM != 0
+    }
+
+    /// Any of `retry-after`, `retry-after-ms`, `x-should-retry`, `<prefix>-ratelimit-*`,
+    /// `<prefix>-rate-limit-*`.
+    pub fn has_wait_hint(self) -> bool {
+        self.0 & Self::WAIT_HINT != 0
+    }
+
+    /// A field named `request-id` or `<prefix>-request-id`.
+    pub fn has_request_id(self) -> bool {
+        self.0 & Self::REQUEST_ID != 0
+    }
+
+    /// `location`.
+    pub fn location(self) -> bool {
+        self.0 & Self::LOCATION != 0
+    }
+
+    /// A `content-encoding` other than `identity`, which nobody asked for.
+    pub fn content_encoded(self) -> bool {
+        self.0 & Self::CONTENT_ENCODED != 0
+    }
+
+    /// Takes one field into account.
+    pub fn observe(&mut self, name: &str, value: &[u8]) {
+        let is = |expected: &str| name.eq_ignore_ascii_case(expected);
+        self.0 |= match name.len() {
+            8 if is("location") => Self::LOCATION,
+            11 if is("retry-after") => Self::WAIT_HINT,
+            12 if is("content-type") && is_event_stream(value) => Self::EVENT_STREAM,
+            14 if is("retry-after-ms") || is("x-should-retry") => Self::WAIT_HINT,
+            16 if is("content-encoding") && is_encoding(value) => Self::CONTENT_ENCODED,
+            _ if ends_with(name, "request-id") => Self::REQUEST_ID,
+            _ if is_rate_limit(name) => Self::WAIT_HINT,
+            _ => 0,
+        };
+    }
+}
+
+fn is_event_stream(content_type: &[u8]) -> bool {
+    let media_type = content_type
+        .split(|&byte| byte == b';')
+        .next()
+        .unwrap_or_default();
+    media_type
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"text/event-stream")
+}
+
+fn is_encoding(content_encoding: &[u8]) -> bool {
+    let coding = content_encoding.trim_ascii();
+    !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")
+}
+
+/// Vendors differ in the prefix and in the spelling.
+fn is_rate_limit(name: &str) -> bool {
+    let suffix = name.split_once('-').map_or("", |(_, suffix)| suffix);
+    starts_with(suffix, "ratelimit-") || starts_with(suffix, "rate-limit-")
+}
+
+/// A lazy view over the fields of a head's bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers<'a>(&'a [u8]);
+
+impl<'a> Headers<'a> {
+    /// A view of the bytes at [`Head::span`].
+    pub fn new(head: &'a [u8]) -> Self {
+        Self(head)
+    }
+
+    /// The fields in order: the name as sent, the value without surrounding white space.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        let lines = self.0.split(|&byte| byte == b'\n').skip(1);
+        lines.filter_map(|line| {
+            let colon = memchr::memchr(b':', line)?;
+            let name = std::str::from_utf8(&line[..colon]).ok()?;
+            Some((name, line[colon + 1..].trim_ascii()))
+        })
+    }
+
+    /// The first field of that name, in any case.
+    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        self.iter()
+            .find(|(candidate, _)| candidate.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v)
+    }
+}
+
+/// How the end of a body is known (RFC 9112 section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// That many bytes.
+    Length(usize),
+    /// Chunks, the last of size 0.
+    Chunked,
+    /// Until the connection closes.
+    UntilClose,
+}
+
+/// What one walk over a head's fields yields.
+pub(super) struct Parsed {
+    pub status: u16,
+    pub framing: Framing,
+    /// The sender keeps the connection open after this message.
+    pub keep_alive: bool,
+    pub signals: Signals,
+}
+
+/// Parses one complete head, blank line included.
+pub(super) fn parse(head: &[u8]) -> Result<Parsed, ProtocolError> {
+    match parse_with::<USUAL_HEADERS>(head) {
+        Err(ProtocolError::TooManyHeaders { .. }) => parse_with::<MAX_HEADERS>(head),
+        parsed => parsed,
+    }
+}
+
+fn parse_with<const SLOTS: usize>(head: &[u8]) -> Result<Parsed, ProtocolError> {
+    let mut slots = [const { MaybeUninit::uninit() }; SLOTS];
+    let mut response = httparse::Response::new(&mut []);
+    match httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        head,
+        &mut slots,
+    ) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        // The caller found the blank line that ends the head: httparse must stop there too.
+        Ok(_) => return Err(ProtocolError::MalformedHead(httparse::Error::NewLine)),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(ProtocolError::TooManyHeaders { limit: MAX_HEADERS });
+        }
+        Err(httparse::Error::Version | httparse::Error::Status) => {
+            return Err(ProtocolError::NotHttp {
+                start: excerpt(head),
+            });
+        }
+        Err(error) => return Err(ProtocolError::MalformedHead(error)),
+    }
+    let (Some(minor_version), Some(status)) = (response.version, response.code) else {
+        return Err(ProtocolError::MalformedHead(httparse::Error::Status));
+    };
+    if status < 100 {
+        return Err(ProtocolError::InvalidStatus(status));
+    }
+    let mut fields = FramingFields::default();
+    let mut signals = Signals::default();
+    for header in response.headers.iter() {
+        fields.observe(header.name, header.value)?;
+        signals.observe(header.name, header.value);
+    }
+    Ok(Parsed {
+        status,
+        framing: fields.framing(status, minor_version)?,
+        keep_alive: !fields.close && (minor_version == 1 || fields.keep_alive),
+        signals,
+    })
+}
+
+/// The fields that decide where the message ends and whether another may follow.
+#[derive(Default)]
+struct FramingFields<'a> {
+    content_length: Option<usize>,
+    transfer_encoding: Option<&'a [u8]>,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl<'a> FramingFields<'a> {
+    fn observe(&mut self, name: &str, value: &'a [u8]) -> Result<(), ProtocolError> {
+        match name.len() {
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for option in value.split(|&byte| byte == b',') {
+                    let option = option.trim_ascii();
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => self.content_length(value)?,
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                self.transfer_encoding(value)?
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A list of identical numbers counts as one (RFC 9110 section 8.6).
+    fn content_length(&mut self, value: &[u8]) -> Result<(), ProtocolError> {
+        for item in value.split(|&byte| byte == b',') {
+            let length =
+                decimal(item.trim_ascii()).ok_or_else(|| ProtocolError::InvalidContentLength {
+                    value: excerpt(value),
+                })?;
+            match self.content_length.replace(length) {
+                Some(first) if first != length => {
+                    return Err(ProtocolError::ConflictingContentLength {
+                        first,
+                        second: length,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One field only: what a list of codings over several fields means is not worth guessing.
+    fn transfer_encoding(&mut self, value: &'a [u8]) -> Result<(), ProtocolError> {
+        match self.transfer_encoding.replace(value) {
+            None => Ok(()),
+            Some(_) => Err(ProtocolError::TransferEncoding {
+                value: excerpt(value),
+            }),
+        }
+    }
+
+    fn framing(&self, status: u16, minor_version: u8) -> Result<Framing, ProtocolError> {
+        if let Some(value) = self.transfer_encoding {
+            if self.content_length.is_some() {
+                return Err(ProtocolError::LengthAndEncoding);
+            }
+            // HTTP/1.0 knows no transfer codings: a peer that sends one is confused about framing.
+            if minor_version == 0 || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(ProtocolError::TransferEncoding {
+                    value: excerpt(value),
+                });
+            }
+        }
+        Ok(
+            match (status, self.transfer_encoding, self.content_length) {
+                (100..=199 | 204 | 304, ..) => Framing::Length(0),
+                (_, Some(_), _) => Framing::Chunked,
+                (_, None, Some(length)) => Framing::Length(length),
+                (_, None, None) => Framing::UntilClose,
+            },
+        )
+    }
+}
+
+/// Digits only: no sign, no white space, no overflow.
+fn decimal(text: &[u8]) -> Option<usize> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0usize, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| usize::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+fn starts_with(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn ends_with(text: &str, suffix: &str) -> bool {
+    let at = text.len().checked_sub(suffix.len());
+    at.and_then(|at| text.get(at..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_name_what_the_head_holds() {
+        let none = 0;
+        let check = |line: &str, expect: u8| {
+            let head = format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
+            let parsed = parse(head.as_bytes()).map(|parsed| parsed.signals.0);
+            assert_eq!(parsed, Ok(expect), "{line}");
+        };
+        let event_stream = Signals::EVENT_STREAM;
+        check("Content-Type: text/event-stream", event_stream);
+        check(
+            "content-type:Text/Event-Stream ; charset=utf-8",
+            event_stream,
+        );
+        check("content-type: application/json", none);
+        check("content-type: text/event-streams", none);
+        let wait_hint = Signals::WAIT_HINT;
+        for name in [
+            "Retry-After",
+            "retry-after-ms",
+            "X-Should-Retry",
+            "x-ratelimit-reset-tokens",
+            "X-RateLimit-Remaining-Requests",
+            "x-rate-limit-reset-tokens",
+            "vendor-ratelimit-input-tokens-reset",
+        ] {
+            check(&format!("{name}: 1"), wait_hint);
+        }
+        check("x-ratelimit: 1", none);
+        check("x-retry-after: 1", none);
+        let request_id = Signals::REQUEST_ID;
+        check("request-id: req_1", request_id);
+        check("X-Request-ID: req_1", request_id);
+        check("apim-request-id: req_1", request_id);
+        check("x-request-ids: req_1", none);
+        check("Location: /elsewhere", Signals::LOCATION);
+        let encoded = Signals::CONTENT_ENCODED;
+        check("content-encoding: gzip", encoded);
+        check(
+            "content-encoding: gzip\r\ncontent-encoding: identity",
+            encoded,
+        );
+        check("content-encoding: Identity", none);
+        check("content-encoding:", none);
+    }
+
+    #[test]
+    fn each_signal_has_its_own_question() {
+        let asked = |bits| {
+            let signals = Signals(bits);
+            [
+                signals.event_stream(),
+                signals.has_wait_hint(),
+                signals.has_request_id(),
+                signals.location(),
+                signals.content_encoded(),
+            ]
+        };
+        for index in 0..5 {
+            let mut expect = [false; 5];
+            expect[index] = true;
+            assert_eq!(asked(1 << index), expect);
+        }
+    }
+
+    #[test]
+    fn the_view_gives_fields_as_sent_and_finds_them_in_any_case() {
+        let head =
+            b"HTTP/1.1 200 OK: fine\r\nX-One:  1 \r\nx-two:a:b\r\nX-ONE: 2\r\nempty:\r\n\r\n";
+        let headers = Headers::new(head);
+        let fields: Vec<_> = headers.iter().collect();
+        let expect: [(&str, &[u8]); 4] = [
+            ("X-One", b"1"),
+            ("x-two", b"a:b"),
+            ("X-ONE", b"2"),
+            ("empty", b""),
+        ];
+        assert_eq!(fields, expect);
+        assert_eq!(headers.get("x-ONE"), Some(&b"1"[..]));
+        assert_eq!(headers.get("empty"), Some(&b""[..]));
+        assert_eq!(headers.get("absent"), None);
+        assert_eq!(Headers::new(b"").iter().count(), 0);
+    }
+
+    #[test]
+    fn header_fields_are_bounded() {
+        let with = |count: usize| {
+            let fields = "a: b\r\n".repeat(count);
+            parse(format!("HTTP/1.1 200 OK\r\n{fields}\r\n").as_bytes()).map(|head| head.status)
+        };
+        assert_eq!(with(USUAL_HEADERS), Ok(200));
+        assert_eq!(with(USUAL_HEADERS + 1), Ok(200));
+        assert_eq!(with(MAX_HEADERS), Ok(200));
+        let too_many = ProtocolError::TooManyHeaders { limit: MAX_HEADERS };
+        assert_eq!(with(MAX_HEADERS + 1), Err(too_many));
+    }
+}
