@@ -1,0 +1,266 @@
+//! What every backend must do, checked on each of them.
+
+use std::cell::{Cell, RefCell};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use super::*;
+use crate::runtime::tokio::Tokio;
+use crate::runtime::uring::Uring;
+
+/// Longer than any of these tests takes; a hang fails instead of blocking the suite.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs `test` on a thread of its own and fails if it panics or hangs.
+fn bounded(test: impl FnOnce() + Send + 'static) {
+    let (done, outcome) = mpsc::channel();
+    let runner = thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match outcome.recv_timeout(PATIENCE) {
+        Ok(()) => {}
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the test hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            runner.join().expect("the test's own panic is above");
+        }
+    }
+}
+
+fn run<R: Runtime>(main: impl Future<Output = ()>) {
+    R::run(main).expect("the runtime starts");
+}
+
+fn with_capacity(bytes: usize) -> Vec<u8> {
+    Vec::with_capacity(bytes)
+}
+
+fn reads_append_and_writes_return_the_buffer<R: Runtime>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client comes");
+        let mut seen = [0; 4];
+        stream.read_exact(&mut seen).expect("four bytes");
+        stream.write_all(b"pong").expect("the client reads");
+        seen
+    });
+    run::<R>(async {
+        let mut socket = R::connect(address).await.expect("loopback connects");
+        let (outcome, request) = socket.writer.write_all(b"ping".to_vec()).await;
+        outcome.expect("the server reads");
+        assert_eq!(request, b"ping");
+        let mut reply = with_capacity(64);
+        reply.extend_from_slice(b"before ");
+        while reply.len() < 11 {
+            let (outcome, buffer) = socket.reader.read(reply).await;
+            assert!(outcome.expect("the server answers") > 0);
+            reply = buffer;
+        }
+        assert_eq!(reply, b"before pong");
+        let (outcome, reply) = socket.reader.read(reply).await;
+        assert_eq!(
+            (outcome.expect("a clean close"), &reply[..]),
+            (0, &b"before pong"[..])
+        );
+    });
+    assert_eq!(&server.join().expect("the server passes"), b"ping");
+}
+
+fn a_refused_connection_is_an_error<R: Runtime>() {
+    let address = {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        listener.local_addr().expect("a bound address")
+    };
+    run::<R>(async {
+        let error = R::connect(address).await.err().expect("nobody listens");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    });
+}
+
+fn abort_ends_operations_in_flight_and_never_outlives_the_socket<R: Runtime>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    run::<R>(async {
+        let mut socket = R::connect(address).await.expect("loopback connects");
+        let (_held, _) = listener.accept().expect("the connection is queued");
+        let abort = socket.abort.clone();
+        let ended = Rc::new(Cell::new(false));
+        let flag = Rc::clone(&ended);
+        R::spawn(async move {
+            R::yield_now().await;
+            assert!(!flag.get(), "the read waits");
+            abort.abort();
+        });
+        let (outcome, _) = socket.reader.read(with_capacity(16)).await;
+        assert!(matches!(outcome, Ok(0) | Err(_)), "{outcome:?}");
+        ended.set(true);
+
+        // More than the socket buffers take, and nobody reads.
+        let mut socket = R::connect(address).await.expect("loopback connects");
+        let (_held, _) = listener.accept().expect("the connection is queued");
+        let abort = socket.abort.clone();
+        R::spawn(async move {
+            R::sleep_until(now() + Duration::from_millis(20)).await;
+            abort.abort();
+        });
+        let (outcome, buffer) = socket.writer.write_all(vec![b'x'; 64 << 20]).await;
+        outcome.expect_err("the write was aborted");
+        assert_eq!(buffer.len(), 64 << 20);
+
+        // The next connection may get the same descriptor; the old handle must not touch it.
+        let stale = socket.abort.clone();
+        drop(socket);
+        R::yield_now().await;
+        let mut fresh = R::connect(address).await.expect("loopback connects");
+        let (mut peer, _) = listener.accept().expect("the connection is queued");
+        stale.abort();
+        fresh
+            .writer
+            .write_all(b"ok".to_vec())
+            .await
+            .0
+            .expect("the new socket is open");
+        let mut seen = [0; 2];
+        peer.read_exact(&mut seen).expect("two bytes");
+        assert_eq!(&seen, b"ok");
+    });
+}
+
+fn timers_fire_in_order<R: Runtime>() {
+    run::<R>(async {
+        let start = now();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        for milliseconds in [30, 10, 20] {
+            let order = Rc::clone(&order);
+            R::spawn(async move {
+                R::sleep_until(start + Duration::from_millis(milliseconds)).await;
+                order.borrow_mut().push(milliseconds);
+            });
+        }
+        R::sleep_until(start + Duration::from_millis(60)).await;
+        assert_eq!(*order.borrow(), [10, 20, 30]);
+        assert!(now() >= start + Duration::from_millis(60));
+        R::sleep_until(start).await;
+    });
+}
+
+fn yielding_lets_tasks_and_the_kernel_work<R: Runtime>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    run::<R>(async {
+        let mut socket = R::connect(address).await.expect("loopback connects");
+        let (mut peer, _) = listener.accept().expect("the connection is queued");
+        let answered = Rc::new(Cell::new(false));
+        let flag = Rc::clone(&answered);
+        R::spawn(async move {
+            let (outcome, buffer) = socket.reader.read(with_capacity(16)).await;
+            assert_eq!((outcome.expect("one byte"), &buffer[..]), (1, &b"!"[..]));
+            flag.set(true);
+        });
+        R::yield_now().await;
+        peer.write_all(b"!").expect("loopback takes a byte");
+        // Never idle: the read must complete although this task never waits for anything else.
+        while !answered.get() {
+            R::yield_now().await;
+        }
+    });
+}
+
+fn a_mailbox_wakes_a_parked_shard<R: Runtime>() {
+    const MESSAGES: u32 = 100_000;
+    let (sender, mailbox) = mailbox::channel();
+    let (echo, replies) = mailbox::channel::<u32>();
+    // Ping-pong parks the shard before each message: a single lost wake-up hangs the test.
+    let ping_pong = thread::spawn(move || {
+        run::<Tokio>(async {
+            for number in 0..MESSAGES / 10 {
+                sender.send(number).expect("the shard listens");
+                assert_eq!(replies.recv().await, Some(number));
+            }
+        });
+        // And a flood from two threads at once.
+        let second = sender.clone();
+        let other = thread::spawn(move || {
+            (0..MESSAGES / 2).for_each(|_| second.send(1).expect("the shard listens"));
+        });
+        (0..MESSAGES / 2).for_each(|_| sender.send(1).expect("the shard listens"));
+        other.join().expect("the second sender passes");
+    });
+    run::<R>(async {
+        for number in 0..MESSAGES / 10 {
+            assert_eq!(mailbox.recv().await, Some(number));
+            echo.send(number).expect("the pinger listens");
+        }
+        let mut received = 0;
+        while let Some(one) = mailbox.recv().await {
+            received += one;
+        }
+        assert_eq!(
+            received, MESSAGES,
+            "and the end of the senders ends the mailbox"
+        );
+        assert_eq!(mailbox.try_recv(), None);
+    });
+    ping_pong.join().expect("the sender passes");
+}
+
+fn a_panic_ends_its_task_only<R: Runtime>() {
+    run::<R>(async {
+        let caught = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&caught);
+        R::spawn(async move {
+            let outcome = catch_panic(async {
+                R::yield_now().await;
+                if now() > Instant::now() - Duration::from_secs(1) {
+                    panic!("line {} is cursed", 7);
+                }
+            })
+            .await;
+            *slot.borrow_mut() = Some(outcome);
+        });
+        while caught.borrow().is_none() {
+            R::yield_now().await;
+        }
+        assert_eq!(
+            caught.borrow_mut().take(),
+            Some(Err(Panicked("line 7 is cursed".to_owned()))),
+        );
+        assert_eq!(catch_panic(async { 5 }).await, Ok(5));
+    });
+}
+
+/// One test per backend and behaviour. Where the kernel refuses io_uring its half is skipped, as
+/// the program itself would fall back.
+macro_rules! on_both {
+    ($($test:ident),* $(,)?) => {
+        mod on_tokio { $(#[test] fn $test() { super::bounded(super::$test::<super::Tokio>); })* }
+        mod on_uring { $(#[test] fn $test() {
+            if super::uring_available().is_ok() { super::bounded(super::$test::<super::Uring>); }
+        })* }
+    };
+}
+
+on_both!(
+    reads_append_and_writes_return_the_buffer,
+    a_refused_connection_is_an_error,
+    abort_ends_operations_in_flight_and_never_outlives_the_socket,
+    timers_fire_in_order,
+    yielding_lets_tasks_and_the_kernel_work,
+    a_mailbox_wakes_a_parked_shard,
+    a_panic_ends_its_task_only,
+);
+
+#[test]
+fn the_wall_clock_is_in_microseconds() {
+    let year_2026 = 1_767_225_600_000_000;
+    assert!(
+        (year_2026..year_2026 * 2).contains(&unix_micros()),
+        "{}",
+        unix_micros()
+    );
+}
