@@ -63,8 +63,12 @@ pub struct Admission {
     workers: Permits,
     endpoints: Vec<Permits>,
     health: LocalHealth,
+    /// By endpoint: it has answered this shard at least once.
+    answered: Vec<bool>,
     ring: Ring,
     in_flight: usize,
+    /// The coordinator knows that this shard has something to send.
+    working: bool,
     stopping: bool,
     /// What the coordinator should hear; the driver sends it after each call.
     pub reports: Vec<Report>,
@@ -72,6 +76,8 @@ pub struct Admission {
 
 /// What an [`Admission`] starts with.
 pub struct Opening {
+    /// The shard's number.
+    pub shard: usize,
     /// Weight of each endpoint.
     pub weights: Vec<u32>,
     /// Quota group of each endpoint.
@@ -98,9 +104,11 @@ impl Admission {
             slots_wanted: false,
             workers: Permits::new(opening.workers),
             endpoints: opening.endpoints.into_iter().map(Permits::new).collect(),
-            health: LocalHealth::new(opening.groups),
+            health: LocalHealth::new(opening.groups, opening.shard),
+            answered: vec![false; opening.weights.len()],
             ring: Ring::new(&opening.weights),
             in_flight: 0,
+            working: true,
             stopping: false,
             reports: Vec::new(),
         }
@@ -125,8 +133,12 @@ impl Admission {
                         message,
                     };
                 }
-                Filled::Empty => return self.nothing_to_send(now),
+                Filled::Empty => return self.nothing_to_send(),
             }
+        }
+        if !self.working {
+            self.working = true;
+            self.reports.push(Report::Working(true));
         }
         if self.workers.lease.available() == 0 {
             self.workers.want(Pool::Workers, &mut self.reports);
@@ -180,10 +192,15 @@ impl Admission {
     fn issue(&mut self, input: &Input, retry_due: bool, now: Instant) -> Ticket {
         let (line, parsed, attempts, avoid) = if retry_due {
             let parked = self.parked.pop_due(now).expect("a retry was due");
-            let line = input.line_ref(parked.line_offset, parked.line_number);
+            let text = input.line(parked.line_offset);
+            let line = LineRef {
+                offset: parked.line_offset,
+                number: parked.line_number,
+                len: text.len() as u64,
+            };
             let mut parsed = Parsed::default();
             parsed
-                .parse(input.line(line.offset))
+                .parse(text)
                 .expect("a parked line was parsed when it was first sent");
             (
                 line,
@@ -220,7 +237,7 @@ impl Admission {
     }
 
     /// No line is ready: what is not needed goes back, so that other shards can use it.
-    fn nothing_to_send(&mut self, _now: Instant) -> Admitted {
+    fn nothing_to_send(&mut self) -> Admitted {
         if !self.source.exhausted {
             return Admitted::Wait(self.parked.next_due());
         }
@@ -231,6 +248,18 @@ impl Admission {
         if let Some(slots) = &mut self.slots {
             self.reports
                 .extend(slots.drain().into_iter().map(Report::GiveBackSlots));
+        }
+        let probes = self.health.surrender_probes();
+        self.reports
+            .extend(probes.into_iter().map(Report::ProbeDeclined));
+        if self.working {
+            self.working = false;
+            self.reports.push(Report::Working(false));
+            // The coordinator forgets what an idle shard has asked for.
+            self.workers.wanted = false;
+            for permits in &mut self.endpoints {
+                permits.wanted = false;
+            }
         }
         match self.parked.next_due() {
             Some(due) => Admitted::Wait(Some(due)),
@@ -245,6 +274,17 @@ impl Admission {
         self.in_flight -= 1;
         self.workers.release(Pool::Workers, &mut self.reports);
         self.endpoints[endpoint].release(Pool::Endpoint(endpoint), &mut self.reports);
+    }
+
+    /// An endpoint answered, well or with a complaint of its own: it is not out. The coordinator
+    /// hears of it when that changes anything.
+    pub fn note_answered(&mut self, endpoint: usize, probe: bool) {
+        if probe {
+            self.reports.push(Report::Probed { endpoint, ok: true });
+        } else if !self.answered[endpoint] || self.health.streak(endpoint) > 0 {
+            self.reports.push(Report::Success(endpoint));
+        }
+        self.answered[endpoint] = true;
     }
 
     /// A line waits here for its next attempt; it holds no place in flight.
@@ -292,9 +332,9 @@ impl Admission {
         self.in_flight
     }
 
-    /// The offset below which no line of the current range will be read again, except parked ones.
+    /// Where the current range is read: lines before it are in flight, parked or finished.
     pub fn position(&self) -> Option<u64> {
-        self.source.next.as_ref().map(|(line, _)| line.offset)
+        self.source.cursor.as_ref().map(LineCursor::offset)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
 use crate::metrics::{EndpointState, Gauges, Snapshot, Totals};
-use crate::policy::health::{Health, StopReason, Transition};
+use crate::policy::health::{Health, MAX_OUTAGE_NEVER, State, StopReason};
 use crate::policy::pacer::Pacer;
 use crate::policy::permits::{Action, Permits};
 use crate::runtime;
@@ -21,8 +21,6 @@ use crate::runtime::mailbox::Sender;
 
 /// How often the display, the outage clock and the input's identity are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// How long every endpoint may be out when none has ever answered well (SPEC section 2).
-const OUTAGE_NEVER_SUCCEEDED: Duration = Duration::from_secs(5);
 /// Events handled between two looks at the clock.
 const EVENTS_PER_TURN: usize = 1024;
 /// How long an idle shard may take to leave once it has been told to.
@@ -114,7 +112,7 @@ impl Coordinator {
                     Permits::new(endpoint.max_concurrent as u32, shards, index)
                 })
                 .collect(),
-            health: Health::new(plan.groups.clone()),
+            health: Health::new(plan.groups.clone(), shards),
             last_failure: vec![None; plan.endpoints.len()],
             totals: Totals::new(plan.endpoints.len()),
             shards: orders
@@ -216,14 +214,15 @@ impl Coordinator {
             Report::ReturnPermits(pool, count) => self.permits(pool, |permits, actions| {
                 permits.handle_return(shard, count, actions);
             }),
-            Report::Transient {
-                endpoint,
-                sent,
-                message,
-            } => {
+            Report::Transient { endpoint, message } => {
                 self.last_failure[endpoint] = Some(message);
-                self.health.handle_transient(endpoint, sent, now);
+                self.health.handle_transient(endpoint, now);
             }
+            Report::Probed { endpoint, ok } => self.health.handle_probe_result(endpoint, ok, now),
+            Report::ProbeDeclined(endpoint) => {
+                self.health.handle_probe_declined(endpoint, shard, now);
+            }
+            Report::Working(working) => self.handle_working(shard, working),
             Report::Success(endpoint) => self.health.handle_success(endpoint, now),
             Report::Hint { endpoint, wait } => self.health.handle_hint(endpoint, wait, now),
             Report::Disable {
@@ -239,6 +238,16 @@ impl Coordinator {
                 if let Err(message) = result {
                     self.stop(Stopped::Shard(message), now);
                 }
+            }
+        }
+    }
+
+    fn handle_working(&mut self, shard: usize, working: bool) {
+        self.health.set_working(shard, working);
+        if !working {
+            self.workers.handle_idle(shard);
+            for permits in &mut self.endpoints {
+                permits.handle_idle(shard);
             }
         }
     }
@@ -264,7 +273,7 @@ impl Coordinator {
         let group = self.plan.groups[endpoint];
         for index in 0..self.plan.endpoints.len() {
             if index == endpoint || (whole_group && self.plan.groups[index] == group) {
-                if !matches!(self.health.state(index), crate::policy::health::State::Disabled { .. }) {
+                if !matches!(self.health.state(index, now), State::Disabled { .. }) {
                     tracing::warn!(
                         endpoint = self.plan.endpoints[index].name,
                         "endpoint disabled: {reason}"
@@ -278,10 +287,11 @@ impl Coordinator {
 
     /// Tells every shard what has changed about the endpoints.
     fn poll_health(&mut self, now: Instant) {
-        for Transition { endpoint } in self.health.poll(now) {
+        for transition in self.health.poll(now) {
+            let endpoint = transition.endpoint;
             let view = self.health.view(endpoint);
             for shard in &self.shards {
-                shard.orders.send(Order::Endpoint(endpoint, view.clone()));
+                shard.orders.send(Order::Endpoint(endpoint, view));
             }
         }
     }
@@ -310,7 +320,7 @@ impl Coordinator {
         }
         if let Some(reason) =
             self.health
-                .verdict(now, self.plan.config.max_outage, OUTAGE_NEVER_SUCCEEDED)
+                .verdict(now, self.plan.config.max_outage, MAX_OUTAGE_NEVER)
         {
             let reasons = self.unusable_because(&reason);
             self.stop(Stopped::NoEndpoint(reasons), now);
@@ -325,8 +335,8 @@ impl Coordinator {
             .iter()
             .enumerate()
             .map(|(index, endpoint)| {
-                let why = match self.health.state(index) {
-                    crate::policy::health::State::Disabled { reason } => format!("disabled: {reason}"),
+                let why = match self.health.state(index, now) {
+                    State::Disabled { reason } => format!("disabled: {reason}"),
                     _ => match &self.last_failure[index] {
                         Some(message) => format!("last failure: {message}"),
                         None => "cooling".to_owned(),

@@ -1,7 +1,7 @@
 //! What travels between the coordinator (main thread) and the shards: health, permits, send slots,
 //! ranges of input and counters. Nothing else crosses threads.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::batch::input::LineRange;
 use crate::batch::segment::StorageError;
@@ -56,13 +56,22 @@ pub enum Report {
     Transient {
         /// Which endpoint.
         endpoint: usize,
-        /// When the attempt was sent: failures sent before a cooldown do not prolong it.
-        sent: Instant,
         /// The failure, for the summary of a stopped run.
         message: String,
     },
-    /// An attempt succeeded (sent only while the endpoint has a streak, is probed, or never succeeded).
+    /// An attempt was answered well (sent only while the endpoint has a streak or never was).
     Success(usize),
+    /// What the half-open probe of an endpoint showed.
+    Probed {
+        /// Which endpoint.
+        endpoint: usize,
+        /// It answered.
+        ok: bool,
+    },
+    /// This shard has nothing to send the probe of this endpoint with.
+    ProbeDeclined(usize),
+    /// Whether this shard has anything to send.
+    Working(bool),
     /// The server asked to wait.
     Hint {
         /// Which endpoint.

@@ -9,6 +9,7 @@ pub mod line;
 pub mod merge;
 pub mod message;
 pub mod plan;
+pub mod progress;
 pub mod record;
 pub mod segment;
 mod settle;

@@ -7,12 +7,13 @@ use crate::batch::admission::Ticket;
 use crate::batch::input::LineRef;
 use crate::batch::message::Report;
 use crate::batch::record::{self, Failure, Success};
-use crate::batch::segment::{NewEntry, Outcome};
+use crate::batch::segment::NewEntry;
 use crate::batch::shard::Shard;
 use crate::batch::stream::StreamReply;
 use crate::client;
 use crate::error::ErrorKind;
 use crate::http::{Headers, Response};
+use crate::journal::{self, Outcome};
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision, Parked};
 use crate::policy::wait_hint::{self, WaitHint};
@@ -131,7 +132,8 @@ impl<R: Runtime> Shard<R> {
             .map(|at| at.saturating_duration_since(sent));
         let latency = now.saturating_duration_since(sent);
         let mut log = self.log.borrow_mut();
-        let (start, out) = log.begin(Outcome::Success);
+        let out = log.record_buffer(Outcome::Success);
+        let start = out.len();
         let written = record::write_success(
             record::format_for(self.plan.config.format, Some(&ticket.parsed)),
             &Success {
@@ -163,10 +165,10 @@ impl<R: Runtime> Shard<R> {
                 line_offset: ticket.line.offset,
                 line_number: ticket.line.number,
                 completed_us: runtime::unix_micros(),
+                outcome: Outcome::Success,
                 attempts: ticket.attempts + 1,
-                tokens,
+                tokens: journal_tokens(tokens),
             },
-            Outcome::Success,
             start,
         );
         drop(log);
@@ -179,9 +181,7 @@ impl<R: Runtime> Shard<R> {
     fn succeeded(&self, ticket: &Ticket) {
         let mut admission = self.admission.borrow_mut();
         admission.release(ticket.endpoint);
-        if ticket.probe || admission.health().wants_success(ticket.endpoint) {
-            admission.reports.push(Report::Success(ticket.endpoint));
-        }
+        admission.note_answered(ticket.endpoint, ticket.probe);
     }
 
     fn hinted(&self, endpoint: usize, wait: Duration, now: Instant) {
@@ -207,7 +207,7 @@ impl<R: Runtime> Shard<R> {
             .borrow_mut()
             .failed_attempt(ticket.endpoint, verdict.kind, tokens);
         self.admission.borrow_mut().release(ticket.endpoint);
-        self.tell(ticket, sent, verdict);
+        self.tell(ticket, verdict);
         let spent = ticket.attempts + self.attempts_spent(ticket, verdict);
         let decision = retry::decide(
             &self.plan.backoff,
@@ -270,27 +270,34 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
-    fn tell(&self, ticket: &Ticket, sent: Instant, verdict: &Verdict) {
+    fn tell(&self, ticket: &Ticket, verdict: &Verdict) {
         let endpoint = ticket.endpoint;
         match &verdict.effect {
-            Effect::Transient => self.report(Report::Transient {
-                endpoint,
-                sent,
-                message: verdict.message.clone(),
-            }),
+            Effect::Transient => {
+                if ticket.probe {
+                    self.report(Report::Probed {
+                        endpoint,
+                        ok: false,
+                    });
+                }
+                self.report(Report::Transient {
+                    endpoint,
+                    message: verdict.message.clone(),
+                });
+            }
             // The endpoint answered: whatever it said, it is not out.
             Effect::None | Effect::RateLimited => {
-                let mut admission = self.admission.borrow_mut();
-                if ticket.probe || admission.health().wants_success(endpoint) {
-                    admission.reports.push(Report::Success(endpoint));
-                }
+                self.admission
+                    .borrow_mut()
+                    .note_answered(endpoint, ticket.probe);
             }
             Effect::Disable { reason } | Effect::Exhausted { reason } => {
                 let whole_group = matches!(verdict.effect, Effect::Exhausted { .. });
-                self.admission
-                    .borrow_mut()
-                    .health()
-                    .disable(endpoint, whole_group);
+                let mut admission = self.admission.borrow_mut();
+                match whole_group {
+                    true => admission.health().note_group_refused(endpoint),
+                    false => admission.health().note_refused(endpoint),
+                }
                 self.report(Report::Disable {
                     endpoint,
                     reason: reason.clone(),
@@ -345,7 +352,8 @@ impl<R: Runtime> Shard<R> {
 
     fn write_failure(&self, line: LineRef, failure: &Failure<'_>) {
         let mut log = self.log.borrow_mut();
-        let (start, out) = log.begin(Outcome::Failure);
+        let out = log.record_buffer(Outcome::Failure);
+        let start = out.len();
         record::write_failure(
             record::format_for(self.plan.config.format, failure.parsed),
             failure,
@@ -356,10 +364,10 @@ impl<R: Runtime> Shard<R> {
                 line_offset: line.offset,
                 line_number: line.number,
                 completed_us: runtime::unix_micros(),
+                outcome: Outcome::Failure,
                 attempts: failure.attempts,
-                tokens: Tokens::default(),
+                tokens: journal::Tokens::default(),
             },
-            Outcome::Failure,
             start,
         );
         self.metrics.borrow_mut().line_failed(failure.kind);

@@ -1,5 +1,3 @@
-//! The only place that names a runtime.
-pub mod files;
 //! The only place that names a runtime, and the home of the clock.
 //!
 //! A [`Runtime`] drives one shard: a single thread with its own tasks, timers and sockets. Buffers
@@ -8,6 +6,7 @@ pub mod files;
 
 pub mod cores;
 pub mod dns;
+pub mod files;
 pub mod mailbox;
 mod panic;
 pub mod tokio;

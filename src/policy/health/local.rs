@@ -85,6 +85,27 @@ impl LocalHealth {
         std::mem::take(&mut self.endpoints[endpoint].probe_held)
     }
 
+    /// Consecutive transient failures of `endpoint`, as the main thread last said.
+    pub fn streak(&self, endpoint: usize) -> u32 {
+        self.endpoints[endpoint].view.streak
+    }
+
+    /// Whether an endpoint of another quota group than `endpoint`'s is not disabled.
+    pub fn any_enabled_outside_group(&self, endpoint: usize) -> bool {
+        let group = self.endpoints[endpoint].group;
+        self.endpoints
+            .iter()
+            .any(|local| local.group != group && !local.view.disabled && !local.refused)
+    }
+
+    /// [`note_refused`](Self::note_refused) for every endpoint of `endpoint`'s quota group.
+    pub fn note_group_refused(&mut self, endpoint: usize) {
+        let group = self.endpoints[endpoint].group;
+        for local in &mut self.endpoints {
+            local.refused |= local.group == group;
+        }
+    }
+
     /// Gives up the probes this shard holds because it has nothing to send; each goes to
     /// [`Health::handle_probe_declined`](super::Health::handle_probe_declined).
     pub fn surrender_probes(&mut self) -> Vec<usize> {
