@@ -256,8 +256,13 @@ pub fn trim(text: &[u8]) -> &[u8] {
 
 /// The value of a whole number that is not negative; `12.0` and `1e3` count, as some servers write them.
 pub fn as_u64(raw: &[u8]) -> Option<u64> {
-    if raw.iter().all(u8::is_ascii_digit) && validate(raw).is_ok() {
-        return std::str::from_utf8(raw).ok()?.parse().ok();
+    if raw.iter().all(u8::is_ascii_digit) {
+        let is_json = raw == b"0" || raw.first().is_some_and(|&first| first != b'0');
+        return std::str::from_utf8(raw)
+            .ok()
+            .filter(|_| is_json)?
+            .parse()
+            .ok();
     }
     /// Up to here every whole number is an `f64`.
     const EXACT_MAX: f64 = (1_u64 << 53) as f64;

@@ -2,7 +2,7 @@
 
 use std::ops::{Add, AddAssign};
 
-use crate::json::{self, Kind, Span};
+use crate::json;
 
 /// Tokens of one response, or of many added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,14 +29,14 @@ impl Tokens {
         let mut cached_part = None;
         let (mut cache_read, mut cache_creation) = (None, None);
         json::members(usage, |member| {
-            let number = || json::as_u64(member.value.of(usage));
-            let cached_tokens = || cached_tokens(usage, member.value, member.kind);
+            let value = member.value.of(usage);
+            let number = || json::as_u64(value);
             match &*member.name(usage) {
                 b"prompt_tokens" => prompt = number(),
                 b"input_tokens" => input = number(),
                 b"completion_tokens" | b"output_tokens" => completion = number().or(completion),
                 b"prompt_tokens_details" | b"input_tokens_details" => {
-                    cached_part = cached_tokens().or(cached_part);
+                    cached_part = cached_tokens(value).or(cached_part);
                 }
                 b"cache_read_input_tokens" => cache_read = number(),
                 b"cache_creation_input_tokens" => cache_creation = number(),
@@ -61,11 +61,16 @@ impl Tokens {
     }
 }
 
-fn cached_tokens(usage: &[u8], details: Span, kind: Kind) -> Option<u64> {
-    if kind != Kind::Object {
-        return None;
-    }
-    json::get(details.of(usage), &["cached_tokens"]).and_then(json::as_u64)
+/// `cached_tokens` in an object of details.
+fn cached_tokens(details: &[u8]) -> Option<u64> {
+    let mut cached = None;
+    json::members(details, |member| {
+        if *member.name(details) == *b"cached_tokens" {
+            cached = json::as_u64(member.value.of(details));
+        }
+    })
+    .ok()?;
+    cached
 }
 
 impl Add for Tokens {
