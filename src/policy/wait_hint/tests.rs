@@ -68,7 +68,12 @@ fn implausible_values_are_ignored() {
         "12 12",
     ] {
         check(429, &format!("retry-after: {value}"), "", None);
-        check(429, &format!("retry-after: {value}"), "Try again in 3s", 3000);
+        check(
+            429,
+            &format!("retry-after: {value}"),
+            "Try again in 3s",
+            3000,
+        );
     }
     let invalid_utf8 = [("retry-after", &b"\xff\xfe"[..])];
     assert_eq!(
