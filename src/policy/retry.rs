@@ -1,1 +1,431 @@
-//! x
+//! Whether, and when, a failed attempt is repeated: the one place that decides. Pure.
+//!
+//! [`decide`] judges one failed attempt; [`RetryQueue`] holds a shard's lines until their time
+//! has come. A parked line is 32 bytes: the request itself stays in the mapped input.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use crate::config::RetryConfig;
+use crate::error::ErrorKind;
+
+/// Exponential backoff with full jitter: a wait is uniform between 0 and a bound that grows with
+/// each attempt, so that lines that failed together do not return together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    initial: Duration,
+    max: Duration,
+    multiplier: f64,
+}
+
+impl From<&RetryConfig> for Backoff {
+    fn from(config: &RetryConfig) -> Self {
+        Self {
+            initial: config.initial_backoff,
+            max: config.max_backoff,
+            multiplier: config.multiplier,
+        }
+    }
+}
+
+impl Backoff {
+    /// The longest wait after `attempts_made` attempts (at least 1):
+    /// `initial · multiplier^(attempts_made - 1)`, at most the configured maximum.
+    pub fn bound(&self, attempts_made: u32) -> Duration {
+        let exponent = i32::try_from(attempts_made.saturating_sub(1)).unwrap_or(i32::MAX);
+        let seconds = self.initial.as_secs_f64() * self.multiplier.powi(exponent);
+        // The power may be infinite, and 0 times infinity not a number: neither is a duration.
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(bound) => bound.min(self.max),
+            Err(_) if self.initial.is_zero() => Duration::ZERO,
+            Err(_) => self.max,
+        }
+    }
+
+    /// A wait after `attempts_made` attempts; `random` gives numbers in `[0, 1)`.
+    pub fn wait(&self, attempts_made: u32, random: &mut impl FnMut() -> f64) -> Duration {
+        self.bound(attempts_made).mul_f64(random().clamp(0.0, 1.0))
+    }
+}
+
+/// One failed attempt, as far as repeating it goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Failure {
+    /// What failed.
+    pub kind: ErrorKind,
+    /// The HTTP status, if a response began.
+    pub status: Option<u16>,
+    /// The server's `x-should-retry`.
+    pub should_retry: Option<bool>,
+    /// How long the server asked to wait.
+    pub server_wait: Option<Duration>,
+    /// The endpoint refuses every request and is now disabled (401, 403, unknown model).
+    pub disables_endpoint: bool,
+    /// Another endpoint, of another quota group, is usable now.
+    pub elsewhere: bool,
+}
+
+/// What becomes of the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Try again, not before `after` has passed.
+    Retry {
+        /// The wait from now on.
+        after: Duration,
+    },
+    /// The failure is final: write its record.
+    GiveUp,
+}
+
+/// Decides about a line that has made `attempts_made` attempts (this one included) of at most
+/// `max_attempts`.
+pub fn decide(
+    failure: &Failure,
+    attempts_made: u32,
+    max_attempts: u32,
+    backoff: &Backoff,
+    random: &mut impl FnMut() -> f64,
+) -> Decision {
+    if failure.disables_endpoint {
+        // The endpoint's fault, so it does not count against the line: it goes elsewhere, and if
+        // there is nowhere to go it stays unfinished when the run stops. Bounded, because every
+        // such refusal takes an endpoint out.
+        return Decision::Retry {
+            after: Duration::ZERO,
+        };
+    }
+    let worthwhile = failure
+        .should_retry
+        .unwrap_or_else(|| is_transient(failure.kind, failure.status));
+    if !worthwhile || is_ours(failure.kind) || attempts_made >= max_attempts {
+        return Decision::GiveUp;
+    }
+    let jitter = backoff.wait(attempts_made, random);
+    let server_wait = match failure.elsewhere {
+        true => Duration::ZERO,
+        false => failure.server_wait.unwrap_or_default(),
+    };
+    // Added, not the longer of the two: lines told to come back at the same moment spread out.
+    Decision::Retry {
+        after: server_wait.saturating_add(jitter),
+    }
+}
+
+/// Whether the same request may succeed later or elsewhere (specification, section 7).
+fn is_transient(kind: ErrorKind, status: Option<u16>) -> bool {
+    match kind {
+        ErrorKind::Connect
+        | ErrorKind::Tls
+        | ErrorKind::Timeout
+        | ErrorKind::Protocol
+        | ErrorKind::NotJson
+        | ErrorKind::RateLimited
+        | ErrorKind::ServerError => true,
+        // 408 request timeout, 409 conflict, 425 too early; 498 (Groq: capacity) and 499 (the
+        // server saw its client go) are server-side oddities of this field.
+        ErrorKind::BadRequest => matches!(status, Some(408 | 409 | 425 | 429 | 498 | 499)),
+        ErrorKind::InvalidInput
+        | ErrorKind::QuotaExhausted
+        | ErrorKind::Auth
+        | ErrorKind::NotFound
+        | ErrorKind::TooLarge
+        | ErrorKind::Redirect
+        | ErrorKind::Cancelled => false,
+    }
+}
+
+/// Failures on this side, which no server's wish changes.
+fn is_ours(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::InvalidInput | ErrorKind::TooLarge | ErrorKind::Cancelled
+    )
+}
+
+/// A line that waits for its next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// When it may be sent again.
+    pub due: Instant,
+    /// Where the line starts in the input, in bytes.
+    pub line_offset: u64,
+    /// Its physical line number, from 1.
+    pub line_number: u64,
+    /// Attempts made so far.
+    pub attempts: u16,
+    /// The endpoint that failed it, to be avoided.
+    pub last_endpoint: u16,
+}
+
+/// A shard's parked lines, by the time they are due; ties in input order.
+#[derive(Debug)]
+pub struct RetryQueue {
+    /// Due times are kept as nanoseconds since then: half the size of an `Instant`.
+    origin: Instant,
+    heap: BinaryHeap<Reverse<Entry>>,
+}
+
+/// Ordered by its fields from the first on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    due_ns: u64,
+    line_offset: u64,
+    line_number: u64,
+    attempts: u16,
+    last_endpoint: u16,
+}
+
+// Millions of lines may be parked while every endpoint cools.
+const _: () = assert!(size_of::<Entry>() <= 32);
+
+impl RetryQueue {
+    /// An empty queue; lines due before `origin` (the start of the run) are due at once.
+    pub fn new(origin: Instant) -> Self {
+        Self {
+            origin,
+            heap: BinaryHeap::new(),
+        }
+    }
+
+    /// Parks a line.
+    pub fn push(&mut self, parked: Parked) {
+        let Parked {
+            due,
+            line_offset,
+            line_number,
+            attempts,
+            last_endpoint,
+        } = parked;
+        let due = due.saturating_duration_since(self.origin);
+        // 2^64 ns are 584 years.
+        let due_ns = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
+        self.heap.push(Reverse(Entry {
+            due_ns,
+            line_offset,
+            line_number,
+            attempts,
+            last_endpoint,
+        }));
+    }
+
+    /// Takes out the line that has been due longest, if one is due.
+    pub fn pop_due(&mut self, now: Instant) -> Option<Parked> {
+        if self.next_due()? > now {
+            return None;
+        }
+        let Reverse(entry) = self.heap.pop()?;
+        let Entry {
+            due_ns,
+            line_offset,
+            line_number,
+            attempts,
+            last_endpoint,
+        } = entry;
+        let due = self.origin + Duration::from_nanos(due_ns);
+        Some(Parked {
+            due,
+            line_offset,
+            line_number,
+            attempts,
+            last_endpoint,
+        })
+    }
+
+    /// When the next line is due.
+    pub fn next_due(&self) -> Option<Instant> {
+        let Reverse(entry) = self.heap.peek()?;
+        Some(self.origin + Duration::from_nanos(entry.due_ns))
+    }
+
+    /// Parked lines.
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether no line is parked.
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::virtual_time::{ms, start};
+
+    const ALMOST_ONE: f64 = 1.0 - f64::EPSILON;
+
+    fn backoff(initial: u64, max: u64, multiplier: f64) -> Backoff {
+        Backoff::from(&RetryConfig {
+            max_attempts: 3,
+            initial_backoff: ms(initial),
+            max_backoff: ms(max),
+            multiplier,
+        })
+    }
+
+    #[test]
+    fn the_bound_grows_and_saturates() {
+        let check = |backoff: Backoff, attempts, expect| {
+            assert_eq!(
+                backoff.bound(attempts),
+                ms(expect),
+                "{backoff:?}, attempt {attempts}"
+            );
+        };
+        check(backoff(100, 10_000, 2.0), 0, 100);
+        check(backoff(100, 10_000, 2.0), 1, 100);
+        check(backoff(100, 10_000, 2.0), 2, 200);
+        check(backoff(100, 10_000, 2.0), 7, 6400);
+        check(backoff(100, 10_000, 2.0), 8, 10_000);
+        check(backoff(100, 10_000, 2.0), 1000, 10_000);
+        check(backoff(100, 10_000, 2.0), u32::MAX, 10_000);
+        check(backoff(100, 10_000, 1.0), u32::MAX, 100);
+        check(backoff(0, 10_000, 2.0), u32::MAX, 0);
+        check(backoff(500, 100, 2.0), 1, 100);
+    }
+
+    #[test]
+    fn the_jitter_is_full() {
+        let backoff = backoff(100, 10_000, 2.0);
+        assert_eq!(backoff.wait(3, &mut || 0.0), Duration::ZERO);
+        assert_eq!(backoff.wait(3, &mut || 0.5), ms(200));
+        let longest = backoff.wait(3, &mut || ALMOST_ONE);
+        assert!(longest <= ms(400) && longest > ms(399));
+    }
+
+    fn failure(kind: ErrorKind, status: u16) -> Failure {
+        Failure {
+            kind,
+            status: (status > 0).then_some(status),
+            should_retry: None,
+            server_wait: None,
+            disables_endpoint: false,
+            elsewhere: false,
+        }
+    }
+
+    fn decided(failure: &Failure, attempts_made: u32) -> Decision {
+        decide(
+            failure,
+            attempts_made,
+            3,
+            &backoff(100, 10_000, 2.0),
+            &mut || 0.5,
+        )
+    }
+
+    #[test]
+    fn what_is_retried() {
+        let check = |kind, status, expect: bool| {
+            let decision = decided(&failure(kind, status), 1);
+            let retried = matches!(decision, Decision::Retry { .. });
+            assert_eq!(retried, expect, "{kind} {status}");
+        };
+        for kind in [
+            ErrorKind::Connect,
+            ErrorKind::Tls,
+            ErrorKind::Timeout,
+            ErrorKind::Protocol,
+        ] {
+            check(kind, 0, true);
+        }
+        check(ErrorKind::NotJson, 200, true);
+        check(ErrorKind::RateLimited, 429, true);
+        for status in [408, 409, 425, 498, 499] {
+            check(ErrorKind::BadRequest, status, true);
+        }
+        for status in [498, 499, 500, 502, 503, 504, 529] {
+            check(ErrorKind::ServerError, status, true);
+        }
+        for status in [400, 402, 405, 413, 415, 422, 431] {
+            check(ErrorKind::BadRequest, status, false);
+        }
+        check(ErrorKind::QuotaExhausted, 429, false);
+        check(ErrorKind::Auth, 401, false);
+        check(ErrorKind::NotFound, 404, false);
+        check(ErrorKind::Redirect, 302, false);
+        check(ErrorKind::TooLarge, 200, false);
+        check(ErrorKind::InvalidInput, 0, false);
+        check(ErrorKind::Cancelled, 0, false);
+    }
+
+    #[test]
+    fn the_server_has_a_say() {
+        let check = |kind, status, should_retry, expect: bool| {
+            let failure = Failure {
+                should_retry: Some(should_retry),
+                ..failure(kind, status)
+            };
+            let retried = matches!(decided(&failure, 1), Decision::Retry { .. });
+            assert_eq!(retried, expect, "{kind} {status} {should_retry}");
+        };
+        check(ErrorKind::BadRequest, 400, true, true);
+        check(ErrorKind::RateLimited, 429, false, false);
+        check(ErrorKind::ServerError, 503, false, false);
+        check(ErrorKind::TooLarge, 200, true, false);
+    }
+
+    #[test]
+    fn attempts_run_out_but_not_through_a_disabled_endpoint() {
+        let failed = failure(ErrorKind::ServerError, 500);
+        assert_eq!(decided(&failed, 2), Decision::Retry { after: ms(100) });
+        assert_eq!(decided(&failed, 3), Decision::GiveUp);
+        assert_eq!(decided(&failed, 4), Decision::GiveUp);
+        let refused = Failure {
+            disables_endpoint: true,
+            ..failure(ErrorKind::Auth, 401)
+        };
+        assert_eq!(
+            decided(&refused, 3),
+            Decision::Retry {
+                after: Duration::ZERO
+            }
+        );
+    }
+
+    #[test]
+    fn the_server_is_waited_for_unless_the_line_goes_elsewhere() {
+        let check = |server_wait, elsewhere, expect| {
+            let failed = Failure {
+                server_wait,
+                elsewhere,
+                ..failure(ErrorKind::RateLimited, 429)
+            };
+            assert_eq!(decided(&failed, 1), Decision::Retry { after: expect });
+        };
+        check(Some(ms(7000)), false, ms(7050));
+        check(Some(ms(7000)), true, ms(50));
+        check(None, false, ms(50));
+        check(Some(Duration::MAX), false, Duration::MAX);
+    }
+
+    #[test]
+    fn lines_come_out_when_due_and_as_they_went_in() {
+        let origin = start();
+        let mut queue = RetryQueue::new(origin);
+        let parked = |due, line_offset| Parked {
+            due: origin + ms(due),
+            line_offset,
+            line_number: line_offset / 10,
+            attempts: 2,
+            last_endpoint: 1,
+        };
+        for line in [
+            parked(30, 10),
+            parked(10, 50),
+            parked(20, 0),
+            parked(10, 40),
+        ] {
+            queue.push(line);
+        }
+        assert_eq!(queue.pop_due(origin + ms(9)), None);
+        assert_eq!((queue.len(), queue.next_due()), (4, Some(origin + ms(10))));
+        let due: Vec<Parked> = std::iter::from_fn(|| queue.pop_due(origin + ms(20))).collect();
+        assert_eq!(due, [parked(10, 40), parked(10, 50), parked(20, 0)]);
+        assert_eq!((queue.len(), queue.next_due()), (1, Some(origin + ms(30))));
+        assert_eq!(queue.pop_due(origin + ms(99)), Some(parked(30, 10)));
+        assert!(queue.is_empty() && queue.next_due().is_none());
+    }
+}

@@ -1,0 +1,148 @@
+//! The names and values of headers that tell about waiting and quotas. Pure.
+
+use std::time::UNIX_EPOCH;
+
+use super::span;
+
+/// A header this module reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// `retry-after-ms` (OpenAI, Azure).
+    RetryAfterMs,
+    /// `retry-after` (RFC 9110, section 10.2.3).
+    RetryAfter,
+    /// `x-should-retry` (OpenAI, Anthropic).
+    ShouldRetry,
+    /// `x-rate-limit-reset-tokens`, misspelt so by Azure.
+    AzureReset,
+    /// One figure of one quota.
+    Quota(Kind, Field),
+}
+
+/// What a quota counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests.
+    Requests,
+    /// Tokens of either sort.
+    Tokens,
+    /// Prompt tokens.
+    InputTokens,
+    /// Completion tokens.
+    OutputTokens,
+}
+
+/// A figure of a quota.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// Its size.
+    Limit,
+    /// What is left.
+    Remaining,
+    /// When it is replenished.
+    Reset,
+}
+
+impl Header {
+    /// The header called `name`, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        // Most headers of a response end here.
+        if !matches!(
+            name.as_bytes().first()?,
+            b'r' | b'R' | b'x' | b'X' | b'a' | b'A'
+        ) {
+            return None;
+        }
+        let is = |other| name.eq_ignore_ascii_case(other);
+        if is("retry-after") {
+            Some(Self::RetryAfter)
+        } else if is("retry-after-ms") {
+            Some(Self::RetryAfterMs)
+        } else if is("x-should-retry") {
+            Some(Self::ShouldRetry)
+        } else if is("x-rate-limit-reset-tokens") {
+            Some(Self::AzureReset)
+        } else if let Some(rest) = without_prefix(name, "x-ratelimit-") {
+            // OpenAI, Azure, Groq: x-ratelimit-remaining-tokens; OpenRouter: x-ratelimit-remaining.
+            let (field, kind) = rest.split_once('-').unwrap_or((rest, "requests"));
+            Some(Self::Quota(Kind::named(kind)?, Field::named(field)?))
+        } else if let Some(rest) = without_prefix(name, "anthropic-ratelimit-") {
+            // anthropic-ratelimit-input-tokens-remaining
+            let (kind, field) = rest.rsplit_once('-')?;
+            Some(Self::Quota(Kind::named(kind)?, Field::named(field)?))
+        } else if let Some(field) = without_prefix(name, "ratelimitbysize-") {
+            // Mistral, whose "size" is tokens.
+            Some(Self::Quota(Kind::Tokens, Field::named(field)?))
+        } else {
+            None
+        }
+    }
+}
+
+impl Kind {
+    fn named(name: &str) -> Option<Self> {
+        let kinds = [
+            ("requests", Self::Requests),
+            ("tokens", Self::Tokens),
+            ("input-tokens", Self::InputTokens),
+            ("output-tokens", Self::OutputTokens),
+        ];
+        let found = kinds
+            .into_iter()
+            .find(|(kind, _)| name.eq_ignore_ascii_case(kind));
+        found.map(|(_, kind)| kind)
+    }
+}
+
+impl Field {
+    fn named(name: &str) -> Option<Self> {
+        let fields = [
+            ("limit", Self::Limit),
+            ("remaining", Self::Remaining),
+            ("reset", Self::Reset),
+        ];
+        let found = fields
+            .into_iter()
+            .find(|(field, _)| name.eq_ignore_ascii_case(field));
+        found.map(|(_, field)| field)
+    }
+}
+
+/// `true` or `false`; anything else says nothing.
+pub fn boolean(value: &str) -> Option<bool> {
+    match value {
+        _ if value.eq_ignore_ascii_case("true") => Some(true),
+        _ if value.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
+
+/// Seconds until an HTTP date; negative if it is past.
+pub fn date(value: &str, unix_now_ms: i64) -> Option<f64> {
+    let since_1970 = httpdate::parse_http_date(value)
+        .ok()?
+        .duration_since(UNIX_EPOCH)
+        .ok()?;
+    Some(since_1970.as_secs_f64() - unix_now_ms as f64 / 1000.0)
+}
+
+/// Seconds until a reset: a Go duration (OpenAI), seconds (Azure, Mistral), RFC 3339 (Anthropic),
+/// or seconds or milliseconds since 1970 (OpenRouter).
+pub fn reset(value: &str, unix_now_ms: i64) -> Option<f64> {
+    let until = |ms: f64| (ms - unix_now_ms as f64) / 1000.0;
+    match span::seconds(value) {
+        // In seconds 1e9 is the year 2001, as a duration 31 years; in milliseconds 1e12 is 2001.
+        Some(ms) if ms >= 1e12 => Some(until(ms)),
+        Some(seconds) if seconds >= 1e9 => Some(until(seconds * 1000.0)),
+        Some(seconds) => Some(seconds),
+        None => {
+            let timestamp: jiff::Timestamp = value.parse().ok()?;
+            Some(until(timestamp.as_millisecond() as f64))
+        }
+    }
+}
+
+fn without_prefix<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
+    let (start, rest) = name.split_at_checked(prefix.len())?;
+    start.eq_ignore_ascii_case(prefix).then_some(rest)
+}

@@ -1,0 +1,383 @@
+use super::*;
+
+/// 2026-11-05T12:00:00Z.
+const NOW_MS: i64 = 1_793_880_000_000;
+
+/// `headers` are lines of `name: value`.
+fn parsed(status: u16, headers: &str, body: &str) -> WaitHint {
+    let headers = headers
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.trim(), value.as_bytes()));
+    parse(status, headers, body.as_bytes(), NOW_MS)
+}
+
+fn check(status: u16, headers: &str, body: &str, expect_ms: impl Into<Option<u64>>) {
+    let wait = parsed(status, headers, body).wait;
+    let expect = expect_ms.into().map(Duration::from_millis);
+    let close = match (wait, expect) {
+        (Some(wait), Some(expect)) => wait.abs_diff(expect) < Duration::from_millis(1),
+        (wait, expect) => wait == expect,
+    };
+    assert!(
+        close,
+        "{status} {headers:?} {body:?}: {wait:?}, not {expect:?}"
+    );
+}
+
+#[test]
+fn retry_after_in_every_form() {
+    check(429, "retry-after: 33", "", 33_000);
+    check(429, "Retry-After:  7 ", "", 7000);
+    check(429, "retry-after: 1.5", "", 1500);
+    check(
+        503,
+        "retry-after: Thu, 05 Nov 2026 12:01:30 GMT",
+        "",
+        90_000,
+    );
+    check(
+        503,
+        "retry-after: Thursday, 05-Nov-26 12:00:10 GMT",
+        "",
+        10_000,
+    );
+    check(429, "retry-after: 86400", "", 86_400_000);
+    check(429, "retry-after-ms: 1234", "", 1234);
+    check(429, "retry-after-ms: 250.5\nretry-after: 1", "", 1000);
+    check(429, "retry-after-ms: 2500\nretry-after: 2", "", 2500);
+}
+
+#[test]
+fn implausible_values_are_ignored() {
+    for value in [
+        "0",
+        "-1",
+        "-33",
+        "NaN",
+        "inf",
+        "1e3",
+        "",
+        "soon",
+        "86401",
+        "99999999999999999999999999",
+        "Thu, 05 Nov 2026 11:59:00 GMT",
+        "Sat, 07 Nov 2026 12:00:00 GMT",
+        "Thu, 01 Jan 1970 00:00:00 GMT",
+        "\u{ff}\u{fe}",
+        "12 12",
+    ] {
+        check(429, &format!("retry-after: {value}"), "", None);
+        check(
+            429,
+            &format!("retry-after: {value}"),
+            "Try again in 3s",
+            3000,
+        );
+    }
+    let invalid_utf8 = [("retry-after", &b"\xff\xfe"[..])];
+    assert_eq!(
+        parse(429, invalid_utf8, b"\xff try again in 2s \xff", NOW_MS).wait,
+        Some(Duration::from_secs(2))
+    );
+    assert_eq!(parse(429, [], b"", NOW_MS), WaitHint::default());
+}
+
+#[test]
+fn a_plausible_value_beats_an_implausible_one() {
+    check(429, "retry-after: 90000\nretry-after-ms: 500", "", 500);
+    check(429, "retry-after: 3\nretry-after-ms: -1", "", 3000);
+    check(429, "retry-after: 3\nretry-after-ms: 86400001", "", 3000);
+}
+
+#[test]
+fn a_success_waits_only_for_an_exhausted_quota() {
+    check(200, "retry-after: 33", "Try again in 60 seconds", None);
+    check(
+        200,
+        "x-ratelimit-remaining-requests: 0\nx-ratelimit-reset-requests: 120ms",
+        "",
+        120,
+    );
+    check(
+        200,
+        "x-ratelimit-remaining-requests: 1\nx-ratelimit-reset-requests: 120ms",
+        "",
+        None,
+    );
+}
+
+#[test]
+fn a_reset_counts_only_for_its_own_exhausted_quota() {
+    let resets = "x-ratelimit-reset-requests: 1s\nx-ratelimit-reset-tokens: 6m0s";
+    check(429, resets, "", None);
+    check(
+        429,
+        &format!("{resets}\nx-ratelimit-remaining-requests: 0\nx-ratelimit-remaining-tokens: 5"),
+        "",
+        1000,
+    );
+    check(
+        429,
+        &format!("x-ratelimit-remaining-tokens: 0\n{resets}"),
+        "",
+        360_000,
+    );
+    check(
+        429,
+        &format!("{resets}\nx-ratelimit-remaining-tokens: -1"),
+        "",
+        None,
+    );
+    check(
+        429,
+        &format!("{resets}\nx-ratelimit-limit-tokens: 0\nx-ratelimit-remaining-tokens: 0"),
+        "",
+        None,
+    );
+    check(
+        429,
+        &format!("{resets}\nx-ratelimit-limit-tokens: 9\nx-ratelimit-remaining-tokens: 0"),
+        "",
+        360_000,
+    );
+    check(
+        429,
+        "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 0",
+        "",
+        None,
+    );
+}
+
+#[test]
+fn sentences_in_error_bodies() {
+    let sentences = [
+        ("Please retry after 33 seconds.", 33_000),
+        ("Retry after 86400 seconds", 86_400_000),
+        ("Try again in 60 seconds", 60_000),
+        ("please TRY AGAIN IN 120MS.", 120),
+        ("Please try again in 6.5s. Visit https://…", 6500),
+        ("Please try again in 1m12s.", 72_000),
+        ("try again in 2 minutes", 120_000),
+        ("Please try again in 1h2m3.5s", 3_723_500),
+        ("Please retry in 45.837906927s.", 45_838),
+        ("Too busy; retry after: 5", 5000),
+        (
+            "Try again in 3s, or try again in 5 seconds, or retry after 4 s",
+            5000,
+        ),
+    ];
+    for (sentence, expect) in sentences {
+        check(429, "", sentence, expect);
+        check(
+            503,
+            "",
+            &format!(r#"{{"error":{{"message":"{sentence}"}}}}"#),
+            expect,
+        );
+        check(400, "", sentence, None);
+    }
+    for sentence in [
+        "Please retry after some time",
+        "try again in a moment",
+        "retry after 0 seconds",
+        "retry after -5 seconds",
+        "Try again in 90000 seconds",
+        "retry after 3 attempts",
+        "try again in",
+        "retry after 2026-11-05",
+        "in 5 seconds",
+    ] {
+        check(429, "", sentence, None);
+    }
+}
+
+#[test]
+fn only_the_first_64_kib_of_a_body_are_searched() {
+    let body = |before: usize| format!("{}try again in 5s", " ".repeat(before));
+    check(429, "", &body(body::BODY_BYTES_MAX - 20), 5000);
+    check(429, "", &body(body::BODY_BYTES_MAX), None);
+    let cut_in_a_character = format!("{}…", "…".repeat(body::BODY_BYTES_MAX / 3));
+    check(429, "", &cut_in_a_character, None);
+}
+
+#[test]
+fn should_retry() {
+    let check = |value: &str, expect| {
+        assert_eq!(
+            parsed(500, &format!("X-Should-Retry: {value}"), "").should_retry,
+            expect
+        );
+    };
+    check("true", Some(true));
+    check("False", Some(false));
+    check("maybe", None);
+}
+
+#[test]
+fn openai() {
+    let headers = "content-type: application/json\n\
+        x-ratelimit-limit-requests: 500\nx-ratelimit-limit-tokens: 30000\n\
+        x-ratelimit-remaining-requests: 499\nx-ratelimit-remaining-tokens: 0\n\
+        x-ratelimit-reset-requests: 120ms\nx-ratelimit-reset-tokens: 6m0s\n\
+        retry-after: 20\nretry-after-ms: 20012\nx-should-retry: true\nx-request-id: req_1";
+    let body = r#"{"error": {"message": "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, Used 29000, Requested 2000. Please try again in 2s. Visit https://platform.openai.com/account/rate-limits to learn more.", "type": "tokens", "param": null, "code": "rate_limit_exceeded"}}"#;
+    check(429, headers, body, 360_000);
+    let hint = parsed(429, headers, body);
+    assert_eq!(hint.should_retry, Some(true));
+    let requests = Quota {
+        limit: Some(500),
+        remaining: Some(499),
+        reset: Some(Duration::from_millis(120)),
+    };
+    assert_eq!(hint.requests, requests);
+    let tokens = Quota {
+        limit: Some(30_000),
+        remaining: Some(0),
+        reset: Some(Duration::from_secs(360)),
+    };
+    assert_eq!(hint.tokens, tokens);
+}
+
+#[test]
+fn azure() {
+    check(429, "x-rate-limit-reset-tokens: 55", "", 55_000);
+    check(
+        429,
+        "x-rate-limit-reset-tokens: 55\nx-ratelimit-remaining-tokens: 0",
+        "",
+        55_000,
+    );
+    check(
+        429,
+        "x-rate-limit-reset-tokens: 55\nx-ratelimit-remaining-tokens: 120",
+        "",
+        None,
+    );
+    check(200, "x-rate-limit-reset-tokens: 55", "", None);
+    check(
+        200,
+        "x-rate-limit-reset-tokens: 55\nx-ratelimit-remaining-tokens: 0",
+        "",
+        55_000,
+    );
+    let unknown = "x-ratelimit-limit-tokens: -1\nx-ratelimit-remaining-tokens: -1\nx-ratelimit-remaining-requests: 19";
+    let body = r#"{"error":{"code":"429","message": "Requests to the ChatCompletions_Create Operation under Azure OpenAI API version 2024-02-01 have exceeded token rate limit of your current OpenAI S0 pricing tier. Please retry after 26 seconds. Please go here: https://aka.ms/oai/quotaincrease"}}"#;
+    check(
+        429,
+        &format!("retry-after: 26\nretry-after-ms: 25900\n{unknown}"),
+        body,
+        26_000,
+    );
+    check(429, unknown, body, 26_000);
+}
+
+#[test]
+fn anthropic() {
+    let headers = "anthropic-ratelimit-requests-limit: 50\nanthropic-ratelimit-requests-remaining: 49\n\
+        anthropic-ratelimit-requests-reset: 2026-11-05T12:00:01Z\n\
+        anthropic-ratelimit-input-tokens-limit: 40000\nanthropic-ratelimit-input-tokens-remaining: 0\n\
+        anthropic-ratelimit-input-tokens-reset: 2026-11-05T12:00:42.5Z\n\
+        anthropic-ratelimit-output-tokens-limit: 8000\nanthropic-ratelimit-output-tokens-remaining: 0\n\
+        anthropic-ratelimit-output-tokens-reset: 2026-11-05T13:00:12+01:00\n\
+        anthropic-ratelimit-tokens-remaining: 0\nanthropic-ratelimit-tokens-reset: 2026-11-05T11:00:00Z\n\
+        retry-after: 14\nx-should-retry: true";
+    let body = r#"{"type":"error","error":{"type":"rate_limit_error","message":"This request would exceed your organization's rate limit of 40,000 input tokens per minute."}}"#;
+    check(429, headers, body, 42_500);
+    let hint = parsed(429, headers, body);
+    assert_eq!(hint.output_tokens.reset, Some(Duration::from_secs(12)));
+    assert_eq!(hint.tokens.reset, None, "a date in the past");
+    assert_eq!(
+        (hint.requests.remaining, hint.requests.limit),
+        (Some(49), Some(50))
+    );
+}
+
+#[test]
+fn gemini() {
+    let body = r#"{"error":{"code":429,"message":"You exceeded your current quota. Please retry in 45.837906927s.","status":"RESOURCE_EXHAUSTED","details":[
+        {"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel-FreeTier","quotaValue":"15"}]},
+        {"@type":"type.googleapis.com/google.rpc.Help","links":[]},
+        {"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"46s"}]}}"#;
+    check(429, "", body, 46_000);
+    check(429, "", &format!("[{body}]"), 46_000);
+    let other = r#"{"@type":"type.googleapis.com/other","retryDelay":"46s"}"#;
+    check(429, "", other, None);
+    check(
+        503,
+        "",
+        r#"{"@type":"google.rpc.RetryInfo","retryDelay":"45.5s"}"#,
+        45_500,
+    );
+    check(
+        429,
+        "",
+        r#"{"@type":"google.rpc.RetryInfo","retryDelay":46}"#,
+        None,
+    );
+    check(
+        429,
+        "",
+        r#"{"@type":"google.rpc.RetryInfo","retryDelay":"46s""#,
+        None,
+    );
+}
+
+#[test]
+fn groq() {
+    let headers = "retry-after: 2\nx-ratelimit-limit-requests: 14400\nx-ratelimit-limit-tokens: 18000\n\
+        x-ratelimit-remaining-requests: 14370\nx-ratelimit-remaining-tokens: 0\n\
+        x-ratelimit-reset-requests: 2m59.56s\nx-ratelimit-reset-tokens: 7.66s";
+    let body = r#"{"error":{"message":"Rate limit reached for model `llama3-70b-8192` on tokens per minute (TPM): Limit 6000, Used 0, Requested 12903. Please try again in 1m9.03s.","type":"tokens","code":"rate_limit_exceeded"}}"#;
+    check(429, headers, body, 69_030);
+    check(200, headers, "", 7660);
+}
+
+#[test]
+fn mistral_and_openrouter() {
+    let headers = "ratelimitbysize-limit: 500000\nratelimitbysize-remaining: 0\nratelimitbysize-reset: 35\n\
+        x-ratelimitbysize-remaining-month: 0\nratelimitbysize-query-cost: 32";
+    check(
+        429,
+        headers,
+        r#"{"message":"Requests rate limit exceeded"}"#,
+        35_000,
+    );
+    check(
+        200,
+        "ratelimitbysize-remaining: 12\nratelimitbysize-reset: 35",
+        "",
+        None,
+    );
+    let epoch_ms =
+        "X-RateLimit-Limit: 20\nX-RateLimit-Remaining: 0\nX-RateLimit-Reset: 1793880030000";
+    check(429, epoch_ms, "", 30_000);
+    check(
+        429,
+        "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: 1793880031",
+        "",
+        31_000,
+    );
+    check(
+        429,
+        "X-RateLimit-Remaining: 0\nX-RateLimit-Reset: 1793879000",
+        "",
+        None,
+    );
+}
+
+#[test]
+fn other_headers_say_nothing() {
+    check(
+        429,
+        "x-ratelimit-remaining-images: 0\nx-ratelimit-reset-images: 9s",
+        "",
+        None,
+    );
+    check(
+        429,
+        "x-ratelimit-: 0\nx-ratelimit-reset: \nretry: 5\nx-retry-after: 5\nage: 5\nré: 1",
+        "",
+        None,
+    );
+}
