@@ -1,23 +1,27 @@
 //! The command line: flags, their `BLAZE_…` variables, and what they say as one layer of settings.
 //! Pure: arguments and environment come in as values; [`parse`] alone asks the process.
 
+use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{
-    Durability, Format, Given, InputSource, Order, OutputTarget, Overrides, Rate, RuntimeChoice,
-    Secret, parse_boolean, parse_bytes, parse_duration, parse_socket_address,
-};
 pub use crate::config::{Console, Job};
+use crate::config::{
+    Durability, Format, Given, InputSource, Order, Origin, OutputTarget, Overrides, Rate,
+    RuntimeChoice, Secret, parse_boolean, parse_bytes, parse_duration, parse_socket_address,
+};
 
 /// Every flag's variable begins with this, then its long name in capitals with underscores.
 const VARIABLE_PREFIX: &str = "BLAZE_";
+
+/// Levels of logging beyond which nothing changes.
+const VERBOSITY_MAX: usize = 9;
 
 const ENDPOINTS: &str = "Endpoints";
 const FILES: &str = "Files";
@@ -64,13 +68,138 @@ pub struct BatchArgs {
 impl BatchArgs {
     /// The config file, by flag or by `BLAZE_CONFIG`.
     pub fn config(&self) -> Option<&std::path::Path> {
-        self.flags.config.as_deref().or(self.environment.config.as_deref())
+        self.flags
+            .config
+            .as_deref()
+            .or(self.environment.config.as_deref())
     }
 
     /// Flags over environment, each value with the name of where it was given.
     pub fn overrides(&self) -> Overrides {
-        self.flags.layer(Given::by_flag_name).over(self.environment.layer(Given::by_variable_name))
+        let flag = |long: &str| Origin::Flag(format!("--{long}"));
+        let variable = |long: &str| Origin::Environment(variable_name(long));
+        self.flags
+            .layer(&flag)
+            .over(self.environment.layer(&variable))
     }
+}
+
+/// The process's own command line and environment. Prints and exits (status 2, or 0 for `--help`
+/// and `--version`) where there is nothing to return.
+pub fn parse() -> Cli {
+    try_parse_from(std::env::args_os(), &|name| std::env::var_os(name))
+        .unwrap_or_else(|error| error.exit())
+}
+
+/// The command line `arguments`, the program's name first, and the variables that `environment`
+/// knows. An empty variable counts as not set. Fails with a message ready to print.
+pub fn try_parse_from(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(arguments)?;
+    let Root {
+        command,
+        batch: flags,
+    } = Root::from_arg_matches(&matches)?;
+    let environment = match command {
+        // A stray variable for the batch must not stop another job.
+        Some(_) => BatchFlags::default(),
+        None => read_environment(environment)?,
+    };
+    Ok(Cli {
+        command,
+        batch: BatchArgs { flags, environment },
+    })
+}
+
+/// The clap command, each flag's help naming its variable.
+pub fn command() -> clap::Command {
+    Root::command().mut_args(|argument| {
+        let Some(long) = argument.get_long() else {
+            return argument;
+        };
+        let variable = variable_name(long);
+        let help = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        argument.help(format!("{help} [env: {variable}]"))
+    })
+}
+
+/// Each variable is read as its flag would be, so both take the same spellings. clap's own
+/// support for variables reads the process's environment, and cannot tell the two layers apart.
+fn read_environment(
+    environment: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<BatchFlags, clap::Error> {
+    let flags = BatchFlags::augment_args(clap::Command::new("environment").no_binary_name(true));
+    let mut arguments = Vec::new();
+    for argument in flags.get_arguments() {
+        let Some(long) = argument.get_long() else {
+            continue;
+        };
+        let variable = variable_name(long);
+        let Some(value) = environment(&variable).filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        let given = if matches!(argument.get_action(), ArgAction::Count) {
+            vec![OsString::from(format!("--{long}")); count(&variable, &value)?]
+        } else {
+            let mut assignment = OsString::from(format!("--{long}="));
+            assignment.push(&value);
+            vec![assignment]
+        };
+        // One at a time first, so that a complaint can name the variable.
+        if let Err(error) = flags.clone().try_get_matches_from(&given) {
+            let reason = error
+                .source()
+                .map_or("cannot be used".to_owned(), ToString::to_string);
+            return Err(wrong_variable(&variable, &value, &reason));
+        }
+        arguments.extend(given);
+    }
+    let matches: ArgMatches = flags.try_get_matches_from(arguments)?;
+    BatchFlags::from_arg_matches(&matches)
+}
+
+/// `BLAZE_VERBOSE`: how many `-v`s, or a boolean for one or none.
+fn count(variable: &str, value: &OsStr) -> Result<usize, clap::Error> {
+    let text = value.to_str().unwrap_or_default();
+    if let Ok(number @ 0..=VERBOSITY_MAX) = text.parse() {
+        return Ok(number);
+    }
+    parse_boolean(text).map(usize::from).map_err(|_| {
+        wrong_variable(
+            variable,
+            value,
+            "expected a number from 0 to 9, true or false",
+        )
+    })
+}
+
+fn wrong_variable(variable: &str, value: &OsStr, reason: &str) -> clap::Error {
+    let message = format!("invalid value {value:?} for {variable}: {reason}");
+    command().error(ErrorKind::ValueValidation, message)
+}
+
+fn variable_name(long: &str) -> String {
+    format!(
+        "{VARIABLE_PREFIX}{}",
+        long.to_ascii_uppercase().replace('-', "_")
+    )
+}
+
+fn input_source() -> impl TypedValueParser<Value = InputSource> {
+    OsStringValueParser::new().map(|text| InputSource::from(&*text))
+}
+
+fn output_target() -> impl TypedValueParser<Value = OutputTarget> {
+    OsStringValueParser::new().map(|text| OutputTarget::from(&*text))
+}
+
+fn secret() -> impl TypedValueParser<Value = Secret> {
+    StringValueParser::new().map(Secret::from)
 }
 
 #[derive(Debug, Parser)]
@@ -186,3 +315,46 @@ struct BatchFlags {
     #[arg(long, value_name = "BOOL", help_heading = CONSOLE, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_progress: Option<bool>,
 }
+
+impl BatchFlags {
+    /// `config` is no setting: it says where settings are.
+    fn layer(&self, origin: &dyn Fn(&str) -> Origin) -> Overrides {
+        fn give<T: Clone>(value: &Option<T>, origin: Origin) -> Option<Given<T>> {
+            value.clone().map(|value| Given { value, origin })
+        }
+        let verbose = (self.verbose > 0).then_some(self.verbose);
+        Overrides {
+            input: give(&self.input, origin("input")),
+            output: give(&self.output, origin("output")),
+            errors: give(&self.errors, origin("errors")),
+            rate: give(&self.rate, origin("rate")),
+            workers: give(&self.workers, origin("workers")),
+            timeout: give(&self.timeout, origin("timeout")),
+            max_attempts: give(&self.max_attempts, origin("max-attempts")),
+            endpoint_url: give(&self.endpoint_url, origin("endpoint-url")),
+            model: give(&self.model, origin("model")),
+            cores: give(&self.cores, origin("cores")),
+            runtime: give(&self.runtime, origin("runtime")),
+            order: give(&self.order, origin("order")),
+            format: give(&self.format, origin("format")),
+            overwrite: give(&self.overwrite, origin("overwrite")),
+            fresh: give(&self.fresh, origin("fresh")),
+            retry_errors: give(&self.retry_errors, origin("retry-errors")),
+            max_outage: give(&self.max_outage, origin("max-outage")),
+            max_cost: give(&self.max_cost, origin("max-cost")),
+            max_line_bytes: give(&self.max_line_bytes, origin("max-line-bytes")),
+            max_response_bytes: give(&self.max_response_bytes, origin("max-response-bytes")),
+            ca_file: give(&self.ca_file, origin("ca-file")),
+            grace: give(&self.grace, origin("grace")),
+            durability: give(&self.durability, origin("durability")),
+            metrics_addr: give(&self.metrics_addr, origin("metrics-addr")),
+            verbose: give(&verbose, origin("verbose")),
+            json_logs: give(&self.json_logs, origin("json-logs")),
+            no_progress: give(&self.no_progress, origin("no-progress")),
+            dry_run: give(&self.dry_run, origin("dry-run")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

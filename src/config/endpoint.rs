@@ -13,15 +13,26 @@ const REDACTED: &str = "***";
 
 /// A header whose name holds one of these carries a credential: `authorization`, `api-key`,
 /// `x-api-key`, `cookie`, `x-goog-api-key`, `x-auth-token` and their kin. Too much hidden is the safe side.
-const SECRET_HEADER_PARTS: [&str; 8] =
-    ["auth", "key", "token", "secret", "cookie", "password", "credential", "signature"];
+const SECRET_HEADER_PARTS: [&str; 8] = [
+    "auth",
+    "key",
+    "token",
+    "secret",
+    "cookie",
+    "password",
+    "credential",
+    "signature",
+];
 
 impl ProviderKind {
     /// The dialect spoken at `host` when the configuration names none: Azure resources and
     /// Anthropic by their domains, everything else is OpenAI-compatible.
     pub fn from_host(host: &str) -> Self {
-        const AZURE_DOMAINS: [&str; 3] =
-            [".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"];
+        const AZURE_DOMAINS: [&str; 3] = [
+            ".openai.azure.com",
+            ".cognitiveservices.azure.com",
+            ".services.ai.azure.com",
+        ];
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         if AZURE_DOMAINS.iter().any(|domain| host.ends_with(domain)) {
             Self::Azure
@@ -70,7 +81,9 @@ impl EndpointConfig {
     /// How records, logs and displays call this endpoint: its name, else its URL without
     /// credentials, query and fragment.
     pub fn label(&self) -> String {
-        self.name.clone().unwrap_or_else(|| without_credentials_and_query(&self.url))
+        self.name
+            .clone()
+            .unwrap_or_else(|| without_credentials_and_query(&self.url))
     }
 
     /// The host of `url`, lower-case; `None` where the URL has none or is no URL.
@@ -86,13 +99,17 @@ impl EndpointConfig {
 
     /// Whether one of `headers` is called `name`, in any case.
     pub(super) fn has_header(&self, name: &str) -> bool {
-        self.headers.keys().any(|header| header.eq_ignore_ascii_case(name))
+        self.headers
+            .keys()
+            .any(|header| header.eq_ignore_ascii_case(name))
     }
 
     /// Turns `https://user:password@host` into `https://host` and an `authorization: Basic …`
     /// header (RFC 7617), as curl does. Left alone, for validation to refuse, beside another key.
     pub(super) fn move_credentials_to_header(&mut self) {
-        let Ok(mut url) = Url::parse(&self.url) else { return };
+        let Ok(mut url) = Url::parse(&self.url) else {
+            return;
+        };
         let given = !url.username().is_empty() || url.password().is_some();
         if !given || self.api_key.is_some() || self.has_header("authorization") {
             return;
@@ -102,8 +119,10 @@ impl EndpointConfig {
         credentials.extend(percent_decoded(url.password().unwrap_or_default()));
         // Both fail only for URLs without a host, which have no credentials either.
         if url.set_username("").is_ok() && url.set_password(None).is_ok() {
-            self.headers
-                .insert("authorization".to_owned(), format!("Basic {}", BASE64.encode(credentials)));
+            self.headers.insert(
+                "authorization".to_owned(),
+                format!("Basic {}", BASE64.encode(credentials)),
+            );
             self.url = url.into();
         }
     }
@@ -138,7 +157,16 @@ impl fmt::Debug for EndpointConfig {
         }
         let shown_headers: Vec<(&str, &str)> = headers
             .iter()
-            .map(|(name, value)| (&**name, if is_secret_header(name) { REDACTED } else { value }))
+            .map(|(name, value)| {
+                (
+                    &**name,
+                    if is_secret_header(name) {
+                        REDACTED
+                    } else {
+                        value
+                    },
+                )
+            })
             .collect();
         f.debug_struct("EndpointConfig")
             .field("name", name)
@@ -166,7 +194,10 @@ impl fmt::Debug for EndpointConfig {
 impl Config {
     /// Every PEM file whose certificates are trusted besides webpki-roots.
     pub fn ca_files(&self) -> impl Iterator<Item = &std::path::Path> {
-        self.ca_file.iter().chain(&self.ssl_cert_file).map(AsRef::as_ref)
+        self.ca_file
+            .iter()
+            .chain(&self.ssl_cert_file)
+            .map(AsRef::as_ref)
     }
 }
 
@@ -193,7 +224,10 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 /// and it keeps the user's spelling.
 pub(super) fn without_credentials_and_query(url: &str) -> String {
     let kept = url.split(['?', '#']).next().unwrap_or_default();
-    let Some((scheme, rest)) = kept.split_once(':').filter(|(_, rest)| rest.starts_with("//")) else {
+    let Some((scheme, rest)) = kept
+        .split_once(':')
+        .filter(|(_, rest)| rest.starts_with("//"))
+    else {
         // Without `//` nobody can say where an authority ends.
         return kept.rsplit('@').next().unwrap_or_default().to_owned();
     };
@@ -230,8 +264,10 @@ mod tests {
 
     #[test]
     fn an_explicit_provider_beats_the_host() {
-        let mut endpoint =
-            EndpointConfig { url: "https://r.openai.azure.com".into(), ..Default::default() };
+        let mut endpoint = EndpointConfig {
+            url: "https://r.openai.azure.com".into(),
+            ..Default::default()
+        };
         assert_eq!(endpoint.provider_or_host(), ProviderKind::Azure);
         endpoint.provider = Some(ProviderKind::OpenAi);
         assert_eq!(endpoint.provider_or_host(), ProviderKind::OpenAi);
@@ -251,21 +287,34 @@ mod tests {
             ("https://u:p@", "https://"),
             ("", ""),
         ] {
-            let endpoint = EndpointConfig { url: url.into(), ..Default::default() };
+            let endpoint = EndpointConfig {
+                url: url.into(),
+                ..Default::default()
+            };
             assert_eq!(endpoint.label(), expect, "{url}");
         }
-        let named = EndpointConfig { name: Some("a".into()), ..Default::default() };
+        let named = EndpointConfig {
+            name: Some("a".into()),
+            ..Default::default()
+        };
         assert_eq!(named.label(), "a");
     }
 
     #[test]
     fn credentials_in_the_url_become_a_header() {
         for (url, kept, header) in [
-            ("https://u:p%40ss@h/v1?q=1", "https://h/v1?q=1", "Basic dTpwQHNz"),
+            (
+                "https://u:p%40ss@h/v1?q=1",
+                "https://h/v1?q=1",
+                "Basic dTpwQHNz",
+            ),
             ("http://u@h:81", "http://h:81/", "Basic dTo="),
             ("https://u%zz:p@h/", "https://h/", "Basic dSV6ejpw"),
         ] {
-            let mut endpoint = EndpointConfig { url: url.into(), ..Default::default() };
+            let mut endpoint = EndpointConfig {
+                url: url.into(),
+                ..Default::default()
+            };
             endpoint.move_credentials_to_header();
             assert_eq!(endpoint.url, kept);
             assert_eq!(endpoint.headers["authorization"], header, "{url}");
@@ -276,7 +325,10 @@ mod tests {
             ..Default::default()
         };
         keyed.move_credentials_to_header();
-        assert_eq!((keyed.url.as_str(), keyed.headers.len()), ("https://u:p@h/", 0));
+        assert_eq!(
+            (keyed.url.as_str(), keyed.headers.len()),
+            ("https://u:p@h/", 0)
+        );
     }
 
     #[test]
@@ -284,14 +336,23 @@ mod tests {
         let endpoint = EndpointConfig {
             url: "https://user:hunter2@host/v1?key=hunter2".into(),
             api_key: Some(Secret::from("hunter2")),
-            headers: ["Authorization", "api-key", "X-Api-Key", "Cookie", "x-goog-api-key"]
-                .map(|name| (name.to_owned(), "hunter2".to_owned()))
-                .into_iter()
-                .chain([("x-team".to_owned(), "search".to_owned())])
-                .collect(),
+            headers: [
+                "Authorization",
+                "api-key",
+                "X-Api-Key",
+                "Cookie",
+                "x-goog-api-key",
+            ]
+            .map(|name| (name.to_owned(), "hunter2".to_owned()))
+            .into_iter()
+            .chain([("x-team".to_owned(), "search".to_owned())])
+            .collect(),
             ..Default::default()
         };
-        let config = Config { endpoints: vec![endpoint], ..Default::default() };
+        let config = Config {
+            endpoints: vec![endpoint],
+            ..Default::default()
+        };
         let shown = format!("{config:?} {config:#?}");
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(!shown.contains("user"), "{shown}");

@@ -53,7 +53,7 @@ pub enum ConfigError {
         /// The later one.
         origin: Origin,
         /// The earlier one.
-        other: Origin,
+        other: Box<Origin>,
     },
     /// A value of the wrong kind.
     #[error("{origin}: expected {expected}, found {found}")]
@@ -102,7 +102,7 @@ pub enum ConfigError {
         /// One flag or field.
         first: Origin,
         /// The other.
-        second: Origin,
+        second: Box<Origin>,
         /// The file.
         path: PathBuf,
     },
@@ -129,7 +129,13 @@ impl ConfigError {
     /// Points a complaint about a field of `Config` at the flag, variable or line that set it.
     /// A field that nobody set, such as a missing key, is pointed at its parent's line.
     pub(super) fn located(self, origins: &BTreeMap<String, Origin>) -> Self {
-        let Self::Invalid { origin: Origin::Field(field), problem } = self else { return self };
+        let Self::Invalid {
+            origin: Origin::Field(field),
+            problem,
+        } = self
+        else {
+            return self;
+        };
         let parent = || {
             let (parent, name) = field.rsplit_once('.')?;
             match origins.get(parent)? {
@@ -141,7 +147,11 @@ impl ConfigError {
                 _ => None,
             }
         };
-        let origin = origins.get(&field).cloned().or_else(parent).unwrap_or(Origin::Field(field));
+        let origin = origins
+            .get(&field)
+            .cloned()
+            .or_else(parent)
+            .unwrap_or(Origin::Field(field));
         Self::Invalid { origin, problem }
     }
 }

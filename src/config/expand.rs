@@ -41,7 +41,9 @@ pub(super) fn expand(
 fn is_variable_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(|first: char| first.is_ascii_digit())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 #[cfg(test)]
@@ -72,7 +74,15 @@ mod tests {
     #[test]
     fn unset_and_malformed_are_errors() {
         check("x ${NOPE} y", Err(ExpandError::Unset("NOPE".into())));
-        for text in ["${", "${KEY", "${}", "${1A}", "${A-B}", "${KEY:-x}", "${a b}"] {
+        for text in [
+            "${",
+            "${KEY",
+            "${}",
+            "${1A}",
+            "${A-B}",
+            "${KEY:-x}",
+            "${a b}",
+        ] {
             check(text, Err(ExpandError::Malformed));
         }
     }

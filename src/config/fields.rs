@@ -39,7 +39,11 @@ pub(super) struct Fields<'a> {
 impl<'a> Field<'a> {
     /// The whole file.
     pub fn root(source: &'a Source<'a>, node: Node) -> Self {
-        Self { source, path: String::new(), node }
+        Self {
+            source,
+            path: String::new(),
+            node,
+        }
     }
 
     pub fn origin(&self) -> Origin {
@@ -59,7 +63,10 @@ impl<'a> Field<'a> {
         self,
         read: impl FnOnce(&Self) -> Result<T, ConfigError>,
     ) -> Result<Given<T>, ConfigError> {
-        Ok(Given { value: read(&self)?, origin: self.origin() })
+        Ok(Given {
+            value: read(&self)?,
+            origin: self.origin(),
+        })
     }
 
     /// Text with its `${NAME}`s filled in.
@@ -87,7 +94,11 @@ impl<'a> Field<'a> {
         };
         let number = number.ok_or_else(|| self.wrong_type("a whole number"))?;
         T::try_from(number).map_err(|_| {
-            let expected = if number < 0 { "a number of 0 or more" } else { "a smaller number" };
+            let expected = if number < 0 {
+                "a number of 0 or more"
+            } else {
+                "a smaller number"
+            };
             self.wrong_type(expected)
         })
     }
@@ -100,7 +111,9 @@ impl<'a> Field<'a> {
             Value::Text(written) => decimal(self.expanded(written)?.trim()),
             _ => None,
         };
-        number.filter(|number| number.is_finite()).ok_or_else(|| self.wrong_type("a number"))
+        number
+            .filter(|number| number.is_finite())
+            .ok_or_else(|| self.wrong_type("a number"))
     }
 
     pub fn boolean(&self) -> Result<bool, ConfigError> {
@@ -167,16 +180,24 @@ impl<'a> Field<'a> {
     /// The members of a table whose names are the schema's.
     pub fn fields(self) -> Result<Fields<'a>, ConfigError> {
         match self.node.value {
-            Value::Table(members) => {
-                Ok(Fields { source: self.source, path: self.path, members, known: Vec::new() })
-            }
+            Value::Table(members) => Ok(Fields {
+                source: self.source,
+                path: self.path,
+                members,
+                known: Vec::new(),
+            }),
             _ => Err(self.wrong_type("a table")),
         }
     }
 
     /// The members of a table whose names are the user's.
     pub fn members(self) -> Result<Vec<(String, Self)>, ConfigError> {
-        let Fields { source, path, members, .. } = self.fields()?;
+        let Fields {
+            source,
+            path,
+            members,
+            ..
+        } = self.fields()?;
         let member = |(name, node): (String, Node)| {
             let path = join(&path, &name);
             (name, Self { source, path, node })
@@ -186,12 +207,14 @@ impl<'a> Field<'a> {
 
     fn expanded(&self, written: &str) -> Result<String, ConfigError> {
         expand(written, self.source.environment).map_err(|error| match error {
-            ExpandError::Unset(variable) => {
-                ConfigError::UnsetVariable { origin: self.origin(), variable }
-            }
+            ExpandError::Unset(variable) => ConfigError::UnsetVariable {
+                origin: self.origin(),
+                variable,
+            },
             ExpandError::Malformed => ConfigError::Invalid {
                 origin: self.origin(),
-                problem: "`${` opens no variable: write ${NAME}, or $${ for a literal ${".to_owned(),
+                problem: "`${` opens no variable: write ${NAME}, or $${ for a literal ${"
+                    .to_owned(),
             },
         })
     }
@@ -210,17 +233,30 @@ impl<'a> Field<'a> {
             Value::Float(number) => format!("the number {number}"),
             // As written, before `${NAME}` is filled in: the value may be a secret.
             Value::Text(written) => {
-                format!("{:?}", written.chars().take(SHOWN_CHARACTERS_MAX).collect::<String>())
+                format!(
+                    "{:?}",
+                    written
+                        .chars()
+                        .take(SHOWN_CHARACTERS_MAX)
+                        .collect::<String>()
+                )
             }
             Value::Date => "a date".to_owned(),
             Value::List(_) => "a list".to_owned(),
             Value::Table(_) => "a table".to_owned(),
         };
-        ConfigError::WrongType { origin: self.origin(), expected: expected.to_owned(), found }
+        ConfigError::WrongType {
+            origin: self.origin(),
+            expected: expected.to_owned(),
+            found,
+        }
     }
 
     fn is_structure(&self) -> bool {
-        matches!(self.node.value, Value::List(_) | Value::Table(_) | Value::Date)
+        matches!(
+            self.node.value,
+            Value::List(_) | Value::Table(_) | Value::Date
+        )
     }
 }
 
@@ -230,13 +266,19 @@ impl<'a> Fields<'a> {
     pub fn take(&mut self, names: &[&'static str]) -> Result<Option<Field<'a>>, ConfigError> {
         self.known.extend(names);
         let mut taken: Option<Field<'a>> = None;
-        while let Some(index) =
-            self.members.iter().position(|(name, _)| names.contains(&name.as_str()))
+        while let Some(index) = self
+            .members
+            .iter()
+            .position(|(name, _)| names.contains(&name.as_str()))
         {
             let (name, node) = self.members.remove(index);
-            let field = Field { source: self.source, path: join(&self.path, &name), node };
+            let field = Field {
+                source: self.source,
+                path: join(&self.path, &name),
+                node,
+            };
             if let Some(other) = &taken {
-                let (origin, other) = (field.origin(), other.origin());
+                let (origin, other) = (field.origin(), Box::new(other.origin()));
                 return Err(ConfigError::GivenTwice { origin, other });
             }
             taken = Some(field);
@@ -263,22 +305,38 @@ impl<'a> Fields<'a> {
         self,
         elsewhere: impl FnOnce(&str) -> Option<&'static str>,
     ) -> Result<(), ConfigError> {
-        let Some((name, node)) = self.members.into_iter().next() else { return Ok(()) };
+        let Some((name, node)) = self.members.into_iter().next() else {
+            return Ok(());
+        };
         let hint = match (elsewhere(&name), nearest(&name, &self.known)) {
             (Some(table), _) => format!("`{name}` belongs in `{table}`"),
             (None, Some(nearest)) => format!("the nearest known field is `{nearest}`"),
             (None, None) => "nothing is known here".to_owned(),
         };
-        let field = Field { source: self.source, path: join(&self.path, &name), node };
-        Err(ConfigError::UnknownField { origin: field.origin(), hint })
+        let field = Field {
+            source: self.source,
+            path: join(&self.path, &name),
+            node,
+        };
+        Err(ConfigError::UnknownField {
+            origin: field.origin(),
+            hint,
+        })
     }
 }
 
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let likeness = |known: &str| strsim::jaro_winkler(&name.to_ascii_lowercase(), known);
-    known.iter().copied().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
+    known
+        .iter()
+        .copied()
+        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }

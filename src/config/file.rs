@@ -12,15 +12,20 @@ const CONFIG_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The text of `path`. Fails when it cannot be read, is larger than 4 MiB or is not UTF-8.
 pub fn read_file(path: &Path) -> Result<String, ConfigError> {
-    let unreadable =
-        |source: io::Error| ConfigError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source: io::Error| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
         .map_err(unreadable)?;
     if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
         let problem = format!("larger than {CONFIG_FILE_BYTES_MAX} bytes; is it a config file?");
-        return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, problem)));
+        return Err(unreadable(io::Error::new(
+            io::ErrorKind::InvalidData,
+            problem,
+        )));
     }
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
@@ -45,7 +50,10 @@ mod tests {
             assert!(message.contains(expect), "{message}");
             assert!(message.contains(&path.display().to_string()), "{message}");
         };
-        check(&folder.path().join("none.json"), "cannot read the config file");
+        check(
+            &folder.path().join("none.json"),
+            "cannot read the config file",
+        );
         check(folder.path(), "cannot read the config file");
         std::fs::write(&path, b"{\"a\": \"\xff\"}").expect("written");
         check(&path, "not UTF-8 at byte 7");

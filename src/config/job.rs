@@ -20,7 +20,11 @@ pub enum InputSource {
 
 impl From<&OsStr> for InputSource {
     fn from(text: &OsStr) -> Self {
-        if text == "-" { Self::Stdin } else { Self::File(text.into()) }
+        if text == "-" {
+            Self::Stdin
+        } else {
+            Self::File(text.into())
+        }
     }
 }
 
@@ -35,7 +39,11 @@ pub enum OutputTarget {
 
 impl From<&OsStr> for OutputTarget {
     fn from(text: &OsStr) -> Self {
-        if text == "-" { Self::Stdout } else { Self::File(text.into()) }
+        if text == "-" {
+            Self::Stdout
+        } else {
+            Self::File(text.into())
+        }
     }
 }
 
@@ -80,16 +88,25 @@ impl Job {
         let input = settings.input.as_ref().ok_or(ConfigError::NoInput)?;
         let errors = settings.errors.clone().unwrap_or_else(|| Given {
             value: DEFAULT_ERRORS.into(),
-            origin: Origin::Field(format!("the default error file (--errors {DEFAULT_ERRORS})")),
+            origin: Origin::Field(format!(
+                "the default error file (--errors {DEFAULT_ERRORS})"
+            )),
         });
         if errors.value == Path::new("-") {
-            return Err(invalid(&errors.origin, "the error file cannot be standard output; name a file"));
+            return Err(invalid(
+                &errors.origin,
+                "the error file cannot be standard output; name a file",
+            ));
         }
         let mut files = Vec::new();
         if let InputSource::File(path) = &input.value {
             files.push((&input.origin, path));
         }
-        if let Some(Given { value: OutputTarget::File(path), origin }) = &settings.output {
+        if let Some(Given {
+            value: OutputTarget::File(path),
+            origin,
+        }) = &settings.output
+        {
             files.push((origin, path));
         }
         files.push((&errors.origin, &errors.value));
@@ -127,7 +144,7 @@ fn refuse_same_files(files: &[(&Origin, &PathBuf)]) -> Result<(), ConfigError> {
             if same_path(path, other) {
                 return Err(ConfigError::SameFile {
                     first: (*first).clone(),
-                    second: (*second).clone(),
+                    second: Box::new((*second).clone()),
                     path: (*path).clone(),
                 });
             }
@@ -139,13 +156,18 @@ fn refuse_same_files(files: &[(&Origin, &PathBuf)]) -> Result<(), ConfigError> {
 /// Compares without `./` and doubled slashes. `..` stays: behind a link it is not the parent.
 fn same_path(one: &Path, other: &Path) -> bool {
     let named = |path: &Path| -> PathBuf {
-        path.components().filter(|part| *part != Component::CurDir).collect()
+        path.components()
+            .filter(|part| *part != Component::CurDir)
+            .collect()
     };
     named(one) == named(other)
 }
 
 fn invalid(origin: &Origin, problem: &str) -> ConfigError {
-    ConfigError::Invalid { origin: origin.clone(), problem: problem.to_owned() }
+    ConfigError::Invalid {
+        origin: origin.clone(),
+        problem: problem.to_owned(),
+    }
 }
 
 fn is_set(flag: &Option<Given<bool>>) -> bool {
@@ -173,20 +195,48 @@ mod tests {
         assert_eq!((job.output, job.errors), (None, "errors.jsonl".into()));
         assert!(!job.overwrite && !job.fresh && !job.retry_errors && !job.dry_run);
         let job = Job::resolve(&settings("-", "-", "e")).expect("a job");
-        assert_eq!((job.input, job.output), (InputSource::Stdin, Some(OutputTarget::Stdout)));
+        assert_eq!(
+            (job.input, job.output),
+            (InputSource::Stdin, Some(OutputTarget::Stdout))
+        );
     }
 
     #[test]
     fn one_file_for_two_purposes_is_refused() {
         for (input, output, errors, expect) in [
             ("a", "a", "", "--input and --output are the same file, a:"),
-            ("./a", "a", "", "--input and --output are the same file, ./a:"),
-            ("x//a", "x/./a", "", "--input and --output are the same file"),
-            ("a", "b", "./b", "--output and BLAZE_ERRORS are the same file"),
+            (
+                "./a",
+                "a",
+                "",
+                "--input and --output are the same file, ./a:",
+            ),
+            (
+                "x//a",
+                "x/./a",
+                "",
+                "--input and --output are the same file",
+            ),
+            (
+                "a",
+                "b",
+                "./b",
+                "--output and BLAZE_ERRORS are the same file",
+            ),
             ("a", "", "a", "--input and BLAZE_ERRORS are the same file"),
-            ("errors.jsonl", "", "", "--input and the default error file (--errors errors.jsonl) are"),
+            (
+                "errors.jsonl",
+                "",
+                "",
+                "--input and the default error file (--errors errors.jsonl) are",
+            ),
             ("", "", "", "-i FILE"),
-            ("a", "b", "-", "BLAZE_ERRORS: the error file cannot be standard output"),
+            (
+                "a",
+                "b",
+                "-",
+                "BLAZE_ERRORS: the error file cannot be standard output",
+            ),
         ] {
             let error = Job::resolve(&settings(input, output, errors)).expect_err("refused");
             assert!(error.to_string().contains(expect), "{error}");

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{
-    Durability, Format, InputSource, Order, OutputTarget, Rate, RuntimeChoice, Secret,
-};
+use super::{Durability, Format, InputSource, Order, OutputTarget, Rate, RuntimeChoice, Secret};
 
 /// Where a value was written: what a message points at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,12 +65,18 @@ pub struct Given<T> {
 impl<T> Given<T> {
     /// A value given by the flag `name`, as `--workers`.
     pub fn by_flag(name: &str, value: T) -> Self {
-        Self { value, origin: Origin::Flag(name.to_owned()) }
+        Self {
+            value,
+            origin: Origin::Flag(name.to_owned()),
+        }
     }
 
     /// A value given by the environment variable `name`.
     pub fn by_environment(name: &str, value: T) -> Self {
-        Self { value, origin: Origin::Environment(name.to_owned()) }
+        Self {
+            value,
+            origin: Origin::Environment(name.to_owned()),
+        }
     }
 }
 

@@ -33,13 +33,39 @@ const TABLES: [(&str, &[&str]); 3] = [
     (
         "endpoints[]",
         &[
-            "url", "endpoint", "api_key", "provider", "api_version", "weight", "max_concurrent", "rpm_limit",
-            "tpm_limit", "quota_group", "headers", "health_path", "chat_path", "http2", "temperature",
-            "max_completion_tokens", "override_model", "default_model",
+            "url",
+            "endpoint",
+            "api_key",
+            "provider",
+            "api_version",
+            "weight",
+            "max_concurrent",
+            "rpm_limit",
+            "tpm_limit",
+            "quota_group",
+            "headers",
+            "health_path",
+            "chat_path",
+            "http2",
+            "temperature",
+            "max_completion_tokens",
+            "override_model",
+            "default_model",
         ],
     ),
-    ("request", &["timeout", "connect_timeout", "rate_limit", "workers"]),
-    ("retry", &["max_attempts", "initial_backoff", "max_backoff", "multiplier"]),
+    (
+        "request",
+        &["timeout", "connect_timeout", "rate_limit", "workers"],
+    ),
+    (
+        "retry",
+        &[
+            "max_attempts",
+            "initial_backoff",
+            "max_backoff",
+            "multiplier",
+        ],
+    ),
 ];
 
 /// Reads `text`, in the format that the extension of `path` names.
@@ -48,7 +74,10 @@ pub(super) fn read(
     text: &str,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<RawConfig, ConfigError> {
-    let source = Source { file: tree::file_name(path), environment };
+    let source = Source {
+        file: tree::file_name(path),
+        environment,
+    };
     let root = tree::parse(path, text)?;
     let mut raw = RawConfig::default();
     let mut top = Field::root(&source, root).fields()?;
@@ -77,10 +106,12 @@ impl RawConfig {
     /// Flags of the batch table, at top level under their names.
     fn read_flags(&mut self, top: &mut Fields<'_>) -> Result<(), ConfigError> {
         self.settings = Overrides {
-            input: top
-                .given(&["input", "requests_filepath"], |field| Ok(OsStr::new(&field.text()?).into()))?,
-            output: top
-                .given(&["output", "save_filepath"], |field| Ok(OsStr::new(&field.text()?).into()))?,
+            input: top.given(&["input", "requests_filepath"], |field| {
+                Ok(OsStr::new(&field.text()?).into())
+            })?,
+            output: top.given(&["output", "save_filepath"], |field| {
+                Ok(OsStr::new(&field.text()?).into())
+            })?,
             errors: top.given(&["errors"], path)?,
             rate: top.given(&["rate", "max_requests_per_second"], Field::rate)?,
             workers: top.given(&["workers", "num_workers"], Field::whole)?,
@@ -102,7 +133,9 @@ impl RawConfig {
             ca_file: top.given(&["ca_file"], path)?,
             grace: top.given(&["grace"], Field::duration)?,
             durability: top.given(&["durability"], Field::choice)?,
-            metrics_addr: top.given(&["metrics_addr"], |field| field.parsed(parse_socket_address))?,
+            metrics_addr: top.given(&["metrics_addr"], |field| {
+                field.parsed(parse_socket_address)
+            })?,
             verbose: top.given(&["verbose"], verbosity)?,
             json_logs: top.given(&["json_logs"], Field::boolean)?,
             no_progress: top.given(&["no_progress"], Field::boolean)?,
@@ -112,19 +145,34 @@ impl RawConfig {
     }
 
     fn read_request(&mut self, top: &mut Fields<'_>) -> Result<(), ConfigError> {
-        let Some(mut request) = top.table(&["request"])? else { return Ok(()) };
-        once(&mut self.settings.timeout, request.given(&["timeout"], Field::duration)?)?;
-        let rate =
-            request.given(&["rate_limit", "rate", "max_requests_per_second"], Field::rate)?;
+        let Some(mut request) = top.table(&["request"])? else {
+            return Ok(());
+        };
+        once(
+            &mut self.settings.timeout,
+            request.given(&["timeout"], Field::duration)?,
+        )?;
+        let rate = request.given(
+            &["rate_limit", "rate", "max_requests_per_second"],
+            Field::rate,
+        )?;
         once(&mut self.settings.rate, rate)?;
-        once(&mut self.settings.workers, request.given(&["workers"], Field::whole)?)?;
+        once(
+            &mut self.settings.workers,
+            request.given(&["workers"], Field::whole)?,
+        )?;
         self.connect_timeout = request.given(&["connect_timeout"], Field::duration)?;
         finish(request)
     }
 
     fn read_retry(&mut self, top: &mut Fields<'_>) -> Result<(), ConfigError> {
-        let Some(mut retry) = top.table(&["retry"])? else { return Ok(()) };
-        once(&mut self.settings.max_attempts, retry.given(&["max_attempts"], Field::whole)?)?;
+        let Some(mut retry) = top.table(&["retry"])? else {
+            return Ok(());
+        };
+        once(
+            &mut self.settings.max_attempts,
+            retry.given(&["max_attempts"], Field::whole)?,
+        )?;
         self.initial_backoff = retry.given(&["initial_backoff"], Field::duration)?;
         self.max_backoff = retry.given(&["max_backoff"], Field::duration)?;
         self.multiplier = retry.given(&["multiplier"], Field::number)?;
@@ -138,7 +186,10 @@ impl RawConfig {
                 let mut table = field.fields()?;
                 let per_minute = table.given(&["requests_per_minute"], |field| {
                     Rate::of_number(field.number()? / 60.0).map_err(|expected| {
-                        ConfigError::Invalid { origin: field.origin(), problem: expected.to_string() }
+                        ConfigError::Invalid {
+                            origin: field.origin(),
+                            problem: expected.to_string(),
+                        }
                     })
                 })?;
                 once(&mut self.settings.rate, per_minute)?;
@@ -147,8 +198,13 @@ impl RawConfig {
             Some(field) => once(&mut self.settings.rate, Some(field.given(Field::rate)?))?,
             None => {}
         }
-        let Some(mut queue) = top.table(&["queue"])? else { return Ok(()) };
-        once(&mut self.settings.timeout, queue.given(&["timeout_secs"], Field::duration)?)?;
+        let Some(mut queue) = top.table(&["queue"])? else {
+            return Ok(());
+        };
+        once(
+            &mut self.settings.timeout,
+            queue.given(&["timeout_secs"], Field::duration)?,
+        )?;
         self.ignore(queue.take(&["max_size"])?, "the input file is the queue");
         finish(queue)
     }
@@ -164,13 +220,17 @@ impl RawConfig {
         let polling = top.take(&["worker_polling_interval"])?;
         self.ignore(polling, "workers are woken, they do not poll");
         let strategy = top.take(&["strategy"])?;
-        self.ignore(strategy, "endpoints are always chosen by smooth weighted round robin");
+        self.ignore(
+            strategy,
+            "endpoints are always chosen by smooth weighted round robin",
+        );
         Ok(())
     }
 
     fn ignore(&mut self, field: Option<Field<'_>>, reason: &str) {
         if let Some(field) = field {
-            self.notes.push(format!("ignored: {}, because {reason}", field.origin()));
+            self.notes
+                .push(format!("ignored: {}, because {reason}", field.origin()));
         }
     }
 
@@ -186,10 +246,16 @@ impl RawConfig {
             problem: "has no `url`; give it one, as https://api.openai.com/v1".to_owned(),
         };
         let defaults = EndpointConfig::default();
-        let mut reader = EndpointReader { prefix, fields: item.fields()?, origins: &mut self.origins };
+        let mut reader = EndpointReader {
+            prefix,
+            fields: item.fields()?,
+            origins: &mut self.origins,
+        };
         let endpoint = EndpointConfig {
             name: reader.read(&["name"], Field::text)?,
-            url: reader.read(&["url", "endpoint"], Field::text)?.ok_or(missing_url)?,
+            url: reader
+                .read(&["url", "endpoint"], Field::text)?
+                .ok_or(missing_url)?,
             provider: reader.read(&["provider"], Field::choice)?,
             // An empty key is no key: `${KEY}` of a variable that is set to nothing.
             api_key: reader
@@ -205,7 +271,9 @@ impl RawConfig {
                 .unwrap_or(defaults.api_version),
             temperature: reader.read(&["temperature"], Field::number)?,
             max_completion_tokens: reader.read(&["max_completion_tokens"], Field::whole)?,
-            weight: reader.read(&["weight"], Field::whole)?.unwrap_or(defaults.weight),
+            weight: reader
+                .read(&["weight"], Field::whole)?
+                .unwrap_or(defaults.weight),
             max_concurrent: reader
                 .read(&["max_concurrent"], Field::whole)?
                 .unwrap_or(defaults.max_concurrent),
@@ -223,7 +291,8 @@ impl RawConfig {
 
     fn read_price(&mut self, model: &str, field: Field<'_>) -> Result<Price, ConfigError> {
         let origin = field.origin();
-        self.origins.insert(format!("prices.{model}"), origin.clone());
+        self.origins
+            .insert(format!("prices.{model}"), origin.clone());
         let mut fields = field.fields()?;
         let (input, output) = (fields.take(&["input"])?, fields.take(&["output"])?);
         let cached_input = fields.take(&["cached_input"])?;
@@ -256,16 +325,21 @@ impl<'a> EndpointReader<'a, '_> {
         let Some(Given { value, origin }) = self.fields.given(names, read)? else {
             return Ok(None);
         };
-        self.origins.insert(format!("{}.{}", self.prefix, names[0]), origin);
+        self.origins
+            .insert(format!("{}.{}", self.prefix, names[0]), origin);
         Ok(Some(value))
     }
 
     fn read_headers(&mut self) -> Result<BTreeMap<String, String>, ConfigError> {
-        let Some(field) = self.fields.take(&["headers"])? else { return Ok(BTreeMap::new()) };
-        self.origins.insert(format!("{}.headers", self.prefix), field.origin());
+        let Some(field) = self.fields.take(&["headers"])? else {
+            return Ok(BTreeMap::new());
+        };
+        self.origins
+            .insert(format!("{}.headers", self.prefix), field.origin());
         let mut headers = BTreeMap::new();
         for (name, value) in field.members()? {
-            self.origins.insert(format!("{}.headers.{name}", self.prefix), value.origin());
+            self.origins
+                .insert(format!("{}.headers.{name}", self.prefix), value.origin());
             headers.insert(name, value.text()?);
         }
         Ok(headers)
@@ -285,7 +359,7 @@ fn verbosity(field: &Field<'_>) -> Result<u8, ConfigError> {
 fn once<T>(slot: &mut Option<Given<T>>, given: Option<Given<T>>) -> Result<(), ConfigError> {
     let Some(given) = given else { return Ok(()) };
     if let Some(other) = slot {
-        let (origin, other) = (given.origin, other.origin.clone());
+        let (origin, other) = (given.origin, Box::new(other.origin.clone()));
         return Err(ConfigError::GivenTwice { origin, other });
     }
     *slot = Some(given);
@@ -294,7 +368,10 @@ fn once<T>(slot: &mut Option<Given<T>>, given: Option<Given<T>>) -> Result<(), C
 
 fn finish(fields: Fields<'_>) -> Result<(), ConfigError> {
     fields.finish(|name| {
-        TABLES.iter().find(|(_, known)| known.contains(&name)).map(|(table, _)| *table)
+        TABLES
+            .iter()
+            .find(|(_, known)| known.contains(&name))
+            .map(|(table, _)| *table)
     })
 }
 

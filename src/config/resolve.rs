@@ -60,7 +60,12 @@ pub fn load_settings(
     let job = Job::resolve(&settings)?;
     let console = Console::resolve(&settings);
     let (config, notes) = resolve(raw, &settings, env)?;
-    Ok(Settings { config, job, console, notes })
+    Ok(Settings {
+        config,
+        job,
+        console,
+        notes,
+    })
 }
 
 fn read_layer(
@@ -98,22 +103,38 @@ fn resolve(
         layers.endpoints(endpoints, settings, variable(API_KEY_VARIABLE), &mut notes)?;
     let defaults = Config::default();
     let request = RequestConfig {
-        timeout: layers.pick("request.timeout", &settings.timeout, defaults.request.timeout),
+        timeout: layers.pick(
+            "request.timeout",
+            &settings.timeout,
+            defaults.request.timeout,
+        ),
         connect_timeout: layers.pick(
             "request.connect_timeout",
             &connect_timeout,
             defaults.request.connect_timeout,
         ),
-        rate_limit: layers.pick("request.rate_limit", &settings.rate, defaults.request.rate_limit),
-        workers: layers.pick("request.workers", &settings.workers, defaults.request.workers),
+        rate_limit: layers.pick(
+            "request.rate_limit",
+            &settings.rate,
+            defaults.request.rate_limit,
+        ),
+        workers: layers.pick(
+            "request.workers",
+            &settings.workers,
+            defaults.request.workers,
+        ),
     };
     // Whoever gives one bound of the backoff need not know the default of the other.
     let initial_default = max_backoff
         .as_ref()
-        .map_or(defaults.retry.initial_backoff, |max| defaults.retry.initial_backoff.min(max.value));
+        .map_or(defaults.retry.initial_backoff, |max| {
+            defaults.retry.initial_backoff.min(max.value)
+        });
     let max_default = initial_backoff
         .as_ref()
-        .map_or(defaults.retry.max_backoff, |initial| defaults.retry.max_backoff.max(initial.value));
+        .map_or(defaults.retry.max_backoff, |initial| {
+            defaults.retry.max_backoff.max(initial.value)
+        });
     let retry = RetryConfig {
         max_attempts: layers.pick(
             "retry.max_attempts",
@@ -184,15 +205,20 @@ impl Layers {
             if !endpoints.is_empty() {
                 if !origin.is_usage() {
                     let problem = "stands beside a list of endpoints; keep one of them".to_owned();
-                    return Err(ConfigError::Invalid { origin: origin.clone(), problem });
+                    return Err(ConfigError::Invalid {
+                        origin: origin.clone(),
+                        problem,
+                    });
                 }
                 notes.push(format!(
                     "{origin} replaces the {} endpoint(s) of the config file",
                     endpoints.len()
                 ));
             }
-            self.origins.retain(|field, _| !field.starts_with("endpoints["));
-            self.origins.insert("endpoints[0].url".to_owned(), origin.clone());
+            self.origins
+                .retain(|field, _| !field.starts_with("endpoints["));
+            self.origins
+                .insert("endpoints[0].url".to_owned(), origin.clone());
             self.origins.insert(
                 "endpoints[0].api_key".to_owned(),
                 Origin::Environment(API_KEY_VARIABLE.to_owned()),
@@ -222,7 +248,13 @@ impl Layers {
         settings: &Overrides,
         notes: &mut Vec<String>,
     ) {
-        let Some(Given { value: model, origin }) = &settings.model else { return };
+        let Some(Given {
+            value: model,
+            origin,
+        }) = &settings.model
+        else {
+            return;
+        };
         let mut replaced = 0;
         for (index, endpoint) in endpoints.iter_mut().enumerate() {
             if endpoint.model.is_some() && !origin.is_usage() {
@@ -230,10 +262,13 @@ impl Layers {
             }
             replaced += usize::from(endpoint.model.as_ref().is_some_and(|old| old != model));
             endpoint.model = Some(model.clone());
-            self.origins.insert(format!("endpoints[{index}].model"), origin.clone());
+            self.origins
+                .insert(format!("endpoints[{index}].model"), origin.clone());
         }
         if replaced > 0 {
-            notes.push(format!("{origin} replaces the model of {replaced} endpoint(s)"));
+            notes.push(format!(
+                "{origin} replaces the model of {replaced} endpoint(s)"
+            ));
         }
     }
 }

@@ -25,11 +25,13 @@ pub struct Expected(pub &'static str);
 
 const DURATION: Expected =
     Expected(r#"a duration up to 10 years, as "100ms", "30s", "2m", "1h" or a number of seconds"#);
-const BYTES: Expected = Expected(r#"a number of bytes, or one with a unit, as "64MiB" (KiB, MiB, GiB)"#);
+const BYTES: Expected =
+    Expected(r#"a number of bytes, or one with a unit, as "64MiB" (KiB, MiB, GiB)"#);
 const BOOLEAN: Expected = Expected("true or false (or 1, 0, yes, no)");
 const RATE: Expected =
     Expected("a rate: 0 (no limit), requests per second from 0.000001 to 1000000000, or auto");
-const SOCKET_ADDRESS: Expected = Expected("an address and port, as 127.0.0.1:9090 or localhost:9090");
+const SOCKET_ADDRESS: Expected =
+    Expected("an address and port, as 127.0.0.1:9090 or localhost:9090");
 
 /// A duration: a number with `ms`, `s`, `m` or `h`; without a unit, seconds. At most 10 years.
 pub fn parse_duration(text: &str) -> Result<Duration, Expected> {
@@ -53,13 +55,20 @@ pub(super) fn duration_of_seconds(seconds: f64) -> Result<Duration, Expected> {
 
 /// A size: a whole number of bytes, or a number with `KiB`, `MiB` or `GiB`.
 pub fn parse_bytes(text: &str) -> Result<usize, Expected> {
-    const UNITS: [(&str, usize); 4] = [("kib", 1 << 10), ("mib", 1 << 20), ("gib", 1 << 30), ("b", 1)];
+    const UNITS: [(&str, usize); 4] = [
+        ("kib", 1 << 10),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("b", 1),
+    ];
     let text = text.trim().to_ascii_lowercase();
     let (number, bytes_per_unit) = UNITS
         .iter()
         .find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?.trim_end(), *bytes)))
         .unwrap_or((&text, 1));
-    whole(number).and_then(|number: usize| number.checked_mul(bytes_per_unit)).ok_or(BYTES)
+    whole(number)
+        .and_then(|number: usize| number.checked_mul(bytes_per_unit))
+        .ok_or(BYTES)
 }
 
 /// `true`, `yes`, `1`, `on` or `false`, `no`, `0`, `off`, in any case.
@@ -138,7 +147,9 @@ choice!(ProviderKind, "openai, azure or anthropic", "openai" => OpenAi, "azure" 
 
 /// Digits with at most one point: `f64::from_str` would also take `inf`, `NaN`, `1e300` and a sign.
 pub(super) fn decimal(text: &str) -> Option<f64> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
     if plain { text.parse().ok() } else { None }
 }
 
@@ -167,10 +178,27 @@ mod tests {
             ("0", 0),
             ("87600h", 315_360_000_000),
         ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(milliseconds)),
+                "{text}"
+            );
         }
         for text in [
-            "", "s", "ms", "-1s", "+1s", "1e3", "inf", "NaN", "1.2.3", "1d", "1 0s", "87601h", "1m30s", "10mss",
+            "",
+            "s",
+            "ms",
+            "-1s",
+            "+1s",
+            "1e3",
+            "inf",
+            "NaN",
+            "1.2.3",
+            "1d",
+            "1 0s",
+            "87601h",
+            "1m30s",
+            "10mss",
             "99999999999999999999999999999999999999",
         ] {
             assert_eq!(parse_duration(text), Err(DURATION), "{text}");
@@ -182,12 +210,25 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in
-            [("0", 0), ("1024", 1024), ("64MiB", 64 << 20), ("2 gib", 2 << 30), ("1KiB", 1024), ("7B", 7)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("64MiB", 64 << 20),
+            ("2 gib", 2 << 30),
+            ("1KiB", 1024),
+            ("7B", 7),
+        ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        for text in ["", "MiB", "-1", "1.5MiB", "1MB", "99999999999GiB", "18446744073709551616"] {
+        for text in [
+            "",
+            "MiB",
+            "-1",
+            "1.5MiB",
+            "1MB",
+            "99999999999GiB",
+            "18446744073709551616",
+        ] {
             assert_eq!(parse_bytes(text), Err(BYTES), "{text}");
         }
     }
@@ -204,9 +245,22 @@ mod tests {
             ("AUTO", Rate::Auto),
         ] {
             assert_eq!(text.parse(), Ok(expect), "{text}");
-            assert_eq!(expect.to_string().parse(), Ok(expect), "{text} there and back");
+            assert_eq!(
+                expect.to_string().parse(),
+                Ok(expect),
+                "{text} there and back"
+            );
         }
-        for text in ["", "-1", "nan", "inf", "1e3", "0.0000001", "1000000001", "fast"] {
+        for text in [
+            "",
+            "-1",
+            "nan",
+            "inf",
+            "1e3",
+            "0.0000001",
+            "1000000001",
+            "fast",
+        ] {
             assert_eq!(text.parse::<Rate>(), Err(RATE), "{text}");
         }
     }
@@ -225,7 +279,10 @@ mod tests {
         assert_eq!("openai".parse(), Ok(Format::OpenAi));
         assert_eq!("completion".parse(), Ok(Order::Completion));
         assert_eq!("Azure".parse(), Ok(ProviderKind::Azure));
-        assert_eq!("gcp".parse::<ProviderKind>(), Err(Expected("openai, azure or anthropic")));
+        assert_eq!(
+            "gcp".parse::<ProviderKind>(),
+            Err(Expected("openai, azure or anthropic"))
+        );
     }
 
     #[test]
@@ -235,9 +292,19 @@ mod tests {
             ("localhost:0", "127.0.0.1:0"),
             ("[::1]:80", "[::1]:80"),
         ] {
-            assert_eq!(parse_socket_address(text).map(|address| address.to_string()), Ok(expect.to_owned()));
+            assert_eq!(
+                parse_socket_address(text).map(|address| address.to_string()),
+                Ok(expect.to_owned())
+            );
         }
-        for text in ["", "9090", "localhost", "localhost:+1", "localhost:65536", "example.com:80"] {
+        for text in [
+            "",
+            "9090",
+            "localhost",
+            "localhost:+1",
+            "localhost:65536",
+            "example.com:80",
+        ] {
             assert_eq!(parse_socket_address(text), Err(SOCKET_ADDRESS), "{text}");
         }
     }

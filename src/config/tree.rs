@@ -45,16 +45,27 @@ struct SyntaxError {
 /// The tree of `text`, in the format that the extension of `path` names. A byte order mark is
 /// skipped, an empty document is an empty table. Duplicate keys are an error in all three formats.
 pub(super) fn parse(path: &Path, text: &str) -> Result<Node, ConfigError> {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let extension = path
+        .extension()
+        .and_then(|extension| extension.to_str())
+        .unwrap_or_default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (format, result) = match extension.to_ascii_lowercase().as_str() {
         "json" => ("JSON", json::parse(text)),
         "toml" => ("TOML", toml::parse(text)),
         "yaml" | "yml" => ("YAML", yaml::parse(text)),
-        _ => return Err(ConfigError::UnknownFormat { path: path.to_owned() }),
+        _ => {
+            return Err(ConfigError::UnknownFormat {
+                path: path.to_owned(),
+            });
+        }
     };
     result.map_err(|SyntaxError { line, message }| ConfigError::Syntax {
-        origin: Origin::File { file: file_name(path), line, field: String::new() },
+        origin: Origin::File {
+            file: file_name(path),
+            line,
+            field: String::new(),
+        },
         format,
         message: one_line(&message),
     })
@@ -66,7 +77,9 @@ pub(super) fn file_name(path: &Path) -> Arc<str> {
 }
 
 fn one_line(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+    text.chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect()
 }
 
 /// The line, from 1, of the byte at `offset`.
@@ -76,7 +89,10 @@ fn line_at(text: &str, offset: usize) -> usize {
 }
 
 fn too_deep(line: Option<usize>) -> SyntaxError {
-    SyntaxError { line, message: format!("nested deeper than {DEPTH_MAX} levels") }
+    SyntaxError {
+        line,
+        message: format!("nested deeper than {DEPTH_MAX} levels"),
+    }
 }
 
 #[cfg(test)]

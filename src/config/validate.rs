@@ -69,21 +69,39 @@ pub fn validate(config: &Config) -> Result<(), ConfigError> {
     validate_request(request)?;
     validate_retry(retry)?;
     if let Some(cores) = *cores {
-        within("cores", cores, CORES_MAX, "leave it out to use every available core")?;
+        within(
+            "cores",
+            cores,
+            CORES_MAX,
+            "leave it out to use every available core",
+        )?;
     }
     at_most_ten_years("max_outage", *max_outage)?;
     at_most_ten_years("grace", *grace)?;
     at_least_one("max_line_bytes", *max_line_bytes, "no line is that short")?;
-    at_least_one("max_response_bytes", *max_response_bytes, "no response is that short")?;
-    if ca_file.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-        return Err(invalid("ca_file", "the path is empty; name a PEM file or leave it out"));
+    at_least_one(
+        "max_response_bytes",
+        *max_response_bytes,
+        "no response is that short",
+    )?;
+    if ca_file
+        .as_ref()
+        .is_some_and(|path| path.as_os_str().is_empty())
+    {
+        return Err(invalid(
+            "ca_file",
+            "the path is empty; name a PEM file or leave it out",
+        ));
     }
     for (model, price) in prices {
         validate_price(model, price)?;
     }
     if let Some(cost) = *max_cost {
         if !(cost.is_finite() && cost > 0.0) {
-            return Err(invalid("max_cost", format!("{cost} is no budget; give US dollars above 0")));
+            return Err(invalid(
+                "max_cost",
+                format!("{cost} is no budget; give US dollars above 0"),
+            ));
         }
         if prices.is_empty() {
             let problem = "costs are unknown without prices; give `prices` in the config file";
@@ -98,7 +116,12 @@ pub fn validate(config: &Config) -> Result<(), ConfigError> {
 }
 
 fn validate_request(request: &RequestConfig) -> Result<(), ConfigError> {
-    let RequestConfig { timeout, connect_timeout, rate_limit, workers } = request;
+    let RequestConfig {
+        timeout,
+        connect_timeout,
+        rate_limit,
+        workers,
+    } = request;
     positive_duration("request.timeout", *timeout)?;
     positive_duration("request.connect_timeout", *connect_timeout)?;
     if let Rate::PerSecond(per_second) = *rate_limit {
@@ -109,18 +132,38 @@ fn validate_request(request: &RequestConfig) -> Result<(), ConfigError> {
                 return Err(invalid("request.rate_limit", problem));
             }
             Err(expected) => {
-                return Err(invalid("request.rate_limit", format!("{expected}, found {per_second}")));
+                return Err(invalid(
+                    "request.rate_limit",
+                    format!("{expected}, found {per_second}"),
+                ));
             }
         }
     }
-    within("request.workers", *workers, WORKERS_MAX, "without one nothing is sent")
+    within(
+        "request.workers",
+        *workers,
+        WORKERS_MAX,
+        "without one nothing is sent",
+    )
 }
 
 fn validate_retry(retry: &RetryConfig) -> Result<(), ConfigError> {
-    let RetryConfig { max_attempts, initial_backoff, max_backoff, multiplier } = retry;
-    at_least_one("retry.max_attempts", *max_attempts as usize, "the first attempt counts, so 1 means no retries")?;
+    let RetryConfig {
+        max_attempts,
+        initial_backoff,
+        max_backoff,
+        multiplier,
+    } = retry;
+    at_least_one(
+        "retry.max_attempts",
+        *max_attempts as usize,
+        "the first attempt counts, so 1 means no retries",
+    )?;
     if *max_attempts > ATTEMPTS_MAX {
-        return Err(invalid("retry.max_attempts", format!("{max_attempts} is above {ATTEMPTS_MAX}")));
+        return Err(invalid(
+            "retry.max_attempts",
+            format!("{max_attempts} is above {ATTEMPTS_MAX}"),
+        ));
     }
     at_most_ten_years("retry.initial_backoff", *initial_backoff)?;
     at_most_ten_years("retry.max_backoff", *max_backoff)?;
@@ -138,10 +181,18 @@ fn validate_retry(retry: &RetryConfig) -> Result<(), ConfigError> {
 }
 
 fn validate_price(model: &str, price: &Price) -> Result<(), ConfigError> {
-    let Price { input, cached_input, output } = price;
-    for dollars in [Some(*input), *cached_input, Some(*output)].into_iter().flatten() {
+    let Price {
+        input,
+        cached_input,
+        output,
+    } = price;
+    for dollars in [Some(*input), *cached_input, Some(*output)]
+        .into_iter()
+        .flatten()
+    {
         if !(dollars.is_finite() && dollars >= 0.0) {
-            let problem = format!("{dollars} is no price; give US dollars per million tokens, 0 or more");
+            let problem =
+                format!("{dollars} is no price; give US dollars per million tokens, 0 or more");
             return Err(invalid(format!("prices.{model}"), problem));
         }
     }
@@ -171,7 +222,11 @@ fn validate_endpoint(at: &str, endpoint: &EndpointConfig) -> Result<(), ConfigEr
     } = endpoint;
     let field = |name: &str| format!("{at}.{name}");
     let host = validate_url(&field("url"), url)?;
-    for (label, text) in [("name", name), ("model", model), ("quota_group", quota_group)] {
+    for (label, text) in [
+        ("name", name),
+        ("model", model),
+        ("quota_group", quota_group),
+    ] {
         if let Some(text) = text {
             validate_text(&field(label), text)?;
         }
@@ -182,33 +237,50 @@ fn validate_endpoint(at: &str, endpoint: &EndpointConfig) -> Result<(), ConfigEr
         }
     }
     if *override_model && model.is_none() {
-        return Err(invalid(field("override_model"), "there is no `model` to put in; give one"));
+        return Err(invalid(
+            field("override_model"),
+            "there is no `model` to put in; give one",
+        ));
     }
     let version_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if api_version.is_empty() || !api_version.bytes().all(version_letter) {
-        return Err(invalid(field("api_version"), "is no API version; write it like 2025-01-01-preview"));
+        return Err(invalid(
+            field("api_version"),
+            "is no API version; write it like 2025-01-01-preview",
+        ));
     }
     if temperature.is_some_and(|temperature| !temperature.is_finite()) {
         return Err(invalid(field("temperature"), "is no finite number"));
     }
-    at_least_one(&field("weight"), *weight as usize, "the endpoint would never be chosen; remove it to leave it out")?;
-    at_least_one(&field("max_concurrent"), *max_concurrent, "nothing could be sent; remove the endpoint to leave it out")?;
+    at_least_one(
+        &field("weight"),
+        *weight as usize,
+        "the endpoint would never be chosen; remove it to leave it out",
+    )?;
+    at_least_one(
+        &field("max_concurrent"),
+        *max_concurrent,
+        "nothing could be sent; remove the endpoint to leave it out",
+    )?;
     for (label, limit) in [
         ("rpm_limit", rpm_limit),
         ("tpm_limit", tpm_limit),
         ("max_completion_tokens", max_completion_tokens),
     ] {
         if *limit == Some(0) {
-            return Err(invalid(field(label), "0 lets nothing through; leave it out for no limit"));
+            return Err(invalid(
+                field(label),
+                "0 lets nothing through; leave it out for no limit",
+            ));
         }
     }
     for (name, value) in headers {
         validate_header(&field("headers"), name, value, headers)?;
     }
     if let Some(key) = api_key
-        && (key.expose().is_empty() || HeaderValue::from_str(key.expose()).is_err())
+        && (key.expose().is_empty() || !key.expose().bytes().all(|byte| byte.is_ascii_graphic()))
     {
-        let problem = "is empty or holds a line break or another character no header can carry; \
+        let problem = "is empty or holds a line break, a space or another character no key has; \
                        remove it (keys read from a file often end in a line break)";
         return Err(invalid(field("api_key"), problem));
     }
@@ -222,23 +294,40 @@ fn validate_url(field: &str, text: &str) -> Result<String, ConfigError> {
         return Err(invalid(field, format!("is empty; {EXAMPLE}")));
     }
     // The URL standard drops line breaks and takes `\` for `/`; other parsers do not.
-    if text.chars().any(|letter| letter.is_control() || letter.is_whitespace() || letter == '\\') {
+    if text
+        .chars()
+        .any(|letter| letter.is_control() || letter.is_whitespace() || letter == '\\')
+    {
         let problem = format!("holds white space, a control character or a backslash; {EXAMPLE}");
         return Err(invalid(field, problem));
     }
-    let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
+    let scheme = text
+        .split("://")
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     if !text.contains("://") || !matches!(scheme.as_str(), "http" | "https") {
-        return Err(invalid(field, format!("does not begin with http:// or https://; {EXAMPLE}")));
+        return Err(invalid(
+            field,
+            format!("does not begin with http:// or https://; {EXAMPLE}"),
+        ));
     }
-    let url = Url::parse(text).map_err(|error| invalid(field, format!("is no URL ({error}); {EXAMPLE}")))?;
+    let url = Url::parse(text)
+        .map_err(|error| invalid(field, format!("is no URL ({error}); {EXAMPLE}")))?;
     let Some(host) = url.host_str().filter(|host| !host.is_empty()) else {
         return Err(invalid(field, format!("has no host; {EXAMPLE}")));
     };
     if url.port() == Some(0) {
-        return Err(invalid(field, "has port 0, where nothing listens; give the server's port"));
+        return Err(invalid(
+            field,
+            "has port 0, where nothing listens; give the server's port",
+        ));
     }
     if url.fragment().is_some() {
-        return Err(invalid(field, "has a fragment (#…), which is never sent; remove it"));
+        return Err(invalid(
+            field,
+            "has a fragment (#…), which is never sent; remove it",
+        ));
     }
     if !url.username().is_empty() || url.password().is_some() {
         let problem = "has credentials in it beside another key (or was built in code); \
@@ -281,20 +370,40 @@ fn validate_header(
         return Err(invalid(field, problem));
     }
     if HeaderValue::from_bytes(value.as_bytes()).is_err() {
-        return Err(invalid(field, "its value holds a line break or another control character; remove it"));
+        return Err(invalid(
+            field,
+            "its value holds a line break or another control character; remove it",
+        ));
     }
-    if TRANSPORT_HEADERS.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-        return Err(invalid(field, "is written by the transport itself; remove it"));
+    if TRANSPORT_HEADERS
+        .iter()
+        .any(|reserved| name.eq_ignore_ascii_case(reserved))
+    {
+        return Err(invalid(
+            field,
+            "is written by the transport itself; remove it",
+        ));
     }
-    if all.keys().filter(|other| other.eq_ignore_ascii_case(name)).count() > 1 {
-        return Err(invalid(field, "is given twice, in different case; keep one"));
+    if all
+        .keys()
+        .filter(|other| other.eq_ignore_ascii_case(name))
+        .count()
+        > 1
+    {
+        return Err(invalid(
+            field,
+            "is given twice, in different case; keep one",
+        ));
     }
     Ok(())
 }
 
 fn validate_key(field: &str, endpoint: &EndpointConfig, host: &str) -> Result<(), ConfigError> {
     let provider = endpoint.provider_or_host();
-    let header = provider.key_headers().iter().find(|name| endpoint.has_header(name));
+    let header = provider
+        .key_headers()
+        .iter()
+        .find(|name| endpoint.has_header(name));
     match (&endpoint.api_key, header) {
         (None, None) if provider.needs_key(host) => Err(invalid(
             field,
@@ -304,9 +413,10 @@ fn validate_key(field: &str, endpoint: &EndpointConfig, host: &str) -> Result<()
                 endpoint.label().escape_debug()
             ),
         )),
-        (Some(_), Some(header)) => {
-            Err(invalid(field, format!("stands beside the header `{header}`; keep one of them")))
-        }
+        (Some(_), Some(header)) => Err(invalid(
+            field,
+            format!("stands beside the header `{header}`; keep one of them"),
+        )),
         _ => Ok(()),
     }
 }
@@ -316,7 +426,8 @@ fn validate_names(endpoints: &[EndpointConfig]) -> Result<(), ConfigError> {
     for (index, endpoint) in endpoints.iter().enumerate() {
         let Some(name) = &endpoint.name else { continue };
         if let Some(first) = seen.insert(name, index) {
-            let problem = format!("`{name}` is also the name of endpoints[{first}]; give each its own");
+            let problem =
+                format!("`{name}` is also the name of endpoints[{first}]; give each its own");
             return Err(invalid(format!("endpoints[{index}].name"), problem));
         }
     }
@@ -326,8 +437,10 @@ fn validate_names(endpoints: &[EndpointConfig]) -> Result<(), ConfigError> {
 /// A group is one quota, so it has one limit: two different ones would leave the engine guessing.
 fn validate_quota_groups(endpoints: &[EndpointConfig]) -> Result<(), ConfigError> {
     type Limit = fn(&EndpointConfig) -> Option<u64>;
-    let limits: [(&str, Limit); 2] =
-        [("rpm_limit", |endpoint| endpoint.rpm_limit), ("tpm_limit", |endpoint| endpoint.tpm_limit)];
+    let limits: [(&str, Limit); 2] = [
+        ("rpm_limit", |endpoint| endpoint.rpm_limit),
+        ("tpm_limit", |endpoint| endpoint.tpm_limit),
+    ];
     for (label, limit_of) in limits {
         let mut limits = BTreeMap::new();
         for (index, endpoint) in endpoints.iter().enumerate() {
@@ -357,27 +470,39 @@ fn within(field: &str, value: usize, max: usize, why: &str) -> Result<(), Config
 
 fn at_least_one(field: &str, value: usize, why: &str) -> Result<(), ConfigError> {
     if value == 0 {
-        return Err(invalid(field, format!("must be at least 1, found 0: {why}")));
+        return Err(invalid(
+            field,
+            format!("must be at least 1, found 0: {why}"),
+        ));
     }
     Ok(())
 }
 
 fn positive_duration(field: &str, duration: Duration) -> Result<(), ConfigError> {
     if duration.is_zero() {
-        return Err(invalid(field, "0 would fail every request; give a time, as \"30s\""));
+        return Err(invalid(
+            field,
+            "0 would fail every request; give a time, as \"30s\"",
+        ));
     }
     at_most_ten_years(field, duration)
 }
 
 fn at_most_ten_years(field: &str, duration: Duration) -> Result<(), ConfigError> {
     if duration > DURATION_MAX {
-        return Err(invalid(field, format!("{duration:?} is above 10 years; give less")));
+        return Err(invalid(
+            field,
+            format!("{duration:?} is above 10 years; give less"),
+        ));
     }
     Ok(())
 }
 
 fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Invalid { origin: Origin::Field(field.into()), problem: problem.into() }
+    ConfigError::Invalid {
+        origin: Origin::Field(field.into()),
+        problem: problem.into(),
+    }
 }
 
 #[cfg(test)]

@@ -20,14 +20,22 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
 /// which is bounded, and gives every value its line.
 fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SyntaxError> {
     // `raw` borrows from `text`, so the difference of the addresses is its offset.
-    let line = Some(line_at(text, raw.get().as_ptr().addr() - text.as_ptr().addr()));
+    let line = Some(line_at(
+        text,
+        raw.get().as_ptr().addr() - text.as_ptr().addr(),
+    ));
     if depth > DEPTH_MAX {
         return Err(too_deep(line));
     }
     // The error's own position counts from the start of this value, so it is left out.
     let failed = |error: serde_json::Error| SyntaxError {
         line,
-        message: error.to_string().split(" at line ").next().unwrap_or_default().to_owned(),
+        message: error
+            .to_string()
+            .split(" at line ")
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
     };
     let value = match raw.get().as_bytes().first() {
         Some(b'{') => {
@@ -37,7 +45,10 @@ fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SyntaxError> {
                 let child = node(text, child, depth + 1)?;
                 if table.iter().any(|(known, _)| *known == name) {
                     let message = format!("duplicate key `{name}`");
-                    return Err(SyntaxError { line: child.line, message });
+                    return Err(SyntaxError {
+                        line: child.line,
+                        message,
+                    });
                 }
                 table.push((name, child));
             }
@@ -46,7 +57,10 @@ fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SyntaxError> {
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(failed)?;
             Value::List(
-                items.into_iter().map(|item| node(text, item, depth + 1)).collect::<Result<_, _>>()?,
+                items
+                    .into_iter()
+                    .map(|item| node(text, item, depth + 1))
+                    .collect::<Result<_, _>>()?,
             )
         }
         _ => match serde_json::from_str(raw.get()).map_err(failed)? {

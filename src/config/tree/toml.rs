@@ -11,7 +11,10 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
         line: error.span().map(|span| line_at(text, span.start)),
         message: error.message().to_owned(),
     })?;
-    Ok(Node { line: Some(1), value: table(text, root.into_inner(), 0)? })
+    Ok(Node {
+        line: Some(1),
+        value: table(text, root.into_inner(), 0)?,
+    })
 }
 
 fn node(text: &str, spanned: Spanned<DeValue<'_>>, depth: usize) -> Result<Node, SyntaxError> {
@@ -23,12 +26,18 @@ fn node(text: &str, spanned: Spanned<DeValue<'_>>, depth: usize) -> Result<Node,
         DeValue::String(value) => Value::Text(value.into_owned()),
         DeValue::Integer(value) => i128::from_str_radix(value.as_str(), value.radix())
             .map(Value::Integer)
-            .map_err(|_| SyntaxError { line, message: "the number is out of range".to_owned() })?,
+            .map_err(|_| SyntaxError {
+                line,
+                message: "the number is out of range".to_owned(),
+            })?,
         DeValue::Float(value) => Value::Float(value.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(value) => Value::Boolean(value),
         DeValue::Datetime(_) => Value::Date,
         DeValue::Array(items) => Value::List(
-            items.into_iter().map(|item| node(text, item, depth + 1)).collect::<Result<_, _>>()?,
+            items
+                .into_iter()
+                .map(|item| node(text, item, depth + 1))
+                .collect::<Result<_, _>>()?,
         ),
         DeValue::Table(entries) => table(text, entries, depth)?,
     };
@@ -38,7 +47,12 @@ fn node(text: &str, spanned: Spanned<DeValue<'_>>, depth: usize) -> Result<Node,
 fn table(text: &str, entries: DeTable<'_>, depth: usize) -> Result<Value, SyntaxError> {
     entries
         .into_iter()
-        .map(|(name, child)| Ok((name.into_inner().into_owned(), node(text, child, depth + 1)?)))
+        .map(|(name, child)| {
+            Ok((
+                name.into_inner().into_owned(),
+                node(text, child, depth + 1)?,
+            ))
+        })
         .collect::<Result<_, _>>()
         .map(Value::Table)
 }

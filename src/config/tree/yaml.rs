@@ -10,31 +10,45 @@ use super::{DEPTH_MAX, Node, SyntaxError, Value, too_deep};
 
 pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     // No excerpt of the file in messages: the line may hold a key.
-    let options = serde_saphyr::options! { with_snippet: false };
+    // YAML 1.2's booleans only: a model called `no` is text.
+    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
     let root: Spanned<Shape> =
         serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             let error = error.without_snippet();
             SyntaxError {
-                line: error.location().and_then(|at| usize::try_from(at.line()).ok()),
+                line: error
+                    .location()
+                    .and_then(|at| usize::try_from(at.line()).ok()),
                 message: error.to_string(),
             }
         })?;
     match node(root, 0)? {
         // A file of comments only says nothing, like an empty TOML file.
-        Node { line, value: Value::Null } => Ok(Node { line, value: Value::Table(Vec::new()) }),
+        Node {
+            line,
+            value: Value::Null,
+        } => Ok(Node {
+            line,
+            value: Value::Table(Vec::new()),
+        }),
         root => Ok(root),
     }
 }
 
 fn node(spanned: Spanned<Shape>, depth: usize) -> Result<Node, SyntaxError> {
-    let line = usize::try_from(spanned.referenced.line()).ok().filter(|line| *line > 0);
+    let line = usize::try_from(spanned.referenced.line())
+        .ok()
+        .filter(|line| *line > 0);
     if depth > DEPTH_MAX {
         return Err(too_deep(line));
     }
     let value = match spanned.value {
         Shape::Scalar(value) => value,
         Shape::List(items) => Value::List(
-            items.into_iter().map(|item| node(item, depth + 1)).collect::<Result<_, _>>()?,
+            items
+                .into_iter()
+                .map(|item| node(item, depth + 1))
+                .collect::<Result<_, _>>()?,
         ),
         Shape::Table(entries) => Value::Table(
             entries
