@@ -1,5 +1,6 @@
 //! What a user may set: raw (file, environment, flags) → [`Config`], once.
 
+pub mod body_rules;
 mod secret;
 
 use std::collections::BTreeMap;

@@ -1,1 +1,3 @@
 //! Plain counters and histograms, and their export.
+
+pub mod tokens;
