@@ -1,1 +1,104 @@
 //! Dialects: how an endpoint is addressed and what its answers mean. Pure.
+//!
+//! [`Endpoint`] is the door: it is resolved once from the config, tells where a line goes
+//! ([`Endpoint::route`]), what its body and head need, and what an answer means
+//! ([`Endpoint::classify`]). [`StreamAssembler`] turns an event stream into the JSON that the same
+//! request would have returned without streaming. `docs/PROVIDERS.md` tells how to add a dialect.
+
+mod address;
+mod answer;
+mod anthropic;
+pub mod assemble;
+mod azure;
+pub mod cost;
+mod credentials;
+mod dialect;
+mod endpoint;
+mod openai;
+mod usage;
+mod verdict;
+
+pub use assemble::{StreamAssembler, StreamError};
+pub use credentials::{Authorization, EntraSource};
+pub use endpoint::{Endpoint, EndpointError, EndpointProblem};
+pub use usage::usage_of;
+pub use verdict::{Effect, Verdict};
+
+use std::fmt;
+
+/// The API a path belongs to; it decides the shape of bodies and streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ApiPath {
+    /// `…/chat/completions`
+    ChatCompletions,
+    /// `…/completions`, OpenAI's first API
+    Completions,
+    /// `…/embeddings`
+    Embeddings,
+    /// `…/responses`
+    Responses,
+    /// `…/messages`, Anthropic
+    Messages,
+    /// Any other path: bodies pass with as little done to them as possible.
+    Other,
+}
+
+impl ApiPath {
+    /// The known API paths. `/chat/completions` stands before its own ending `/completions`.
+    const KNOWN: [(&'static str, Self); 5] = [
+        ("/chat/completions", Self::ChatCompletions),
+        ("/completions", Self::Completions),
+        ("/embeddings", Self::Embeddings),
+        ("/responses", Self::Responses),
+        ("/messages", Self::Messages),
+    ];
+
+    /// The API that `path` (no query) ends in.
+    pub fn of(path: &str) -> Self {
+        Self::split(path).1
+    }
+
+    /// `path` without its API path and trailing slashes, and the API.
+    fn split(path: &str) -> (&str, Self) {
+        let path = path.trim_end_matches('/');
+        Self::KNOWN
+            .into_iter()
+            .find_map(|(suffix, api)| Some((path.strip_suffix(suffix)?.trim_end_matches('/'), api)))
+            .unwrap_or((path, Self::Other))
+    }
+}
+
+/// Where one request goes on its endpoint.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Request target: path and query, only bytes that may stand on a request line.
+    pub target: String,
+    /// The API the path belongs to.
+    pub path: ApiPath,
+}
+
+impl Route {
+    /// A route to `path`; `api` follows from the path's ending.
+    fn new(path: &str, query: Option<&str>) -> Self {
+        let mut target = address::encode(path);
+        if let Some(query) = query {
+            target.push('?');
+            target.push_str(&address::encode(query));
+        }
+        Self {
+            target,
+            path: ApiPath::of(path),
+        }
+    }
+}
+
+impl fmt::Debug for Route {
+    /// Without the query, which may hold a key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.target.split('?').next().unwrap_or_default();
+        f.debug_struct("Route")
+            .field("target", &path)
+            .field("path", &self.path)
+            .finish()
+    }
+}

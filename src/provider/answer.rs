@@ -1,0 +1,345 @@
+//! What an error answer says: message and codes out of every provider's shape. Pure.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use crate::error::ErrorKind;
+
+/// Longer bodies are no error objects; parsing them into a tree would only cost memory.
+const ERROR_BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How much of a body that has no known shape stands in a message.
+const EXCERPT_CHARACTERS: usize = 200;
+
+/// Codes that mean "no money": waiting cures none of them (SPEC section 7, and OpenAI's billing codes).
+const EXHAUSTED_CODES: [&str; 5] = [
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "enforced_spend_limit_reached",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+];
+
+/// What an error body says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Answer {
+    /// For people.
+    pub message: Option<String>,
+    /// For machines: every `code`, `type`, `status` and `reason`, as written.
+    codes: Vec<String>,
+    /// A Google quota that is counted per day.
+    per_day_quota: bool,
+}
+
+impl Answer {
+    /// Reads a body of any shape; one that is not JSON has only an excerpt.
+    pub(super) fn parse(body: &[u8]) -> Self {
+        if body.len() <= ERROR_BODY_BYTES_MAX
+            && let Ok(value) = serde_json::from_slice::<Value>(body)
+        {
+            let mut answer = Self::of(&value);
+            if answer.message.is_none() {
+                answer.message = excerpt(body);
+            }
+            return answer;
+        }
+        Self {
+            message: excerpt(body),
+            ..Self::default()
+        }
+    }
+
+    /// Reads a JSON error in any known shape.
+    pub(super) fn of(value: &Value) -> Self {
+        // Google wraps the answer of a stream in an array.
+        let value = value.get(0).unwrap_or(value);
+        let mut answer = Self::default();
+        // Outside `error` stands the object itself (vLLM, Mistral, Cohere), or `type: "error"`.
+        let candidates = [value.get("error"), value.pointer("/errors/0"), Some(value)];
+        for object in candidates.into_iter().flatten() {
+            answer.read(object);
+        }
+        answer
+    }
+
+    /// Takes from `object` what is not known yet.
+    fn read(&mut self, object: &Value) {
+        let message = [
+            "message",
+            "detail",
+            "error_description",
+            "title",
+            "msg",
+            "Message",
+            "error",
+        ]
+        .into_iter()
+        .filter_map(|field| object.get(field))
+        .chain(Some(object))
+        .find_map(text_of);
+        if self.message.is_none() {
+            self.message = message;
+        }
+        let details = object.get("details").and_then(Value::as_array);
+        let details = details.map(Vec::as_slice).unwrap_or_default();
+        let inner = [object.get("innererror"), object.get("inner_error")];
+        for coded in Some(object)
+            .into_iter()
+            .chain(inner.into_iter().flatten())
+            .chain(details)
+        {
+            for field in ["code", "type", "status", "reason"] {
+                match coded.get(field) {
+                    Some(Value::String(code)) => self.codes.push(code.clone()),
+                    Some(Value::Number(code)) => self.codes.push(code.to_string()),
+                    _ => {}
+                }
+            }
+        }
+        self.per_day_quota |= details.iter().any(is_per_day_quota);
+    }
+
+    fn has(&self, codes: &[&str]) -> bool {
+        self.codes
+            .iter()
+            .any(|code| codes.iter().any(|wanted| code.eq_ignore_ascii_case(wanted)))
+    }
+
+    fn says(&self, phrases: &[&str]) -> bool {
+        let message = self
+            .message
+            .as_deref()
+            .unwrap_or_default()
+            .to_ascii_lowercase();
+        phrases.iter().any(|phrase| message.contains(phrase))
+    }
+
+    /// No money, or no quota before tomorrow.
+    pub(super) fn means_exhausted(&self) -> bool {
+        // Anthropic reports an empty account as a 400 `invalid_request_error`.
+        self.has(&EXHAUSTED_CODES)
+            || self.per_day_quota
+            || self.says(&["credit balance is too low"])
+    }
+
+    /// The key is wrong. Google reports that as a 400.
+    pub(super) fn means_bad_key(&self) -> bool {
+        self.has(&["API_KEY_INVALID", "invalid_api_key"])
+    }
+
+    /// A 404 that every line would get: no such model, deployment or URL. Other 404s (a file, a
+    /// batch, an earlier response) are about one line.
+    pub(super) fn means_missing_target(&self) -> bool {
+        let names_target = self.says(&["model", "deployment"]);
+        let denies_it = self.says(&["not found", "not_found", "does not exist", "not exist"]);
+        self.has(&["model_not_found", "DeploymentNotFound", "unknown_url"])
+            || names_target && (denies_it || self.has(&["not_found_error"]))
+            // Anthropic's message is only `model: claude-…`; Azure's and OpenAI's are about the URL.
+            || self.says(&["invalid url"])
+            || self.has(&["404"]) && self.says(&["resource not found"])
+    }
+
+    /// The kind of an error event inside a stream, where no status tells.
+    pub(super) fn kind(&self) -> ErrorKind {
+        let table: [(ErrorKind, &[&str]); 5] = [
+            (
+                ErrorKind::RateLimited,
+                &[
+                    "rate_limit_error",
+                    "rate_limit_exceeded",
+                    "rate_limited",
+                    "requests",
+                    "tokens",
+                    "429",
+                    "RESOURCE_EXHAUSTED",
+                ],
+            ),
+            (
+                ErrorKind::Auth,
+                &[
+                    "authentication_error",
+                    "permission_error",
+                    "invalid_api_key",
+                    "API_KEY_INVALID",
+                    "401",
+                    "403",
+                ],
+            ),
+            (
+                ErrorKind::NotFound,
+                &["not_found_error", "model_not_found", "404"],
+            ),
+            (
+                ErrorKind::Timeout,
+                &["timeout_error", "timeout", "408", "504"],
+            ),
+            (
+                ErrorKind::BadRequest,
+                &[
+                    "invalid_request_error",
+                    "invalid_prompt",
+                    "request_too_large",
+                    "context_length_exceeded",
+                    "BadRequestError",
+                    "content_filter",
+                    "400",
+                    "413",
+                    "422",
+                ],
+            ),
+        ];
+        if self.means_exhausted() {
+            return ErrorKind::QuotaExhausted;
+        }
+        // The rest is the server's: overloaded_error, api_error, server_error and what has no code.
+        table
+            .into_iter()
+            .find(|(_, codes)| self.has(codes))
+            .map_or(ErrorKind::ServerError, |(kind, _)| kind)
+    }
+}
+
+/// A message in one of its forms: a string, or FastAPI's list of `{loc, msg}`.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+        Value::Array(items) => {
+            let first = items.first()?;
+            let message = first
+                .get("msg")
+                .or_else(|| first.get("message"))?
+                .as_str()?;
+            let location = first.get("loc").and_then(Value::as_array).map(|parts| {
+                let parts: Vec<Cow<'_, str>> = parts
+                    .iter()
+                    .map(|part| {
+                        part.as_str()
+                            .map_or_else(|| part.to_string().into(), Cow::from)
+                    })
+                    .collect();
+                parts.join(".")
+            });
+            Some(location.map_or_else(|| message.to_owned(), |at| format!("{at}: {message}")))
+        }
+        _ => None,
+    }
+}
+
+/// `google.rpc.QuotaFailure` with a quota named `…PerDay…` or `…_per_day`.
+fn is_per_day_quota(detail: &Value) -> bool {
+    let violations = detail.get("violations").and_then(Value::as_array);
+    violations.into_iter().flatten().any(|violation| {
+        ["quotaId", "quotaMetric", "subject"]
+            .into_iter()
+            .any(|field| {
+                let name = violation
+                    .get(field)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default();
+                name.replace(['_', '-'], "")
+                    .to_ascii_lowercase()
+                    .contains("perday")
+            })
+    })
+}
+
+/// The beginning of a text body; a web page says nothing that its status does not.
+fn excerpt(body: &[u8]) -> Option<String> {
+    // No character takes more than 4 bytes.
+    let head = &body[..body.len().min(EXCERPT_CHARACTERS * 4)];
+    let text = String::from_utf8_lossy(head);
+    let text = text.trim();
+    (!text.is_empty() && !text.starts_with('<'))
+        .then(|| text.chars().take(EXCERPT_CHARACTERS).collect())
+}
+
+/// `text` on one line: white space and control characters become single spaces; cut to at most
+/// `bytes_max` bytes, between characters.
+pub(super) fn one_line(text: &str, bytes_max: usize) -> String {
+    let is_gap = |letter: char| letter.is_control() || letter.is_whitespace();
+    let mut line = String::with_capacity(text.len().min(bytes_max));
+    for word in text.split(is_gap).filter(|word| !word.is_empty()) {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > bytes_max {
+            break;
+        }
+    }
+    if line.len() > bytes_max {
+        const ELLIPSIS: char = '…';
+        line.truncate(line.floor_char_boundary(bytes_max.saturating_sub(ELLIPSIS.len_utf8())));
+        line.push(ELLIPSIS);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_found_in_every_shape() {
+        let check = |body: &str, expect: Option<&str>| {
+            assert_eq!(
+                Answer::parse(body.as_bytes()).message.as_deref(),
+                expect,
+                "{body}"
+            );
+        };
+        check(
+            r#"{"error":{"message":"Rate limit","type":"requests","code":"rate_limit_exceeded"}}"#,
+            Some("Rate limit"),
+        );
+        check(
+            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            Some("Overloaded"),
+        );
+        check(
+            r#"[{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED"}}]"#,
+            Some("Quota"),
+        );
+        check(
+            r#"{"error":"model 'x' not found"}"#,
+            Some("model 'x' not found"),
+        );
+        check(
+            r#"{"object":"error","message":"The model does not exist.","code":404}"#,
+            Some("The model does not exist."),
+        );
+        check(r#"{"detail":"Not Found"}"#, Some("Not Found"));
+        check(
+            r#"{"detail":[{"loc":["body","messages",0],"msg":"field required","type":"missing"}]}"#,
+            Some("body.messages.0: field required"),
+        );
+        check(
+            r#"{"statusCode":401,"message":"Access denied"}"#,
+            Some("Access denied"),
+        );
+        check(
+            r#"{"errors":[{"code":7003,"message":"No route"}]}"#,
+            Some("No route"),
+        );
+        check(
+            r#"{"error":{"message":""},"x":1}"#,
+            Some(r#"{"error":{"message":""},"x":1}"#),
+        );
+        check("upstream connect error", Some("upstream connect error"));
+        check("<html><h1>502</h1></html>", None);
+        check("  \n", None);
+        check(&"é".repeat(300), Some(&"é".repeat(200)));
+    }
+
+    #[test]
+    fn a_line_is_one_line_and_cut_between_characters() {
+        assert_eq!(
+            one_line(" a\r\n\tb\u{0}c\u{1b}[31m  d ", 100),
+            "a b c [31m d"
+        );
+        assert_eq!(one_line("ééééé", 10), "ééééé");
+        assert_eq!(one_line("ééééé", 9), "ééé…");
+        assert_eq!(one_line("aaaa bbbb cccc", 8), "aaaa …");
+    }
+}

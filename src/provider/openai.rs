@@ -1,0 +1,16 @@
+//! The OpenAI dialect, which every compatible server speaks (vLLM, Groq, Ollama, gateways). Pure.
+
+use super::ApiPath;
+use super::dialect::Dialect;
+
+pub(super) static DIALECT: Dialect = Dialect {
+    // Never asked: it is what remains.
+    recognises: |_, _| true,
+    chat_path: "/v1/chat/completions",
+    chat: ApiPath::ChatCompletions,
+    health_path: "/v1/models",
+    key_header: "authorization",
+    key_prefix: "Bearer ",
+    headers: &[],
+    token_source: |_| None,
+};

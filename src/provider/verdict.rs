@@ -1,0 +1,211 @@
+//! Verdicts: what an answer that is no success means for its line and for its endpoint. Pure.
+//!
+//! | status | kind | retried | effect on the endpoint |
+//! |---|---|---|---|
+//! | 2xx, body not JSON | `not_json` | yes | transient |
+//! | 3xx | `redirect` | no | none |
+//! | 401, 403 | `auth` | elsewhere | disabled |
+//! | 402, a 4xx that means "no money" | `quota_exhausted` | no | exhausted |
+//! | 404 model, deployment or URL | `not_found` | elsewhere | disabled |
+//! | other 404 | `not_found` | no | none |
+//! | 408 | `timeout` | yes | transient |
+//! | 409, 425 | `bad_request` | yes | none |
+//! | 429 | `rate_limited` | yes | rate-limited |
+//! | 498, 499, 5xx (529 too) | `server_error` | yes | transient |
+//! | other 4xx | `bad_request` | no | none |
+//! | anything else | `protocol` | yes | transient |
+//!
+//! 408 is the server's word for "took too long" and so a `timeout`; 499 is a proxy's word for a
+//! client that left, which we did not: its upstream failed, hence `server_error`.
+//! `x-should-retry` beats the "retried" column, except where the line only has to go elsewhere.
+
+use super::answer::{Answer, one_line};
+use super::assemble::StreamError;
+use super::endpoint::{Endpoint, shown};
+use crate::error::ErrorKind;
+
+/// Messages stand in records, logs and displays: enough for a sentence, not for a page.
+const MESSAGE_BYTES_MAX: usize = 512;
+
+/// What an answer means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// For the record, should this be the line's last attempt.
+    pub kind: ErrorKind,
+    /// Whether the line may be sent again; with [`Effect::Disable`], to another endpoint only.
+    pub retry: bool,
+    /// What the endpoint's standing suffers.
+    pub effect: Effect,
+    /// One line of at most 512 bytes without control characters or the endpoint's secrets, such
+    /// as `HTTP 429: Rate limit exceeded`.
+    pub message: String,
+}
+
+/// What an answer does to its endpoint's standing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: the line's own fault.
+    None,
+    /// Counts towards the streak of failures that cools the endpoint.
+    Transient,
+    /// Cooled by wait hints; no failure of its health.
+    RateLimited,
+    /// No line can succeed here: wrong key, model, deployment or URL.
+    Disable {
+        /// The verdict's message.
+        reason: String,
+    },
+    /// No money or no quota today: no line can succeed here.
+    Exhausted {
+        /// The verdict's message.
+        reason: String,
+    },
+}
+
+/// [`Effect`] before the message is known.
+#[derive(Clone, Copy)]
+enum Cause {
+    Line,
+    Transient,
+    RateLimited,
+    Disable,
+    Exhausted,
+}
+
+impl Endpoint {
+    /// What an answer other than a 2xx with JSON means; the table above.
+    pub fn classify<'h>(
+        &self,
+        status: u16,
+        headers: impl Iterator<Item = (&'h str, &'h [u8])> + Clone,
+        body: &[u8],
+    ) -> Verdict {
+        let answer = Answer::parse(body);
+        let asked = should_retry(headers.clone());
+        let (kind, mut retry, cause) = decide(status, &answer, asked);
+        if let (Some(asked), false) = (asked, matches!(cause, Cause::Disable)) {
+            retry = asked;
+        }
+        let text = match kind {
+            ErrorKind::Redirect => self.redirect_text(headers),
+            ErrorKind::NotJson => Some(match &answer.message {
+                Some(excerpt) => format!("the body is not JSON: {excerpt}"),
+                None if body.is_empty() => "the body is empty".to_owned(),
+                None => "the body is not JSON".to_owned(),
+            }),
+            _ => answer
+                .message
+                .or_else(|| reason_phrase(status).map(str::to_owned)),
+        };
+        self.verdict(
+            kind,
+            retry,
+            cause,
+            &match text {
+                Some(text) => format!("HTTP {status}: {text}"),
+                None => format!("HTTP {status}"),
+            },
+        )
+    }
+
+    /// What a broken stream means; its head was a 2xx.
+    pub fn classify_stream(&self, error: &StreamError) -> Verdict {
+        let (retry, cause) = match error.kind {
+            ErrorKind::RateLimited => (true, Cause::RateLimited),
+            ErrorKind::QuotaExhausted => (false, Cause::Exhausted),
+            ErrorKind::Auth => (true, Cause::Disable),
+            ErrorKind::BadRequest | ErrorKind::NotFound | ErrorKind::TooLarge => {
+                (false, Cause::Line)
+            }
+            _ => (true, Cause::Transient),
+        };
+        self.verdict(error.kind, retry, cause, &error.message)
+    }
+
+    fn verdict(&self, kind: ErrorKind, retry: bool, cause: Cause, text: &str) -> Verdict {
+        // Secrets go first: a cut through one would leave its beginning standing.
+        let message = one_line(&self.redact(text), MESSAGE_BYTES_MAX);
+        let reason = message.clone();
+        let effect = match cause {
+            Cause::Line => Effect::None,
+            Cause::Transient => Effect::Transient,
+            Cause::RateLimited => Effect::RateLimited,
+            Cause::Disable => Effect::Disable { reason },
+            Cause::Exhausted => Effect::Exhausted { reason },
+        };
+        Verdict {
+            kind,
+            retry,
+            effect,
+            message,
+        }
+    }
+
+    /// Names the target without what a URL may hide in user name or query.
+    fn redirect_text<'h>(
+        &self,
+        headers: impl Iterator<Item = (&'h str, &'h [u8])>,
+    ) -> Option<String> {
+        let location = find(headers, "location")?;
+        let target = shown(
+            self.url
+                .join(std::str::from_utf8(location).ok()?.trim())
+                .ok()?,
+        );
+        Some(format!(
+            "redirects are not followed; the server points to {target}"
+        ))
+    }
+}
+
+fn decide(status: u16, answer: &Answer, asked: Option<bool>) -> (ErrorKind, bool, Cause) {
+    // A server that says "retry" does not mean "no money", whatever its code.
+    let is_exhausted = answer.means_exhausted() && asked != Some(true);
+    match status {
+        200..=299 => (ErrorKind::NotJson, true, Cause::Transient),
+        300..=399 => (ErrorKind::Redirect, false, Cause::Line),
+        402 => (ErrorKind::QuotaExhausted, false, Cause::Exhausted),
+        400 | 403 | 429 if is_exhausted => (ErrorKind::QuotaExhausted, false, Cause::Exhausted),
+        401 | 403 => (ErrorKind::Auth, true, Cause::Disable),
+        400 if answer.means_bad_key() => (ErrorKind::Auth, true, Cause::Disable),
+        404 if answer.means_missing_target() => (ErrorKind::NotFound, true, Cause::Disable),
+        404 => (ErrorKind::NotFound, false, Cause::Line),
+        408 => (ErrorKind::Timeout, true, Cause::Transient),
+        409 | 425 => (ErrorKind::BadRequest, true, Cause::Line),
+        429 => (ErrorKind::RateLimited, true, Cause::RateLimited),
+        498 | 499 | 500..=599 => (ErrorKind::ServerError, true, Cause::Transient),
+        400..=497 => (ErrorKind::BadRequest, false, Cause::Line),
+        _ => (ErrorKind::Protocol, true, Cause::Transient),
+    }
+}
+
+/// The server's own word, as OpenAI's SDKs read it.
+fn should_retry<'h>(headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> Option<bool> {
+    match find(headers, "x-should-retry")?.trim_ascii() {
+        b"true" => Some(true),
+        b"false" => Some(false),
+        _ => None,
+    }
+}
+
+fn find<'h>(
+    mut headers: impl Iterator<Item = (&'h str, &'h [u8])>,
+    wanted: &str,
+) -> Option<&'h [u8]> {
+    headers
+        .find(|(name, _)| name.eq_ignore_ascii_case(wanted))
+        .map(|(_, value)| value)
+}
+
+/// The registered phrase (RFC 9110), or the name of a well-known oddity.
+fn reason_phrase(status: u16) -> Option<&'static str> {
+    match status {
+        498 => Some("Capacity Exceeded"),
+        499 => Some("Client Closed Request"),
+        529 => Some("Overloaded"),
+        _ => http::StatusCode::from_u16(status).ok()?.canonical_reason(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

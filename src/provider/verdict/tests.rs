@@ -1,0 +1,310 @@
+use super::*;
+use crate::config::EndpointConfig;
+
+const KEY: &str = "sk-test-1234567890";
+
+fn endpoint() -> Endpoint {
+    Endpoint::resolve(&EndpointConfig {
+        url: "https://user-less.example/v1".to_owned(),
+        api_key: Some(KEY.into()),
+        ..EndpointConfig::default()
+    })
+    .unwrap()
+}
+
+fn classify(status: u16, headers: &[(&str, &str)], body: &str) -> Verdict {
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_bytes()));
+    endpoint().classify(status, headers, body.as_bytes())
+}
+
+fn effect_name(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::None => "none",
+        Effect::Transient => "transient",
+        Effect::RateLimited => "rate_limited",
+        Effect::Disable { .. } => "disable",
+        Effect::Exhausted { .. } => "exhausted",
+    }
+}
+
+#[test]
+fn a_status_alone_decides_like_the_table() {
+    use ErrorKind::*;
+    let check = |status: u16, kind: ErrorKind, retry: bool, effect: &str| {
+        let verdict = classify(status, &[], "");
+        assert_eq!(
+            (verdict.kind, verdict.retry, effect_name(&verdict.effect)),
+            (kind, retry, effect),
+            "{status}"
+        );
+    };
+    check(200, NotJson, true, "transient");
+    check(204, NotJson, true, "transient");
+    for status in [301, 302, 303, 304, 307, 308] {
+        check(status, Redirect, false, "none");
+    }
+    for status in [400, 405, 406, 410, 411, 413, 414, 415, 422, 424, 431, 451] {
+        check(status, BadRequest, false, "none");
+    }
+    check(401, Auth, true, "disable");
+    check(402, QuotaExhausted, false, "exhausted");
+    check(403, Auth, true, "disable");
+    check(404, NotFound, false, "none");
+    check(408, Timeout, true, "transient");
+    check(409, BadRequest, true, "none");
+    check(425, BadRequest, true, "none");
+    check(429, RateLimited, true, "rate_limited");
+    for status in [498, 499, 500, 501, 502, 503, 504, 520, 529, 599] {
+        check(status, ServerError, true, "transient");
+    }
+    check(199, Protocol, true, "transient");
+    check(600, Protocol, true, "transient");
+}
+
+#[test]
+fn codes_in_the_body_tell_no_money_from_slow_down() {
+    let check = |status: u16, body: &str, kind: ErrorKind, retry: bool, effect: &str| {
+        let verdict = classify(status, &[], body);
+        assert_eq!(
+            (verdict.kind, verdict.retry, effect_name(&verdict.effect)),
+            (kind, retry, effect),
+            "{status} {body}"
+        );
+    };
+    let exhausted = |status: u16, body: &str| {
+        check(status, body, ErrorKind::QuotaExhausted, false, "exhausted")
+    };
+    exhausted(
+        429,
+        r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#,
+    );
+    exhausted(
+        429,
+        r#"{"error":{"message":"x","type":"insufficient_quota","code":null}}"#,
+    );
+    exhausted(
+        429,
+        r#"{"error":{"message":"x","code":"credit_balance_exhausted"}}"#,
+    );
+    exhausted(
+        429,
+        r#"{"error":{"message":"x","code":"enforced_spend_limit_reached"}}"#,
+    );
+    exhausted(429, r#"{"code":"insufficient_quota","message":"x"}"#);
+    exhausted(
+        403,
+        r#"{"error":{"message":"x","code":"insufficient_quota"}}"#,
+    );
+    exhausted(
+        400,
+        r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the Anthropic API."}}"#,
+    );
+    exhausted(
+        429,
+        r#"[{"error":{"code":429,"message":"You exceeded your current quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaMetric":"generativelanguage.googleapis.com/generate_content_free_tier_requests","quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]}}]"#,
+    );
+
+    let slow_down = |body: &str| check(429, body, ErrorKind::RateLimited, true, "rate_limited");
+    slow_down(
+        r#"{"error":{"code":429,"message":"You exceeded your current quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"45.8s"}]}}"#,
+    );
+    slow_down(
+        r#"{"error":{"message":"Rate limit reached … on requests per day (RPD) … try again in 7m12s","type":"requests","code":"rate_limit_exceeded"}}"#,
+    );
+    slow_down(r#"{"type":"error","error":{"type":"rate_limit_error","message":"x"}}"#);
+    slow_down("insufficient_quota is only mentioned here");
+}
+
+#[test]
+fn a_404_disables_only_when_every_line_would_get_it() {
+    let check = |body: &str, effect: &str| {
+        let verdict = classify(404, &[], body);
+        assert_eq!(verdict.kind, ErrorKind::NotFound);
+        assert_eq!(effect_name(&verdict.effect), effect, "{body}");
+        assert_eq!(verdict.retry, effect == "disable", "{body}");
+    };
+    check(
+        r#"{"error":{"message":"The model `gpt-9` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#,
+        "disable",
+    );
+    check(
+        r#"{"error":{"code":"DeploymentNotFound","message":"The API deployment for this resource does not exist."}}"#,
+        "disable",
+    );
+    check(
+        r#"{"error":{"code":"404","message":"Resource not found"}}"#,
+        "disable",
+    );
+    check(
+        r#"{"error":{"message":"Invalid URL (POST /v1/chat/completionz)","type":"invalid_request_error","param":null,"code":null}}"#,
+        "disable",
+    );
+    check(
+        r#"{"type":"error","error":{"type":"not_found_error","message":"model: claude-9"}}"#,
+        "disable",
+    );
+    check(
+        r#"{"object":"error","message":"The model `m` does not exist.","type":"NotFoundError","param":null,"code":404}"#,
+        "disable",
+    );
+    check(
+        r#"{"error":"model \"m\" not found, try pulling it first"}"#,
+        "disable",
+    );
+    check(
+        r#"{"type":"error","error":{"type":"not_found_error","message":"Not found"}}"#,
+        "none",
+    );
+    check(
+        r#"{"error":{"message":"Previous response with id 'resp_1' not found.","code":"previous_response_not_found"}}"#,
+        "none",
+    );
+    check(r#"{"detail":"Not Found"}"#, "none");
+    check("404 page not found", "none");
+}
+
+#[test]
+fn the_servers_own_word_on_retries_is_obeyed() {
+    let check = |status: u16, word: &str, body: &str, retry: bool, effect: &str| {
+        let verdict = classify(
+            status,
+            &[("content-type", "x"), ("X-Should-Retry", word)],
+            body,
+        );
+        assert_eq!(
+            (verdict.retry, effect_name(&verdict.effect)),
+            (retry, effect),
+            "{status} {word}"
+        );
+    };
+    check(500, "false", "", false, "transient");
+    check(429, "false", "", false, "rate_limited");
+    check(400, "true", "", true, "none");
+    check(400, " true ", "", true, "none");
+    check(500, "maybe", "", true, "transient");
+    // It speaks of this server; another endpoint may well take the line.
+    check(401, "false", "", true, "disable");
+    check(
+        429,
+        "true",
+        r#"{"error":{"code":"insufficient_quota"}}"#,
+        true,
+        "rate_limited",
+    );
+}
+
+#[test]
+fn a_google_400_for_a_bad_key_is_an_auth_failure() {
+    let body = r#"{"error":{"code":400,"message":"API key not valid.","status":"INVALID_ARGUMENT","details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}]}}"#;
+    let verdict = classify(400, &[], body);
+    assert_eq!(verdict.kind, ErrorKind::Auth);
+    assert_eq!(
+        verdict.effect,
+        Effect::Disable {
+            reason: "HTTP 400: API key not valid.".to_owned()
+        }
+    );
+}
+
+#[test]
+fn messages_are_one_line_without_secrets() {
+    let check = |status: u16, headers: &[(&str, &str)], body: &str, expect: &str| {
+        assert_eq!(classify(status, headers, body).message, expect);
+    };
+    check(
+        429,
+        &[],
+        r#"{"error":{"message":"Rate limit exceeded"}}"#,
+        "HTTP 429: Rate limit exceeded",
+    );
+    check(
+        500,
+        &[],
+        r#"{"error":{"message":"a\r\nb\u0000\tc"}}"#,
+        "HTTP 500: a b c",
+    );
+    check(
+        502,
+        &[],
+        "<html><title>502</title></html>",
+        "HTTP 502: Bad Gateway",
+    );
+    check(529, &[], "", "HTTP 529: Overloaded");
+    check(599, &[], "", "HTTP 599");
+    check(
+        503,
+        &[],
+        "no healthy upstream\n",
+        "HTTP 503: no healthy upstream",
+    );
+    check(200, &[], "", "HTTP 200: the body is empty");
+    check(200, &[], "OK", "HTTP 200: the body is not JSON: OK");
+    check(
+        401,
+        &[],
+        &format!(r#"{{"error":{{"message":"Incorrect API key provided: {KEY}."}}}}"#),
+        "HTTP 401: Incorrect API key provided: ***.",
+    );
+    check(
+        302,
+        &[("Location", "/login?token=abc")],
+        "",
+        "HTTP 302: redirects are not followed; the server points to https://user-less.example/login",
+    );
+    check(
+        308,
+        &[(
+            "location",
+            "https://me:secret@other.example/v1/chat?sig=1#x",
+        )],
+        "",
+        "HTTP 308: redirects are not followed; the server points to https://other.example/v1/chat",
+    );
+    check(304, &[], "", "HTTP 304");
+}
+
+#[test]
+fn a_long_message_is_cut_inside_the_bound_and_never_through_a_secret() {
+    let body = format!(
+        r#"{{"error":{{"message":"{}{KEY}{}"}}}}"#,
+        "x".repeat(490),
+        "é".repeat(400)
+    );
+    let message = classify(500, &[], &body).message;
+    assert!(
+        message.len() <= 512 && message.len() > 505,
+        "{}",
+        message.len()
+    );
+    assert!(message.ends_with("é…"), "{message}");
+    assert!(
+        message.contains("x***é") && !message.contains("sk-"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_broken_stream_is_judged_by_its_kind() {
+    let check = |kind: ErrorKind, retry: bool, effect: &str| {
+        let verdict = endpoint().classify_stream(&StreamError {
+            kind,
+            message: format!("with {KEY}\n"),
+        });
+        assert_eq!(
+            (verdict.retry, effect_name(&verdict.effect)),
+            (retry, effect),
+            "{kind}"
+        );
+        assert_eq!(verdict.message, "with ***");
+    };
+    check(ErrorKind::Protocol, true, "transient");
+    check(ErrorKind::ServerError, true, "transient");
+    check(ErrorKind::Timeout, true, "transient");
+    check(ErrorKind::RateLimited, true, "rate_limited");
+    check(ErrorKind::QuotaExhausted, false, "exhausted");
+    check(ErrorKind::Auth, true, "disable");
+    check(ErrorKind::BadRequest, false, "none");
+    check(ErrorKind::TooLarge, false, "none");
+}
