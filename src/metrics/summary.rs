@@ -1,0 +1,437 @@
+//! The end of a run: the last line of `--json-logs`, and the same figures for people. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use super::counts::KindCounts;
+use super::latency::Latency;
+use super::snapshot::Snapshot;
+use super::tokens::Tokens;
+
+/// Longest endpoint name shown in full: beside it, eight-digit counts fit into 80 columns.
+const NAME_COLUMNS_MAX: usize = 20;
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Every line succeeded.
+    Completed,
+    /// Every line has its record, some of them failures.
+    CompletedWithFailures,
+    /// Stopped by the user; can be resumed.
+    Interrupted,
+    /// Stopped by a full disk, unusable endpoints or spent money; can be resumed.
+    Stopped,
+}
+
+/// Where every line of the input went, counted from the records rather than the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    /// Lines of the input, blank ones left out.
+    pub lines: u64,
+    /// Success records.
+    pub succeeded: u64,
+    /// Failure records.
+    pub failed: u64,
+    /// Lines without a record.
+    pub not_finished: u64,
+}
+
+impl Books {
+    /// Whether every line is in exactly one column.
+    pub fn balance(&self) -> bool {
+        self.succeeded
+            .checked_add(self.failed)
+            .and_then(|sum| sum.checked_add(self.not_finished))
+            == Some(self.lines)
+    }
+}
+
+/// What the counters cannot tell about the end of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// How it ended.
+    pub status: Status,
+    /// Why it stopped, if it did.
+    pub reason: Option<String>,
+    /// Where the lines went.
+    pub books: Books,
+    /// The output file, if successes are kept.
+    pub output: Option<String>,
+    /// The error file, if anything failed.
+    pub errors: Option<String>,
+}
+
+/// The figures of a run; its JSON form is the last line of `--json-logs` (SPEC section 8). Line
+/// counts are of the whole run, all else is of this process.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// How it ended.
+    pub status: Status,
+    /// Why it stopped, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Lines of the input.
+    pub lines: u64,
+    /// Lines that have a record.
+    pub total_processed: u64,
+    /// Lines with a success record.
+    pub success_count: u64,
+    /// Lines with a failure record.
+    pub failure_count: u64,
+    /// Lines without a record.
+    pub not_finished: u64,
+    /// Successes among the lines with a record, in percent to three decimals; 0 if there are none,
+    /// 100 only if nothing failed.
+    pub success_rate: f64,
+    /// Seconds this process took.
+    pub elapsed_seconds: f64,
+    /// Mean latency of the successful attempts.
+    pub avg_latency_ms: f64,
+    /// Lines this process finished, per second.
+    pub throughput_rps: f64,
+    /// Quantiles of the latency of the successful attempts.
+    pub latency_ms: Quantiles,
+    /// Quantiles of the time to the first token, if any answer was streamed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttft_ms: Option<Quantiles>,
+    /// Attempts sent.
+    pub attempts: u64,
+    /// Lines put off to be sent again.
+    pub retries: u64,
+    /// Attempts answered with a 429 that a wait can cure.
+    pub rate_limited: u64,
+    /// Requests sent again because a reused connection was closed.
+    pub stale_resends: u64,
+    /// Tokens billed, failed attempts included.
+    pub tokens: TokenCounts,
+    /// Tokens billed per second.
+    pub tokens_per_second: f64,
+    /// US dollars by the configured prices.
+    pub cost_usd: f64,
+    /// Bytes written to connections, before encryption.
+    pub bytes_sent: u64,
+    /// Bytes read from connections, after decryption.
+    pub bytes_received: u64,
+    /// Failure records written by this process, by kind.
+    pub failures_by_kind: BTreeMap<&'static str, u64>,
+    /// In the order of the configuration.
+    pub endpoints: Vec<EndpointSummary>,
+    /// The output file, if successes are kept.
+    pub output: Option<String>,
+    /// The error file, if anything failed.
+    pub errors: Option<String>,
+}
+
+/// Quantiles of a latency, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// Median.
+    pub p50: f64,
+    /// 90th percentile.
+    pub p90: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// Maximum.
+    pub max: f64,
+}
+
+/// Tokens in the summary's JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TokenCounts {
+    /// Prompt tokens, cached ones included.
+    pub prompt: u64,
+    /// Completion tokens.
+    pub completion: u64,
+    /// Prompt tokens read from the provider's cache.
+    pub cached: u64,
+}
+
+/// One endpoint in the summary.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointSummary {
+    /// Its name.
+    pub name: String,
+    /// `healthy`, `cooling`, `half_open` or `disabled`.
+    pub state: &'static str,
+    /// Why it is not healthy, or what failed there last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Attempts sent there.
+    pub attempts: u64,
+    /// Attempts that succeeded.
+    pub successes: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// The same by kind.
+    pub failures_by_kind: BTreeMap<&'static str, u64>,
+    /// Attempts whose end this run did not wait for.
+    pub in_flight: u64,
+    /// Mean latency of its successes.
+    pub avg_latency_ms: f64,
+    /// Tokens it billed.
+    pub tokens: TokenCounts,
+}
+
+impl Summary {
+    /// Draws the line under a run.
+    pub fn new(snapshot: &Snapshot, end: End) -> Self {
+        let End {
+            status,
+            reason,
+            books,
+            output,
+            errors,
+        } = end;
+        let processed = books.succeeded + books.failed;
+        let counted = snapshot.endpoints.iter().zip(&snapshot.counts.endpoints);
+        let endpoints = counted.map(|(state, counts)| EndpointSummary {
+            name: state.name.clone(),
+            state: state.state.as_str(),
+            reason: state.reason.clone(),
+            attempts: counts.attempts,
+            successes: counts.successes,
+            failures: counts.failures.total(),
+            failures_by_kind: by_kind(&counts.failures),
+            in_flight: u64::try_from(counts.in_flight).unwrap_or(0),
+            avg_latency_ms: rounded(counts.latency_ms_mean()),
+            tokens: counts.tokens.into(),
+        });
+        Self {
+            status,
+            reason,
+            lines: books.lines,
+            total_processed: processed,
+            success_count: books.succeeded,
+            failure_count: books.failed,
+            not_finished: books.not_finished,
+            success_rate: percent(books.succeeded, processed),
+            elapsed_seconds: rounded(snapshot.elapsed.as_secs_f64()),
+            avg_latency_ms: rounded(snapshot.latency.ms_mean),
+            throughput_rps: rounded(snapshot.lines_per_second()),
+            latency_ms: Quantiles::of(&snapshot.latency),
+            ttft_ms: (snapshot.ttft.count > 0).then(|| Quantiles::of(&snapshot.ttft)),
+            attempts: snapshot.attempts(),
+            retries: snapshot.counts.retries,
+            rate_limited: snapshot.rate_limited(),
+            stale_resends: snapshot.counts.stale_resends,
+            tokens: snapshot.tokens().into(),
+            tokens_per_second: rounded(snapshot.tokens_per_second()),
+            cost_usd: snapshot.counts.cost_usd,
+            bytes_sent: snapshot.counts.bytes_sent,
+            bytes_received: snapshot.counts.bytes_received,
+            failures_by_kind: by_kind(&snapshot.counts.lines_failed),
+            endpoints: endpoints.collect(),
+            output,
+            errors,
+        }
+    }
+}
+
+impl Quantiles {
+    fn of(latency: &Latency) -> Self {
+        Self {
+            p50: rounded(latency.ms_p50),
+            p90: rounded(latency.ms_p90),
+            p99: rounded(latency.ms_p99),
+            max: rounded(latency.ms_max),
+        }
+    }
+}
+
+impl From<Tokens> for TokenCounts {
+    fn from(tokens: Tokens) -> Self {
+        let Tokens {
+            prompt,
+            completion,
+            cached,
+        } = tokens;
+        Self {
+            prompt,
+            completion,
+            cached,
+        }
+    }
+}
+
+fn by_kind(counts: &KindCounts) -> BTreeMap<&'static str, u64> {
+    counts
+        .iter()
+        .map(|(kind, count)| (kind.as_str(), count))
+        .collect()
+}
+
+/// Rounded down, so that one failure in a million is not hidden.
+fn percent(part: u64, whole: u64) -> f64 {
+    let thousandths = u128::from(part) * 100_000 / u128::from(whole.max(1));
+    thousandths as f64 / 1000.0
+}
+
+/// To three decimals: microseconds of a millisecond, and no tails of binary fractions in the JSON.
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let title = match self.status {
+            Status::Completed => "Completed",
+            Status::CompletedWithFailures => "Completed, some lines failed",
+            Status::Interrupted => "Interrupted, the same command resumes",
+            Status::Stopped => "Stopped, the same command resumes",
+        };
+        writeln!(f, "{title}")?;
+        if let Some(reason) = &self.reason {
+            row(f, "reason", printable(reason))?;
+        }
+        row(
+            f,
+            "lines",
+            format_args!(
+                "{} = {} succeeded + {} failed + {} not finished",
+                grouped(self.lines),
+                grouped(self.success_count),
+                grouped(self.failure_count),
+                grouped(self.not_finished)
+            ),
+        )?;
+        row(f, "success", format_args!("{:.3} %", self.success_rate))?;
+        row(
+            f,
+            "time",
+            format_args!(
+                "{:.1} s, {:.1} lines/s, {} tokens/s",
+                self.elapsed_seconds,
+                self.throughput_rps,
+                grouped(self.tokens_per_second.round() as u64)
+            ),
+        )?;
+        row(
+            f,
+            "latency",
+            format_args!("{}, mean {:.0} ms", self.latency_ms, self.avg_latency_ms),
+        )?;
+        if let Some(ttft_ms) = &self.ttft_ms {
+            row(f, "ttft", ttft_ms)?;
+        }
+        row(
+            f,
+            "attempts",
+            format_args!(
+                "{}, {} retries, {} answered 429",
+                grouped(self.attempts),
+                grouped(self.retries),
+                grouped(self.rate_limited)
+            ),
+        )?;
+        row(
+            f,
+            "tokens",
+            format_args!(
+                "{} prompt ({} cached), {} completion",
+                grouped(self.tokens.prompt),
+                grouped(self.tokens.cached),
+                grouped(self.tokens.completion)
+            ),
+        )?;
+        if self.cost_usd > 0.0 {
+            row(f, "cost", format_args!("${:.4}", self.cost_usd))?;
+        }
+        for (index, (kind, count)) in self.failures_by_kind.iter().enumerate() {
+            let name = if index == 0 { "failures" } else { "" };
+            row(f, name, format_args!("{} {kind}", grouped(*count)))?;
+        }
+        self.write_endpoints(f)?;
+        if let Some(output) = &self.output {
+            row(f, "output", printable(output))?;
+        }
+        if let Some(errors) = &self.errors {
+            row(f, "errors", printable(errors))?;
+        }
+        Ok(())
+    }
+}
+
+impl Summary {
+    fn write_endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self
+            .endpoints
+            .iter()
+            .map(|endpoint| shortened(&endpoint.name))
+            .collect();
+        let width = names
+            .iter()
+            .map(|name| name.chars().count())
+            .max()
+            .unwrap_or(0);
+        for (endpoint, name) in self.endpoints.iter().zip(&names) {
+            let title = if std::ptr::eq(endpoint, &self.endpoints[0]) {
+                "endpoints"
+            } else {
+                ""
+            };
+            let (succeeded, failed) = (grouped(endpoint.successes), grouped(endpoint.failures));
+            let state = endpoint.state;
+            row(
+                f,
+                title,
+                format_args!("{name:width$}  {state:9}  {succeeded} ok, {failed} failed"),
+            )?;
+            if let Some(reason) = &endpoint.reason {
+                row(f, "", format_args!("  {}", printable(reason)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Quantiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p90, p99, max } = self;
+        write!(
+            f,
+            "p50 {p50:.0}, p90 {p90:.0}, p99 {p99:.0}, max {max:.0} ms"
+        )
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
+    writeln!(f, "  {name:9}  {value}")
+}
+
+/// With a comma every three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Names of URLs are long; their ends differ.
+fn shortened(name: &str) -> String {
+    let name = printable(name);
+    let surplus = name.chars().count().saturating_sub(NAME_COLUMNS_MAX);
+    if surplus == 0 {
+        return name;
+    }
+    let end: String = name.chars().skip(surplus + 1).collect();
+    format!("…{end}")
+}
+
+/// Reasons may quote a server: nothing in them may move the cursor.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|char| if char.is_control() { ' ' } else { char })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
