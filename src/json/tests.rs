@@ -16,6 +16,8 @@ fn accepts_what_is_json() {
         (" { \"a\" :\t[ ] ,\r\n\"b\":{}} ", Kind::Object),
         ("[]", Kind::Array),
         ("[[],{},[{\"a\":[1,[2]]}],\"\"]", Kind::Array),
+        // Object, array, object at one and the same depth.
+        ("[[{},[1],{\"a\":1}]]", Kind::Array),
         ("\"\"", Kind::String),
         ("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\"", Kind::String),
         ("\"\\uD800\"", Kind::String),

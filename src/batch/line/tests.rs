@@ -507,23 +507,11 @@ fn input_is_wrapped_for_the_path() {
 
 /// Members whose names collide with all that lines and bodies are made of.
 fn any_members() -> impl Strategy<Value = Map<String, Value>> {
-    const NAMES: [&str; 13] = [
-        "body",
-        "url",
-        "method",
-        "custom_id",
-        "headers",
-        "input",
-        "messages",
-        "prompt",
-        "model",
-        "metadata",
-        "stream",
-        "temperature",
-        "max_tokens",
-    ];
+    const NAMES: &str = "body url method custom_id headers input messages prompt model metadata \
+        stream temperature max_tokens";
+    let names: Vec<_> = NAMES.split_ascii_whitespace().collect();
     let name = prop_oneof![
-        4 => prop::sample::select(&NAMES[..]).prop_map(str::to_owned),
+        4 => prop::sample::select(names.clone()).prop_map(str::to_owned),
         1 => any::<String>(),
     ];
     let value = prop_oneof![
@@ -534,7 +522,7 @@ fn any_members() -> impl Strategy<Value = Map<String, Value>> {
         any::<String>().prop_map(Value::from),
         any::<i32>().prop_map(Value::from),
         Just(serde_json::json!([{"role": "user", "content": "x"}])),
-        prop::collection::vec((prop::sample::select(&NAMES[..]), any::<i32>()), 0..4).prop_map(
+        prop::collection::vec((prop::sample::select(names), any::<i32>()), 0..4).prop_map(
             |members| members
                 .into_iter()
                 .map(|(name, value)| (name.to_owned(), value))
