@@ -179,7 +179,12 @@ fn count(variable: &str, value: &OsStr) -> Result<usize, clap::Error> {
 }
 
 fn wrong_variable(variable: &str, value: &OsStr, reason: &str) -> clap::Error {
-    let message = format!("invalid value {value:?} for {variable}: {reason}");
+    // What is not text is not repeated: it might be a URL with credentials.
+    let value = value
+        .to_str()
+        .map(|text| format!(" {text:?}"))
+        .unwrap_or_default();
+    let message = format!("invalid value{value} for {variable}: {reason}");
     command().error(ErrorKind::ValueValidation, message)
 }
 

@@ -439,3 +439,45 @@ fn debug_shows_no_credentials_of_the_url() {
     let shown = format!("{cli:?} {:?}", cli.batch.overrides());
     assert!(!shown.contains("hunter2"), "{shown}");
 }
+
+const DOCUMENTATION: &str = include_str!("../../../docs/CONFIGURATION.md");
+
+#[test]
+fn the_documentation_names_every_flag_and_variable() {
+    for argument in command().get_arguments() {
+        let Some(long) = argument.get_long() else {
+            continue;
+        };
+        let short = argument
+            .get_short()
+            .map(|short| format!("-{short}, "))
+            .unwrap_or_default();
+        let row = format!("| `{short}--{long}");
+        assert!(DOCUMENTATION.contains(&row), "no row {row}");
+        let variable = format!("`{}`", variable_name(long));
+        assert!(DOCUMENTATION.contains(&variable), "no {variable}");
+        for alias in argument.get_aliases().unwrap_or_default() {
+            assert!(
+                DOCUMENTATION.contains(&format!("(`--{alias}`)")),
+                "no alias {alias}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_documentations_examples_load() {
+    let mut loaded = 0;
+    for format in ["json", "toml", "yaml"] {
+        for example in DOCUMENTATION.split(&format!("```{format}\n")).skip(1) {
+            let text = example.split("```").next().unwrap_or_default().to_owned();
+            let path = std::path::PathBuf::from(format!("c.{format}"));
+            let overrides = overrides("-i x", &[]);
+            let environment = |name: &str| name.ends_with("_API_KEY").then(|| "k".to_owned());
+            load_settings(Some(&path), Some(text.clone()), &overrides, &environment)
+                .unwrap_or_else(|error| panic!("{error}\n{text}"));
+            loaded += 1;
+        }
+    }
+    assert_eq!(loaded, 5);
+}

@@ -461,3 +461,32 @@ fn wrong_kinds_say_what_was_expected_and_found() {
         "c.toml:1: timeout: expected a duration",
     );
 }
+
+proptest::proptest! {
+    /// Whatever a file holds: a result or a complaint of one line, never a panic.
+    #[test]
+    fn any_text_is_survived(text in "[\\[\\]{}\"':,=#$&*!|>\n a-c0-9.é\u{0}-]{0,60}", extension in "json|toml|yaml") {
+        if let Err(error) = read(Path::new(&format!("c.{extension}")), &text, &environment) {
+            let message = error.to_string();
+            proptest::prop_assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    /// One damaged byte in a good file.
+    #[test]
+    fn any_damage_is_survived(at in 0usize..300, byte in 0u8..128, extension in 0usize..3) {
+        let (path, good) = [
+            ("c.json", r#"{"endpoints": [{"name": "a", "url": "http://h", "weight": 2, "headers": {"x-a": "1"}}], "request": {"timeout": "30s", "rate_limit": 5.5}, "prices": {"m": {"input": 1, "output": 2}}}"#),
+            ("c.toml", "rate = 5\n[[endpoints]]\nname = 'a'\nurl = \"http://h\"\nheaders = { x-a = '1' }\n[request]\ntimeout = '30s'\n"),
+            ("c.yaml", "endpoints:\n  - name: a\n    url: http://h\n    headers: {x-a: '1'}\nrequest:\n  timeout: 30s\n"),
+        ][extension];
+        let mut bytes = good.as_bytes().to_vec();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let text = String::from_utf8(bytes).expect("ASCII stays UTF-8");
+        if let Err(error) = read(Path::new(path), &text, &environment) {
+            let message = error.to_string();
+            proptest::prop_assert!(!message.contains('\n') && message.starts_with("c."), "{message}");
+        }
+    }
+}
