@@ -46,7 +46,12 @@ impl Transport for TlsStream<TcpStream> {
 }
 
 /// Serves a connection to its end. A failed connection is the client's business, not ours.
-pub(super) async fn serve(tcp: TcpStream, tls: Option<TlsAcceptor>, state: Arc<State>, number: u64) {
+pub(super) async fn serve(
+    tcp: TcpStream,
+    tls: Option<TlsAcceptor>,
+    state: Arc<State>,
+    number: u64,
+) {
     // Without it a piece could wait 40 ms for the acknowledgement of the one before.
     let _ = tcp.set_nodelay(true);
     match tls {
@@ -95,7 +100,12 @@ impl From<Rejected> for Unread {
 
 impl<S: Transport> Connection<S> {
     fn new(stream: S, state: Arc<State>, number: u64) -> Self {
-        Self { stream, buffer: Vec::with_capacity(READ_BYTES), state, number }
+        Self {
+            stream,
+            buffer: Vec::with_capacity(READ_BYTES),
+            state,
+            number,
+        }
     }
 
     async fn run(mut self) -> io::Result<()> {
@@ -120,7 +130,11 @@ impl<S: Transport> Connection<S> {
             if let Some(head) = parse_head(&self.buffer)? {
                 break head.framing;
             }
-            let wait_max = if self.buffer.is_empty() { idle_max } else { CLIENT_WAIT_MAX };
+            let wait_max = if self.buffer.is_empty() {
+                idle_max
+            } else {
+                CLIENT_WAIT_MAX
+            };
             self.read_more(READ_BYTES, wait_max).await?;
         };
         let is_complete_exact = |buffer: &[u8], length| buffer.len() - framing.head >= length;
@@ -135,7 +149,8 @@ impl<S: Transport> Connection<S> {
             BodyLength::Exact(length) => {
                 while !is_complete_exact(&self.buffer, length) {
                     let missing = framing.head + length - self.buffer.len();
-                    self.read_more(missing.min(BODY_READ_BYTES), CLIENT_WAIT_MAX).await?;
+                    self.read_more(missing.min(BODY_READ_BYTES), CLIENT_WAIT_MAX)
+                        .await?;
                 }
                 framing.head + length
             }
@@ -148,7 +163,10 @@ impl<S: Transport> Connection<S> {
             }
         };
         debug_assert!(end <= framing.head + BODY_BYTES_MAX);
-        Ok(Extent { head: framing.head, end })
+        Ok(Extent {
+            head: framing.head,
+            end,
+        })
     }
 
     fn decide(&self, extent: &Extent) -> (Scripted, Option<InFlight>) {
@@ -162,13 +180,18 @@ impl<S: Transport> Connection<S> {
 
     /// Plays an answer; `false`: the connection is over.
     async fn play(&mut self, answer: Scripted, in_flight: Option<InFlight>) -> io::Result<bool> {
+        let mut in_flight = in_flight;
         let mut due = None;
-        for piece in &answer.pieces {
+        for (number, piece) in answer.pieces.iter().enumerate() {
             if !piece.after.is_zero() {
                 // Waits count from the planned times, so they don't drift.
                 let at = due.unwrap_or_else(Instant::now) + piece.after;
                 due = Some(at);
                 self.wait_until(at).await?;
+            }
+            if number + 1 == answer.pieces.len() && answer.end != End::Hang {
+                // Before the client can know: its next request never meets this one.
+                in_flight = None;
             }
             if !piece.bytes.is_empty() {
                 self.write(&piece.bytes).await?;
@@ -217,7 +240,9 @@ impl<S: Transport> Connection<S> {
             self.stream.write_all(bytes).await?;
             self.stream.flush().await
         };
-        timeout(CLIENT_WAIT_MAX, all).await.unwrap_or_else(|late| Err(late.into()))
+        timeout(CLIENT_WAIT_MAX, all)
+            .await
+            .unwrap_or_else(|late| Err(late.into()))
     }
 
     async fn turn_away(&mut self, rejected: Rejected) -> io::Result<()> {

@@ -28,12 +28,22 @@ impl Failure {
             503 | 529 => "The engine is currently overloaded, please try again later.",
             _ => reason(status),
         };
-        Self { status, message: message.to_owned(), code: None, field: None }
+        Self {
+            status,
+            message: message.to_owned(),
+            code: None,
+            field: None,
+        }
     }
 
     /// A 400 that blames a field of the request.
     pub(super) fn field(field: &'static str, message: String) -> Self {
-        Self { status: 400, message, code: None, field: Some(field) }
+        Self {
+            status: 400,
+            message,
+            code: None,
+            field: Some(field),
+        }
     }
 
     /// The body.
@@ -82,7 +92,10 @@ fn anthropic_type(status: u16) -> &'static str {
 
 /// The reason phrase of a status line; empty for what has none.
 pub(super) fn reason(status: u16) -> &'static str {
-    http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()).unwrap_or("")
+    http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|code| code.canonical_reason())
+        .unwrap_or("")
 }
 
 #[cfg(test)]
@@ -93,12 +106,18 @@ mod tests {
 
     #[test]
     fn shapes() {
-        let failure = Failure { message: "no".to_owned(), ..Failure::of_status(429) };
+        let failure = Failure {
+            message: "no".to_owned(),
+            ..Failure::of_status(429)
+        };
         let openai: Value = serde_json::from_slice(&failure.body(false)).unwrap();
         let expect = json!({"error": {"message": "no", "type": "requests", "param": null, "code": "rate_limit_exceeded"}});
         assert_eq!(openai, expect);
         let anthropic: Value = serde_json::from_slice(&failure.body(true)).unwrap();
-        assert_eq!(anthropic, json!({"type": "error", "error": {"type": "rate_limit_error", "message": "no"}}));
+        assert_eq!(
+            anthropic,
+            json!({"type": "error", "error": {"type": "rate_limit_error", "message": "no"}})
+        );
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) fn catch() -> io::Result<impl FnOnce() -> io::Result<()>> {
 /// Catches Ctrl-C; the returned function waits for it.
 #[cfg(not(unix))]
 pub(super) fn catch() -> io::Result<impl FnOnce() -> io::Result<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     Ok(move || runtime.block_on(tokio::signal::ctrl_c()))
 }

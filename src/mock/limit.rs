@@ -35,7 +35,12 @@ impl Bucket {
         let mut schedule = vec![(Duration::ZERO, initial.unwrap_or(0.0))];
         schedule.extend_from_slice(changes);
         schedule.sort_by_key(|&(from, _)| from);
-        Self { schedule, limit: 0.0, tokens: 0.0, updated: Duration::ZERO }
+        Self {
+            schedule,
+            limit: 0.0,
+            tokens: 0.0,
+            updated: Duration::ZERO,
+        }
     }
 
     /// Takes one token at `now`; `None` while there is no limit.
@@ -64,7 +69,11 @@ impl Bucket {
         if limit != self.limit {
             let was_unlimited = self.limit == 0.0;
             self.limit = limit;
-            self.tokens = if was_unlimited { self.capacity() } else { self.tokens };
+            self.tokens = if was_unlimited {
+                self.capacity()
+            } else {
+                self.tokens
+            };
         }
         let elapsed = now.saturating_sub(self.updated).as_secs_f64();
         self.tokens = (self.tokens + elapsed * self.limit).min(self.capacity());
@@ -98,7 +107,15 @@ mod tests {
             assert_eq!((quota.remaining, quota.wait), (remaining, None));
         }
         let refused = bucket.take(ms(0)).unwrap();
-        assert_eq!(refused, Quota { limit: 4.0, remaining: 0, reset: ms(1000), wait: Some(ms(250)) });
+        assert_eq!(
+            refused,
+            Quota {
+                limit: 4.0,
+                remaining: 0,
+                reset: ms(1000),
+                wait: Some(ms(250))
+            }
+        );
         assert_eq!(bucket.take(ms(125)).unwrap().wait, Some(ms(125)));
         assert_eq!(bucket.take(ms(250)).unwrap().wait, None);
     }
@@ -107,7 +124,11 @@ mod tests {
     fn a_steady_client_at_the_limit_is_never_refused() {
         let mut bucket = Bucket::new(Some(100.0), &[]);
         for tick in 0..10_000 {
-            assert_eq!(bucket.take(ms(tick * 10)).unwrap().wait, None, "tick {tick}");
+            assert_eq!(
+                bucket.take(ms(tick * 10)).unwrap().wait,
+                None,
+                "tick {tick}"
+            );
         }
     }
 

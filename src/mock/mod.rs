@@ -29,8 +29,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 pub use options::{
-    FailAttempts, FailFirst, Latency, MockArgs, MockOptions, Outage, Probability, RateChange, Script, StatusRate,
-    WaitHint,
+    FailAttempts, FailFirst, Latency, MockArgs, MockOptions, Outage, Probability, RateChange,
+    Script, StatusRate, WaitHint,
 };
 pub use request::identity;
 pub use script::{End, Scripted, SeenRequest};
@@ -71,7 +71,11 @@ impl Mock {
 
     /// The URL of a path, which begins with `/` or is empty.
     pub fn url(&self, path: &str) -> String {
-        let scheme = if self.state.options.tls.is_some() { "https" } else { "http" };
+        let scheme = if self.state.options.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
         format!("{scheme}://{}{path}", self.address())
     }
 
@@ -99,7 +103,11 @@ pub fn run(args: MockArgs) -> io::Result<()> {
     let mock = Mock::start(args.into_options()?)?;
     eprintln!("listening on {}", mock.url(""));
     interrupted()?;
-    let stats = Stats { arrivals_us: Vec::new(), seen: Default::default(), ..mock.stats() };
+    let stats = Stats {
+        arrivals_us: Vec::new(),
+        seen: Default::default(),
+        ..mock.stats()
+    };
     mock.stop();
     eprintln!("{}", serde_json::to_string(&stats)?);
     Ok(())

@@ -14,7 +14,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::script::{Scripted, SeenRequest};
 pub use value::{
-    FailAttempts, FailFirst, Latency, Outage, Probability, RateChange, StatusRate, WaitHint, parse_duration,
+    FailAttempts, FailFirst, Latency, Outage, Probability, RateChange, StatusRate, WaitHint,
+    parse_duration,
 };
 
 /// More than this many threads is a typing error.
@@ -233,25 +234,47 @@ impl MockOptions {
             self.slow_rate,
             self.hang_rate,
         ];
-        let errors: f64 = self.error_rate.iter().map(|rate| rate.probability.get()).sum();
+        let errors: f64 = self
+            .error_rate
+            .iter()
+            .map(|rate| rate.probability.get())
+            .sum();
         let sum = errors + faults.iter().map(|rate| rate.get()).sum::<f64>();
         // A sum of decimal fractions may miss 1 by its rounding.
         if sum > 1.0 + 1e-9 {
-            return Err(format!("the rates of errors and faults add up to {sum}; a request can have only one, so at most 1"));
+            return Err(format!(
+                "the rates of errors and faults add up to {sum}; a request can have only one, so at most 1"
+            ));
         }
         if !(1..=THREADS_MAX).contains(&self.threads) {
-            return Err(format!("threads: {} is not between 1 and {THREADS_MAX}", self.threads));
+            return Err(format!(
+                "threads: {} is not between 1 and {THREADS_MAX}",
+                self.threads
+            ));
         }
-        if self.response_bytes.is_some_and(|bytes| bytes > RESPONSE_BYTES_MAX) {
+        if self
+            .response_bytes
+            .is_some_and(|bytes| bytes > RESPONSE_BYTES_MAX)
+        {
             return Err(format!("response-bytes: at most {RESPONSE_BYTES_MAX}"));
         }
-        if self.tokens_per_second.is_some_and(|pace| !pace.is_finite() || pace <= 0.0) {
+        if self
+            .tokens_per_second
+            .is_some_and(|pace| !pace.is_finite() || pace <= 0.0)
+        {
             return Err("tokens-per-second must be above 0".to_owned());
         }
-        if self.rate_limit.is_some_and(|limit| !limit.is_finite() || limit < 0.0) {
+        if self
+            .rate_limit
+            .is_some_and(|limit| !limit.is_finite() || limit < 0.0)
+        {
             return Err("rate-limit must be 0 (no limit) or more".to_owned());
         }
-        if self.count_by.as_ref().is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
+        if self
+            .count_by
+            .as_ref()
+            .is_some_and(|pointer| !pointer.is_empty() && !pointer.starts_with('/'))
+        {
             return Err("count-by is a JSON pointer and starts with /".to_owned());
         }
         Ok(())
@@ -328,7 +351,9 @@ pub(super) fn invalid(message: String) -> io::Error {
 }
 
 fn server_config(certificate: &Path, key: &Path) -> io::Result<ServerConfig> {
-    let unreadable = |path: &Path, error: &dyn std::fmt::Display| invalid(format!("{}: {error}", path.display()));
+    let unreadable = |path: &Path, error: &dyn std::fmt::Display| {
+        invalid(format!("{}: {error}", path.display()))
+    };
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unreadable(certificate, &error))?;
@@ -356,7 +381,12 @@ mod tests {
     fn parse(flags: &str) -> Result<MockOptions, String> {
         Command::try_parse_from(std::iter::once("mock").chain(flags.split_whitespace()))
             .map_err(|error| error.to_string())
-            .and_then(|command| command.mock.into_options().map_err(|error| error.to_string()))
+            .and_then(|command| {
+                command
+                    .mock
+                    .into_options()
+                    .map_err(|error| error.to_string())
+            })
     }
 
     #[test]
@@ -369,16 +399,54 @@ mod tests {
         .unwrap();
         assert_eq!(options.seed, 9);
         let ms = Duration::from_millis;
-        assert_eq!(options.latency, Latency::Uniform { from: ms(10), to: ms(50) });
-        let errors: Vec<_> = options.error_rate.iter().map(|rate| (rate.status, rate.probability.get())).collect();
+        assert_eq!(
+            options.latency,
+            Latency::Uniform {
+                from: ms(10),
+                to: ms(50)
+            }
+        );
+        let errors: Vec<_> = options
+            .error_rate
+            .iter()
+            .map(|rate| (rate.status, rate.probability.get()))
+            .collect();
         assert_eq!(errors, [(429, 0.05), (500, 0.02)]);
-        assert_eq!(options.fail_first, Some(FailFirst { count: 3, statuses: vec![503, 429] }));
-        assert_eq!(options.fail_first_attempts, Some(FailAttempts { attempts: 2, status: 500 }));
+        assert_eq!(
+            options.fail_first,
+            Some(FailFirst {
+                count: 3,
+                statuses: vec![503, 429]
+            })
+        );
+        assert_eq!(
+            options.fail_first_attempts,
+            Some(FailAttempts {
+                attempts: 2,
+                status: 500
+            })
+        );
         assert_eq!(
             options.rate_limit_at,
-            [RateChange { at: ms(1000), limit: 50.0 }, RateChange { at: ms(2000), limit: 0.0 }]
+            [
+                RateChange {
+                    at: ms(1000),
+                    limit: 50.0
+                },
+                RateChange {
+                    at: ms(2000),
+                    limit: 0.0
+                }
+            ]
         );
-        assert_eq!(options.outage, [Outage { from: ms(2000), to: ms(5000), refuse: true }]);
+        assert_eq!(
+            options.outage,
+            [Outage {
+                from: ms(2000),
+                to: ms(5000),
+                refuse: true
+            }]
+        );
         assert_eq!(options.retry_after, Some(ms(1500)));
         assert_eq!(options.wait_hint, WaitHint::Milliseconds);
         assert_eq!(options.idle_close, Some(ms(250)));
@@ -390,7 +458,7 @@ mod tests {
             ("--error-rate 500=0.7 --hang-rate 0.4", "add up to"),
             ("--threads 0", "threads: 0"),
             ("--tokens-per-second 0", "above 0"),
-            ("--rate-limit -1", "rate-limit"),
+            ("--rate-limit=-1", "rate-limit must"),
             ("--count-by messages", "JSON pointer"),
             ("--hang-rate 1.5", "between 0 and 1"),
             ("--error-rate 99=0.1", "status"),
@@ -398,7 +466,9 @@ mod tests {
             ("--outage 5s..2s", "before"),
             ("--tls-cert a.pem", "--tls-key"),
         ] {
-            let error = parse(flags).err().unwrap_or_else(|| panic!("{flags} was accepted"));
+            let error = parse(flags)
+                .err()
+                .unwrap_or_else(|| panic!("{flags} was accepted"));
             assert!(error.contains(message), "{flags}: {error}");
         }
     }

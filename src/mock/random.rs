@@ -10,7 +10,9 @@ pub(super) struct Dice(u64);
 impl Dice {
     /// Dice for one purpose: throws for different `purpose` values are unrelated.
     pub(super) fn new(seed: u64, purpose: u64) -> Self {
-        Self(scramble(seed ^ scramble(purpose.wrapping_add(GOLDEN_GAMMA))))
+        Self(scramble(
+            seed ^ scramble(purpose.wrapping_add(GOLDEN_GAMMA)),
+        ))
     }
 
     /// Uniform over all of `u64`.
@@ -68,6 +70,9 @@ mod tests {
         let normals: Vec<f64> = (0..count).map(|_| dice.normal()).collect();
         let mean = normals.iter().sum::<f64>() / f64::from(count);
         let variance = normals.iter().map(|x| x * x).sum::<f64>() / f64::from(count);
-        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03,
+            "{mean} {variance}"
+        );
     }
 }

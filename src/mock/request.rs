@@ -49,12 +49,20 @@ pub(super) struct ApiRequest<'b> {
 ///
 /// The `id` of an answer ends in this number's 16 hexadecimal digits.
 pub fn identity(seed: u64, body: &[u8]) -> u64 {
-    members(seed, body).map_or_else(|_| xxh3_64_with_seed(body, seed), |members| members.identity)
+    members(seed, body).map_or_else(
+        |_| xxh3_64_with_seed(body, seed),
+        |members| members.identity,
+    )
 }
 
 impl<'b> ApiRequest<'b> {
     /// Reads and checks a body. `deployment` is the model of a body that names none.
-    pub(super) fn parse(api: Api, deployment: Option<&str>, seed: u64, body: &'b [u8]) -> Result<Self, Failure> {
+    pub(super) fn parse(
+        api: Api,
+        deployment: Option<&str>,
+        seed: u64,
+        body: &'b [u8],
+    ) -> Result<Self, Failure> {
         let members = members(seed, body).map_err(|error| Failure {
             message: format!(
                 "We could not parse the JSON body of your request ({error}). The API expects a JSON object."
@@ -71,23 +79,37 @@ impl<'b> ApiRequest<'b> {
         let is_array = prompt.get().starts_with('[');
         if prompt.get() == "\"\"" || (is_array && prompt.get()[1..].trim_start().starts_with(']')) {
             let what = if is_array { "array" } else { "string" };
-            return Err(Failure::field(name, format!("Invalid '{name}': empty {what}.")));
+            return Err(Failure::field(
+                name,
+                format!("Invalid '{name}': empty {what}."),
+            ));
         }
-        if !is_array && (matches!(api, Api::Chat | Api::Messages) || !prompt.get().starts_with('"')) {
-            return Err(Failure::field(name, format!("Invalid type for '{name}': expected an array.")));
+        if !is_array && (matches!(api, Api::Chat | Api::Messages) || !prompt.get().starts_with('"'))
+        {
+            return Err(Failure::field(
+                name,
+                format!("Invalid type for '{name}': expected an array."),
+            ));
         }
         let inputs = match api {
             Api::Completions | Api::Embeddings => split_inputs(name, prompt)?,
             Api::Chat | Api::Responses | Api::Messages => vec![prompt],
         };
         let choices = number("n", members.n, 1..=CHOICES_MAX)?.unwrap_or(1);
-        let dimensions = number("dimensions", members.dimensions, 1..=DIMENSIONS_MAX)?.unwrap_or(DIMENSIONS_DEFAULT);
+        let dimensions = number("dimensions", members.dimensions, 1..=DIMENSIONS_MAX)?
+            .unwrap_or(DIMENSIONS_DEFAULT);
         if api == Api::Embeddings && dimensions * inputs.len() as u64 > NUMBERS_MAX {
-            return Err(Failure::field("input", format!("At most {NUMBERS_MAX} numbers per request.")));
+            return Err(Failure::field(
+                "input",
+                format!("At most {NUMBERS_MAX} numbers per request."),
+            ));
         }
         let tokens_max = number("max_tokens", members.tokens_max, 1..=u64::MAX)?;
         if api == Api::Messages && tokens_max.is_none() {
-            return Err(Failure::field("max_tokens", "max_tokens: Field required".to_owned()));
+            return Err(Failure::field(
+                "max_tokens",
+                "max_tokens: Field required".to_owned(),
+            ));
         }
         let model: Option<String> = value("model", members.model)?;
         Ok(Self {
@@ -95,13 +117,18 @@ impl<'b> ApiRequest<'b> {
             model: model.unwrap_or_else(|| deployment.unwrap_or(MODEL_DEFAULT).to_owned()),
             prompt_tokens: (prompt.get().len() as u64).div_ceil(4),
             inputs,
-            choices: if matches!(api, Api::Responses | Api::Messages) { 1 } else { choices },
+            choices: if matches!(api, Api::Responses | Api::Messages) {
+                1
+            } else {
+                choices
+            },
             stream: value("stream", members.stream)?.unwrap_or(false),
             include_usage: value::<StreamOptions>("stream_options", members.stream_options)?
                 .is_some_and(|options| options.include_usage),
             tokens_max,
             dimensions: dimensions as usize,
-            base64: value::<String>("encoding_format", members.encoding_format)?.as_deref() == Some("base64"),
+            base64: value::<String>("encoding_format", members.encoding_format)?.as_deref()
+                == Some("base64"),
         })
     }
 }
@@ -113,9 +140,13 @@ struct StreamOptions {
 }
 
 /// A JSON value of the expected type; `null` counts as absent.
-fn value<T: serde::de::DeserializeOwned>(field: &'static str, raw: Option<&RawValue>) -> Result<Option<T>, Failure> {
+fn value<T: serde::de::DeserializeOwned>(
+    field: &'static str,
+    raw: Option<&RawValue>,
+) -> Result<Option<T>, Failure> {
     let Some(raw) = raw else { return Ok(None) };
-    serde_json::from_str(raw.get()).map_err(|_| Failure::field(field, format!("Invalid type for '{field}'.")))
+    serde_json::from_str(raw.get())
+        .map_err(|_| Failure::field(field, format!("Invalid type for '{field}'.")))
 }
 
 fn number(
@@ -128,23 +159,35 @@ fn number(
         None => Ok(number),
         Some(number) => {
             let (least, most) = (allowed.start(), allowed.end());
-            Err(Failure::field(field, format!("Invalid '{field}': {number} is not between {least} and {most}.")))
+            Err(Failure::field(
+                field,
+                format!("Invalid '{field}': {number} is not between {least} and {most}."),
+            ))
         }
     }
 }
 
 /// The inputs of a prompt that is a string, an array of strings, of tokens, or of arrays of tokens.
-fn split_inputs<'b>(field: &'static str, prompt: &'b RawValue) -> Result<Vec<&'b RawValue>, Failure> {
+fn split_inputs<'b>(
+    field: &'static str,
+    prompt: &'b RawValue,
+) -> Result<Vec<&'b RawValue>, Failure> {
     if prompt.get().starts_with('"') {
         return Ok(vec![prompt]);
     }
     let elements: Vec<&RawValue> = serde_json::from_str(prompt.get())
         .map_err(|error| Failure::field(field, format!("Invalid '{field}': {error}.")))?;
-    if elements[0].get().starts_with(|first: char| first.is_ascii_digit()) {
+    if elements[0]
+        .get()
+        .starts_with(|first: char| first.is_ascii_digit())
+    {
         return Ok(vec![prompt]);
     }
     if elements.len() > INPUTS_MAX {
-        return Err(Failure::field(field, format!("Invalid '{field}': at most {INPUTS_MAX} inputs.")));
+        return Err(Failure::field(
+            field,
+            format!("Invalid '{field}': at most {INPUTS_MAX} inputs."),
+        ));
     }
     Ok(elements)
 }
@@ -184,7 +227,10 @@ impl<'b> Visitor<'b> for MembersVisitor {
     }
 
     fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<Members<'b>, A::Error> {
-        let mut members = Members { identity: self.seed, ..Members::default() };
+        let mut members = Members {
+            identity: self.seed,
+            ..Members::default()
+        };
         // Keys are compared as written, quotes included: no API needs a key with an escape.
         while let Some(key) = map.next_key::<&RawValue>()? {
             let value: &RawValue = map.next_value()?;
@@ -196,7 +242,9 @@ impl<'b> Visitor<'b> for MembersVisitor {
                 "\"n\"" => &mut members.n,
                 "\"stream\"" => &mut members.stream,
                 "\"stream_options\"" => &mut members.stream_options,
-                "\"max_tokens\"" | "\"max_completion_tokens\"" | "\"max_output_tokens\"" => &mut members.tokens_max,
+                "\"max_tokens\"" | "\"max_completion_tokens\"" | "\"max_output_tokens\"" => {
+                    &mut members.tokens_max
+                }
                 "\"dimensions\"" => &mut members.dimensions,
                 "\"encoding_format\"" => &mut members.encoding_format,
                 _ => &mut None,
@@ -225,7 +273,8 @@ mod tests {
     use super::*;
 
     fn parse(api: Api, body: &str) -> Result<ApiRequest<'_>, (u16, Option<&'static str>)> {
-        ApiRequest::parse(api, None, 1, body.as_bytes()).map_err(|failure| (failure.status, failure.field))
+        ApiRequest::parse(api, None, 1, body.as_bytes())
+            .map_err(|failure| (failure.status, failure.field))
     }
 
     #[test]
@@ -233,7 +282,10 @@ mod tests {
         let body = r#"{"model":"m\u0041","messages":[{"role":"user","content":"hi"}],"n":3,"stream":true,
             "stream_options":{"include_usage":true},"max_completion_tokens":7,"temperature":null}"#;
         let request = parse(Api::Chat, body).unwrap();
-        assert_eq!((request.model.as_str(), request.choices, request.tokens_max), ("mA", 3, Some(7)));
+        assert_eq!(
+            (request.model.as_str(), request.choices, request.tokens_max),
+            ("mA", 3, Some(7))
+        );
         assert!(request.stream && request.include_usage);
         assert_eq!(request.prompt_tokens, 8);
     }
@@ -252,10 +304,18 @@ mod tests {
             (Api::Chat, r#"{"messages":[1],"n":17}"#, Some("n")),
             (Api::Chat, r#"{"messages":[1],"n":"two"}"#, Some("n")),
             (Api::Chat, r#"{"messages":[1],"model":5}"#, Some("model")),
-            (Api::Chat, r#"{"messages":[1],"max_tokens":0}"#, Some("max_tokens")),
+            (
+                Api::Chat,
+                r#"{"messages":[1],"max_tokens":0}"#,
+                Some("max_tokens"),
+            ),
             (Api::Completions, "{}", Some("prompt")),
             (Api::Embeddings, r#"{"input":""}"#, Some("input")),
-            (Api::Embeddings, r#"{"input":"a","dimensions":0}"#, Some("dimensions")),
+            (
+                Api::Embeddings,
+                r#"{"input":"a","dimensions":0}"#,
+                Some("dimensions"),
+            ),
             (Api::Responses, r#"{"input":{}}"#, Some("input")),
             (Api::Messages, r#"{"messages":[1]}"#, Some("max_tokens")),
         ] {
@@ -265,9 +325,18 @@ mod tests {
 
     #[test]
     fn inputs_are_counted() {
-        for (input, expect) in [("\"a\"", 1), ("[\"a\",\"b\"]", 2), ("[1,2,3]", 1), ("[[1,2],[3]]", 2)] {
+        for (input, expect) in [
+            ("\"a\"", 1),
+            ("[\"a\",\"b\"]", 2),
+            ("[1,2,3]", 1),
+            ("[[1,2],[3]]", 2),
+        ] {
             let body = format!("{{\"input\":{input}}}");
-            assert_eq!(parse(Api::Embeddings, &body).unwrap().inputs.len(), expect, "{input}");
+            assert_eq!(
+                parse(Api::Embeddings, &body).unwrap().inputs.len(),
+                expect,
+                "{input}"
+            );
         }
     }
 
@@ -275,7 +344,10 @@ mod tests {
     fn identity_ignores_streaming_and_white_space_only() {
         let of = |body: &str| identity(1, body.as_bytes());
         let plain = of(r#"{"a":1,"b":[2]}"#);
-        assert_eq!(plain, of(r#"{ "a": 1, "stream":true, "b":[2], "stream_options":{} }"#));
+        assert_eq!(
+            plain,
+            of(r#"{ "a": 1, "stream":true, "b":[2], "stream_options":{} }"#)
+        );
         assert_ne!(plain, of(r#"{"a":1,"b":[3]}"#));
         assert_ne!(plain, of(r#"{"a":1,"c":[2]}"#));
         assert_ne!(plain, identity(2, br#"{"a":1,"b":[2]}"#));

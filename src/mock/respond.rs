@@ -35,7 +35,8 @@ pub(super) fn respond(
     let renderer = Renderer::new(head);
     if route == Route::Stats {
         let stats = state.books().snapshot();
-        let body = serde_json::to_vec(&stats).unwrap_or_else(|error| error.to_string().into_bytes());
+        let body =
+            serde_json::to_vec(&stats).unwrap_or_else(|error| error.to_string().into_bytes());
         return (renderer.message(200, JSON, "", &body), None);
     }
     let now = state.now();
@@ -50,8 +51,13 @@ pub(super) fn respond(
 
 /// The answer to a request that could not be read.
 pub(super) fn reject(rejected: Rejected) -> Scripted {
-    let failure = Failure { message: rejected.message.to_owned(), ..Failure::of_status(rejected.status) };
-    Scripted::json(rejected.status, failure.body(false)).header("connection", "close").then_close()
+    let failure = Failure {
+        message: rejected.message.to_owned(),
+        ..Failure::of_status(rejected.status)
+    };
+    Scripted::json(rejected.status, failure.body(false))
+        .header("connection", "close")
+        .then_close()
 }
 
 /// Records the request if that is wanted, and lets the script answer it.
@@ -70,7 +76,11 @@ fn ask_script(
     let request = SeenRequest {
         method: head.method.to_owned(),
         target: head.target.to_owned(),
-        headers: head.headers.iter().map(|&(name, value)| (name.to_owned(), text(value))).collect(),
+        headers: head
+            .headers
+            .iter()
+            .map(|&(name, value)| (name.to_owned(), text(value)))
+            .collect(),
         body: body.to_vec(),
         arrived,
         connection,
@@ -97,15 +107,22 @@ fn ordinary(
         _ => {
             let plan = plan::barrier(options, now, authorized);
             return match plan {
-                Some(Plan::Refuse(refusal)) => (renderer.refusal(options, refusal, ""), Some(refusal.cause)),
+                Some(Plan::Refuse(refusal)) => {
+                    (renderer.refusal(options, refusal, ""), Some(refusal.cause))
+                }
                 Some(_) => (Scripted::raw("").then_reset(), Some("outage")),
                 None => (renderer.page(head.method, head.target, route), None),
             };
         }
     };
     let parsed = ApiRequest::parse(api, deployment, options.seed, body);
-    let identity = parsed.as_ref().map_or_else(|_| identity(options.seed, body), |request| request.identity);
-    let count_key = options.count_by.as_ref().and_then(|pointer| text_at(body, pointer));
+    let identity = parsed
+        .as_ref()
+        .map_or_else(|_| identity(options.seed, body), |request| request.identity);
+    let count_key = options
+        .count_by
+        .as_ref()
+        .and_then(|pointer| text_at(body, pointer));
     let (plan, quota) = {
         let mut books = state.books();
         let standing = books.stand(now, identity, count_key);
@@ -128,30 +145,51 @@ fn ordinary(
     };
     let mut headers = String::with_capacity(256);
     // Writing to a string does not fail.
-    let _ = write!(headers, "{}: req_{identity:016x}\r\n", if renderer.anthropic { "request-id" } else { "x-request-id" });
+    let _ = write!(
+        headers,
+        "{}: req_{identity:016x}\r\n",
+        if renderer.anthropic {
+            "request-id"
+        } else {
+            "x-request-id"
+        }
+    );
     if let Some(quota) = quota {
         renderer.quota_headers(&mut headers, quota);
     }
     match plan {
         Plan::Reset => (Scripted::raw("").then_reset(), Some("outage")),
-        Plan::Refuse(refusal) => (renderer.refusal(options, refusal, &headers), Some(refusal.cause)),
-        Plan::Serve { latency, time_to_first_token, fault } => {
+        Plan::Refuse(refusal) => (
+            renderer.refusal(options, refusal, &headers),
+            Some(refusal.cause),
+        ),
+        Plan::Serve {
+            latency,
+            time_to_first_token,
+            fault,
+        } => {
             let request = match parsed {
                 Ok(request) => request,
                 Err(failure) => return (renderer.failure(&failure, &headers), None),
             };
-            let pace = Pace { time_to_first_token, tokens_per_second: options.tokens_per_second };
+            let pace = Pace {
+                time_to_first_token,
+                tokens_per_second: options.tokens_per_second,
+            };
             let scripted = match (fault, answer::answer(api, &request, options.response_bytes)) {
                 (Some(Fault::Garbage), _) => renderer.message(200, "text/html", &headers, GARBAGE),
-                (_, Answer::Whole { body, tokens }) => {
-                    renderer.message(200, JSON, &headers, body.as_bytes()).after(pace.due(tokens))
-                }
+                (_, Answer::Whole { body, tokens }) => renderer
+                    .message(200, JSON, &headers, body.as_bytes())
+                    .after(pace.due(tokens)),
                 (_, Answer::Events(events)) => renderer.stream(&headers, &events, pace),
             };
             let scripted = scripted.after(latency);
             match fault {
                 None => (scripted, None),
-                Some(fault) => (spoil(scripted, fault, options.slow_for), Some(fault.as_str())),
+                Some(fault) => (
+                    spoil(scripted, fault, options.slow_for),
+                    Some(fault.as_str()),
+                ),
             }
         }
     }
@@ -175,14 +213,17 @@ fn spoil(scripted: Scripted, fault: Fault, slow_for: Duration) -> Scripted {
 }
 
 fn is_authorized(options: &MockOptions, head: &Head<'_>) -> bool {
-    let Some(key) = &options.auth else { return true };
+    let Some(key) = &options.auth else {
+        return true;
+    };
     head.headers.iter().any(|&(name, value)| {
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case("authorization") {
             let scheme = value.get(..7).unwrap_or_default();
             scheme.eq_ignore_ascii_case(b"bearer ") && value[7..].trim_ascii() == key.as_bytes()
         } else {
-            let is_key = name.eq_ignore_ascii_case("api-key") || name.eq_ignore_ascii_case("x-api-key");
+            let is_key =
+                name.eq_ignore_ascii_case("api-key") || name.eq_ignore_ascii_case("x-api-key");
             is_key && value == key.as_bytes()
         }
     })
@@ -201,7 +242,9 @@ impl Pace {
         if tokens == 0 {
             return Duration::ZERO;
         }
-        let after_first = self.tokens_per_second.map_or(0.0, |pace| (tokens - 1) as f64 / pace);
+        let after_first = self
+            .tokens_per_second
+            .map_or(0.0, |pace| (tokens - 1) as f64 / pace);
         // Absurdly slow paces are cut to a day, where nobody waits any more.
         self.time_to_first_token + Duration::from_secs_f64(after_first.min(86_400.0))
     }
@@ -219,7 +262,13 @@ struct Renderer {
 impl Renderer {
     fn new(head: &Head<'_>) -> Self {
         Self {
-            anthropic: matches!(route(head.target), Route::Api { api: Api::Messages, .. }),
+            anthropic: matches!(
+                route(head.target),
+                Route::Api {
+                    api: Api::Messages,
+                    ..
+                }
+            ),
             head_only: head.method == "HEAD",
             keep_alive: head.framing.keep_alive,
             chunks_allowed: head.framing.chunks_allowed,
@@ -229,7 +278,11 @@ impl Renderer {
     /// A complete message; `headers` are whole lines.
     fn message(&self, status: u16, content_type: &str, headers: &str, body: &[u8]) -> Scripted {
         let mut bytes = Vec::with_capacity(256 + headers.len() + body.len());
-        let close = if self.keep_alive { "" } else { "connection: close\r\n" };
+        let close = if self.keep_alive {
+            ""
+        } else {
+            "connection: close\r\n"
+        };
         let head = format!(
             "HTTP/1.1 {status} {}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n{headers}{close}\r\n",
             reason(status),
@@ -239,21 +292,40 @@ impl Renderer {
         if !self.head_only {
             bytes.extend_from_slice(body);
         }
-        Scripted::raw(bytes).ending(if self.keep_alive { End::Keep } else { End::Close })
+        Scripted::raw(bytes).ending(if self.keep_alive {
+            End::Keep
+        } else {
+            End::Close
+        })
     }
 
     /// An event stream: events due at the same time go out together.
     fn stream(&self, headers: &str, events: &Events, pace: Pace) -> Scripted {
         let ends_by_close = !self.chunks_allowed;
-        let framing = if self.chunks_allowed { "transfer-encoding: chunked\r\n" } else { "" };
-        let close = if self.keep_alive { "" } else { "connection: close\r\n" };
+        let framing = if self.chunks_allowed {
+            "transfer-encoding: chunked\r\n"
+        } else {
+            ""
+        };
+        let close = if self.keep_alive {
+            ""
+        } else {
+            "connection: close\r\n"
+        };
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n\
              {framing}{headers}{close}\r\n"
         );
-        let mut scripted = Scripted::raw(head).ending(if self.keep_alive { End::Keep } else { End::Close });
+        let mut scripted = Scripted::raw(head).ending(if self.keep_alive {
+            End::Keep
+        } else {
+            End::Close
+        });
         let (mut sent, mut sent_at) = (0, Duration::ZERO);
-        let mut groups = events.marks.chunk_by(|a, b| pace.due(a.1) == pace.due(b.1)).peekable();
+        let mut groups = events
+            .marks
+            .chunk_by(|a, b| pace.due(a.1) == pace.due(b.1))
+            .peekable();
         while let Some(group) = groups.next() {
             // `chunk_by` gives no empty groups.
             let (end, tokens) = group[group.len() - 1];
@@ -270,7 +342,11 @@ impl Renderer {
             } else {
                 out.extend_from_slice(format!("{:x}\r\n", text.len()).as_bytes());
                 out.extend_from_slice(text);
-                out.extend_from_slice(if groups.peek().is_none() { b"\r\n0\r\n\r\n" } else { b"\r\n" });
+                out.extend_from_slice(if groups.peek().is_none() {
+                    b"\r\n0\r\n\r\n"
+                } else {
+                    b"\r\n"
+                });
             }
             (sent, sent_at) = (end, due);
         }
@@ -293,7 +369,10 @@ impl Renderer {
                 }
                 WaitHint::Milliseconds => {
                     let milliseconds = ceil_ms(wait);
-                    (format!("retry-after-ms: {milliseconds}\r\n"), format!("{milliseconds}ms"))
+                    (
+                        format!("retry-after-ms: {milliseconds}\r\n"),
+                        format!("{milliseconds}ms"),
+                    )
                 }
                 WaitHint::None => (String::new(), String::new()),
             };
@@ -313,12 +392,28 @@ impl Renderer {
             Route::Health if readable => self.message(200, JSON, "", br#"{"status":"ok"}"#),
             Route::Unknown => {
                 let message = format!("Invalid URL ({method} {target})");
-                self.failure(&Failure { message, ..Failure::of_status(404) }, "")
+                self.failure(
+                    &Failure {
+                        message,
+                        ..Failure::of_status(404)
+                    },
+                    "",
+                )
             }
             Route::Api { .. } | Route::Models | Route::Health | Route::Stats => {
                 let message = format!("Not allowed to {method} on {target}.");
-                let allow = if matches!(route, Route::Api { .. }) { "allow: POST\r\n" } else { "allow: GET, HEAD\r\n" };
-                self.failure(&Failure { message, ..Failure::of_status(405) }, allow)
+                let allow = if matches!(route, Route::Api { .. }) {
+                    "allow: POST\r\n"
+                } else {
+                    "allow: GET, HEAD\r\n"
+                };
+                self.failure(
+                    &Failure {
+                        message,
+                        ..Failure::of_status(405)
+                    },
+                    allow,
+                )
             }
         }
     }
@@ -364,14 +459,24 @@ mod tests {
 
     #[test]
     fn resets_are_written_like_go_durations() {
-        for (ms, expect) in [(0, "0ms"), (12, "12ms"), (1000, "1s"), (1500, "1.5s"), (360_000, "6m0s"), (61_500, "1m1.5s")] {
+        for (ms, expect) in [
+            (0, "0ms"),
+            (12, "12ms"),
+            (1000, "1s"),
+            (1500, "1.5s"),
+            (360_000, "6m0s"),
+            (61_500, "1m1.5s"),
+        ] {
             assert_eq!(go_duration(Duration::from_millis(ms)), expect);
         }
     }
 
     #[test]
     fn a_plain_answer_takes_as_long_as_its_stream() {
-        let pace = Pace { time_to_first_token: Duration::from_millis(100), tokens_per_second: Some(10.0) };
+        let pace = Pace {
+            time_to_first_token: Duration::from_millis(100),
+            tokens_per_second: Some(10.0),
+        };
         for (tokens, ms) in [(0, 0), (1, 100), (2, 200), (11, 1100)] {
             assert_eq!(pace.due(tokens), Duration::from_millis(ms));
         }

@@ -15,7 +15,10 @@ pub(super) enum Api {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route<'t> {
     /// The name of an Azure deployment stands for a model.
-    Api { api: Api, deployment: Option<&'t str> },
+    Api {
+        api: Api,
+        deployment: Option<&'t str>,
+    },
     Models,
     Health,
     Stats,
@@ -36,13 +39,23 @@ const APIS: [(&str, Api); 5] = [
 pub(super) fn route(target: &str) -> Route<'_> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     for (end, api) in APIS {
-        let Some(prefix) = path.strip_suffix(end) else { continue };
-        let Some((_, deployment)) = prefix.rsplit_once("/openai/deployments/") else {
-            return Route::Api { api, deployment: None };
+        let Some(prefix) = path.strip_suffix(end) else {
+            continue;
         };
-        let versioned = query.split('&').any(|pair| pair.starts_with("api-version=") && pair.len() > 12);
+        let Some((_, deployment)) = prefix.rsplit_once("/openai/deployments/") else {
+            return Route::Api {
+                api,
+                deployment: None,
+            };
+        };
+        let versioned = query
+            .split('&')
+            .any(|pair| pair.starts_with("api-version=") && pair.len() > 12);
         return if versioned && !deployment.is_empty() && !deployment.contains('/') {
-            Route::Api { api, deployment: Some(deployment) }
+            Route::Api {
+                api,
+                deployment: Some(deployment),
+            }
         } else {
             Route::Unknown
         };
@@ -61,8 +74,14 @@ mod tests {
 
     #[test]
     fn targets() {
-        let api = |api| Route::Api { api, deployment: None };
-        let azure = |api, name| Route::Api { api, deployment: Some(name) };
+        let api = |api| Route::Api {
+            api,
+            deployment: None,
+        };
+        let azure = |api, name| Route::Api {
+            api,
+            deployment: Some(name),
+        };
         for (target, expect) in [
             ("/v1/chat/completions", api(Api::Chat)),
             ("/any/prefix/v1/chat/completions?x=1", api(Api::Chat)),
@@ -71,11 +90,26 @@ mod tests {
             ("/v1/responses", api(Api::Responses)),
             ("/v1/messages", api(Api::Messages)),
             ("/openai/v1/chat/completions", api(Api::Chat)),
-            ("/openai/deployments/gpt-4o/chat/completions?api-version=2025-01-01-preview", azure(Api::Chat, "gpt-4o")),
-            ("/p/openai/deployments/e/embeddings?a=b&api-version=1", azure(Api::Embeddings, "e")),
-            ("/openai/deployments/gpt-4o/chat/completions", Route::Unknown),
-            ("/openai/deployments/gpt-4o/chat/completions?api-version=", Route::Unknown),
-            ("/openai/deployments//chat/completions?api-version=1", Route::Unknown),
+            (
+                "/openai/deployments/gpt-4o/chat/completions?api-version=2025-01-01-preview",
+                azure(Api::Chat, "gpt-4o"),
+            ),
+            (
+                "/p/openai/deployments/e/embeddings?a=b&api-version=1",
+                azure(Api::Embeddings, "e"),
+            ),
+            (
+                "/openai/deployments/gpt-4o/chat/completions",
+                Route::Unknown,
+            ),
+            (
+                "/openai/deployments/gpt-4o/chat/completions?api-version=",
+                Route::Unknown,
+            ),
+            (
+                "/openai/deployments//chat/completions?api-version=1",
+                Route::Unknown,
+            ),
             ("/v1/models", Route::Models),
             ("/health", Route::Health),
             ("/stats?pretty", Route::Stats),

@@ -27,7 +27,10 @@ pub struct SeenRequest {
 impl SeenRequest {
     /// The first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -80,7 +83,13 @@ impl Scripted {
 
     /// These bytes as they are; the connection stays open. No bytes at all are allowed.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { pieces: vec![Piece { after: Duration::ZERO, bytes: bytes.into() }], end: End::Keep }
+        Self {
+            pieces: vec![Piece {
+                after: Duration::ZERO,
+                bytes: bytes.into(),
+            }],
+            end: End::Keep,
+        }
     }
 
     /// Adds a header line after the status line. Without a status line in the first piece it does nothing.
@@ -104,7 +113,10 @@ impl Scripted {
     /// More bytes, `wait` after those before.
     #[must_use]
     pub fn then(mut self, wait: Duration, bytes: impl Into<Vec<u8>>) -> Self {
-        self.pieces.push(Piece { after: wait, bytes: bytes.into() });
+        self.pieces.push(Piece {
+            after: wait,
+            bytes: bytes.into(),
+        });
         self
     }
 
@@ -145,9 +157,16 @@ impl Scripted {
     pub(super) fn drip(self, head: usize, parts: usize, duration: Duration) -> Self {
         let after = self.pieces[0].after;
         let end = self.end;
-        let mut bytes: Vec<u8> = self.pieces.into_iter().flat_map(|piece| piece.bytes).collect();
+        let mut bytes: Vec<u8> = self
+            .pieces
+            .into_iter()
+            .flat_map(|piece| piece.bytes)
+            .collect();
         let body = bytes.split_off(head.min(bytes.len()));
-        let mut dripping = Self { pieces: vec![Piece { after, bytes }], end };
+        let mut dripping = Self {
+            pieces: vec![Piece { after, bytes }],
+            end,
+        };
         for part in body.chunks(body.len().div_ceil(parts).max(1)) {
             dripping = dripping.then(duration / parts as u32, part);
         }
@@ -167,13 +186,19 @@ mod tests {
     use super::*;
 
     fn bytes(scripted: &Scripted) -> String {
-        let bytes = scripted.pieces.iter().flat_map(|piece| piece.bytes.clone()).collect();
+        let bytes = scripted
+            .pieces
+            .iter()
+            .flat_map(|piece| piece.bytes.clone())
+            .collect();
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
     fn json_is_a_complete_message() {
-        let scripted = Scripted::json(429, "{}").header("retry-after", "1").after(Duration::from_millis(3));
+        let scripted = Scripted::json(429, "{}")
+            .header("retry-after", "1")
+            .after(Duration::from_millis(3));
         assert_eq!(
             bytes(&scripted),
             "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
@@ -184,8 +209,16 @@ mod tests {
 
     #[test]
     fn cutting_spans_pieces() {
-        let scripted = Scripted::raw("abc").then(Duration::ZERO, "def").then(Duration::ZERO, "ghi");
-        for (length, expect) in [(0, ""), (2, "ab"), (3, "abc"), (5, "abcde"), (99, "abcdefghi")] {
+        let scripted = Scripted::raw("abc")
+            .then(Duration::ZERO, "def")
+            .then(Duration::ZERO, "ghi");
+        for (length, expect) in [
+            (0, ""),
+            (2, "ab"),
+            (3, "abc"),
+            (5, "abcde"),
+            (99, "abcdefghi"),
+        ] {
             assert_eq!(bytes(&scripted.clone().cut(length)), expect);
         }
     }

@@ -39,9 +39,16 @@ impl Server {
         let socket = bind(state.options.listen)?;
         socket.listen(BACKLOG)?;
         // Known before any thread runs; connections wait in the backlog until one does.
-        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let address = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or(io::ErrorKind::AddrNotAvailable)?;
         let (stop, stopped) = watch::channel(());
-        let mut server = Self { address, stop: Some(stop), threads: Vec::new() };
+        let mut server = Self {
+            address,
+            stop: Some(stop),
+            threads: Vec::new(),
+        };
         let tls = state.options.tls.clone().map(TlsAcceptor::from);
         let mut workers = Vec::new();
         for number in 0..state.options.threads {
@@ -96,7 +103,11 @@ impl Drop for Server {
 }
 
 /// Serves the connections that are handed on.
-async fn work(mut handed_on: mpsc::Receiver<Accepted>, tls: Option<TlsAcceptor>, state: Arc<State>) -> io::Result<()> {
+async fn work(
+    mut handed_on: mpsc::Receiver<Accepted>,
+    tls: Option<TlsAcceptor>,
+    state: Arc<State>,
+) -> io::Result<()> {
     while let Some((stream, number)) = handed_on.recv().await {
         let stream = TcpStream::from_std(stream)?;
         tokio::spawn(serve(stream, tls.clone(), Arc::clone(&state), number));
@@ -148,7 +159,11 @@ async fn accept(
 /// The outage that refuses connections next, or does now.
 fn next_refusal(state: &State) -> Option<Outage> {
     let now = state.now();
-    let ahead = state.options.outage.iter().filter(|outage| outage.refuse && outage.to > now);
+    let ahead = state
+        .options
+        .outage
+        .iter()
+        .filter(|outage| outage.refuse && outage.to > now);
     ahead.min_by_key(|outage| outage.from).copied()
 }
 
@@ -161,7 +176,11 @@ async fn refuse(address: SocketAddr, end: Duration, state: &State) -> io::Result
 }
 
 fn bind(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // On Unix this lets a port be used again at once; on Windows it would let others share it.
     socket.set_reuse_address(cfg!(unix))?;
     socket.set_nonblocking(true)?;

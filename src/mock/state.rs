@@ -14,7 +14,11 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(options: MockOptions) -> Self {
-        Self { books: Mutex::new(Books::new(&options)), started: Instant::now(), options }
+        Self {
+            books: Mutex::new(Books::new(&options)),
+            started: Instant::now(),
+            options,
+        }
     }
 
     /// Since the start.
@@ -30,7 +34,10 @@ impl State {
 
     pub(super) fn arrive(self: &Arc<Self>, now: Duration, target: &str) -> InFlight {
         let ticket = self.books().arrive(now, target);
-        InFlight { state: Arc::clone(self), ticket }
+        InFlight {
+            state: Arc::clone(self),
+            ticket,
+        }
     }
 }
 

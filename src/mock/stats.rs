@@ -29,7 +29,7 @@ pub struct Stats {
     pub requests: u64,
     /// Connections accepted.
     pub connections: u64,
-    /// Requests that arrived and are not answered to their last byte.
+    /// Requests that arrived and whose last bytes are not being written.
     pub in_flight: u64,
     /// The most there were at once.
     pub in_flight_max: u64,
@@ -106,7 +106,11 @@ impl Ticket {
 
 impl Books {
     pub(super) fn new(options: &MockOptions) -> Self {
-        let changes: Vec<_> = options.rate_limit_at.iter().map(|change| (change.at, change.limit)).collect();
+        let changes: Vec<_> = options
+            .rate_limit_at
+            .iter()
+            .map(|change| (change.at, change.limit))
+            .collect();
         Self {
             stats: Stats::default(),
             path_numbers: HashMap::new(),
@@ -151,11 +155,19 @@ impl Books {
                 self.stats.dropped += 1;
             }
         }
-        Ticket { path, in_service: false }
+        Ticket {
+            path,
+            in_service: false,
+        }
     }
 
     /// Counts a request to an API by what it is, and asks the rate limit.
-    pub(super) fn stand(&mut self, now: Duration, identity: u64, count_key: Option<String>) -> Standing {
+    pub(super) fn stand(
+        &mut self,
+        now: Duration,
+        identity: u64,
+        count_key: Option<String>,
+    ) -> Standing {
         if let Some(key) = count_key {
             if self.seen.len() < KEYS_MAX || self.seen.contains_key(&key) {
                 *self.seen.entry(key).or_default() += 1;
@@ -198,7 +210,9 @@ impl Books {
     }
 
     pub(super) fn record(&mut self, request: &SeenRequest) {
-        let Some(recorded) = &mut self.recorded else { return };
+        let Some(recorded) = &mut self.recorded else {
+            return;
+        };
         if recorded.len() < RECORDED_MAX {
             recorded.push(request.clone());
         } else {
@@ -211,11 +225,22 @@ impl Books {
     }
 
     pub(super) fn snapshot(&self) -> Stats {
-        let paths = self.path_numbers.iter().map(|(path, &number)| (path.clone(), self.paths[number]));
+        let paths = self
+            .path_numbers
+            .iter()
+            .map(|(path, &number)| (path.clone(), self.paths[number]));
         Stats {
             paths: paths.collect(),
-            faults: self.faults.iter().map(|(&name, &count)| (name.to_owned(), count)).collect(),
-            seen: self.seen.iter().map(|(key, &count)| (key.clone(), count)).collect(),
+            faults: self
+                .faults
+                .iter()
+                .map(|(&name, &count)| (name.to_owned(), count))
+                .collect(),
+            seen: self
+                .seen
+                .iter()
+                .map(|(key, &count)| (key.clone(), count))
+                .collect(),
             ..self.stats.clone()
         }
     }
@@ -224,7 +249,11 @@ impl Books {
         if let Some(&number) = self.path_numbers.get(path) {
             return number;
         }
-        let path = if self.paths.len() < PATHS_MAX { path } else { OTHER_PATHS };
+        let path = if self.paths.len() < PATHS_MAX {
+            path
+        } else {
+            OTHER_PATHS
+        };
         let paths = &mut self.paths;
         *self.path_numbers.entry(path.to_owned()).or_insert_with(|| {
             paths.push(PathStats::default());
@@ -250,9 +279,26 @@ mod tests {
             books.finish(ticket);
         }
         let stats = books.snapshot();
-        assert_eq!((stats.requests, stats.in_flight, stats.in_flight_max), (4, 0, 3));
-        assert_eq!(stats.paths["/a"], PathStats { requests: 2, in_flight: 0, in_flight_max: 2 });
-        assert_eq!(stats.paths["/b"], PathStats { requests: 2, in_flight: 0, in_flight_max: 2 });
+        assert_eq!(
+            (stats.requests, stats.in_flight, stats.in_flight_max),
+            (4, 0, 3)
+        );
+        assert_eq!(
+            stats.paths["/a"],
+            PathStats {
+                requests: 2,
+                in_flight: 0,
+                in_flight_max: 2
+            }
+        );
+        assert_eq!(
+            stats.paths["/b"],
+            PathStats {
+                requests: 2,
+                in_flight: 0,
+                in_flight_max: 2
+            }
+        );
         assert_eq!(stats.arrivals_per_second, [0, 4]);
     }
 
@@ -263,14 +309,21 @@ mod tests {
             books.arrive(Duration::ZERO, &format!("/{number}"));
         }
         let stats = books.snapshot();
-        assert_eq!((stats.paths.len(), stats.paths[OTHER_PATHS].requests), (PATHS_MAX + 1, 10));
+        assert_eq!(
+            (stats.paths.len(), stats.paths[OTHER_PATHS].requests),
+            (PATHS_MAX + 1, 10)
+        );
     }
 
     #[test]
     fn attempts_are_counted_by_identity() {
-        let options = MockOptions { fail_first_attempts: "1".parse().ok(), ..MockOptions::default() };
+        let options = MockOptions {
+            fail_first_attempts: "1".parse().ok(),
+            ..MockOptions::default()
+        };
         let mut books = Books::new(&options);
-        let attempts = [1, 2, 1, 1].map(|identity| books.stand(Duration::ZERO, identity, None).attempt);
+        let attempts =
+            [1, 2, 1, 1].map(|identity| books.stand(Duration::ZERO, identity, None).attempt);
         assert_eq!(attempts, [0, 0, 1, 2]);
     }
 
@@ -282,7 +335,13 @@ mod tests {
         }
         books.answered(Some(429), Some("rate_limit"));
         let stats = books.snapshot();
-        assert_eq!(stats.seen, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
-        assert_eq!(serde_json::from_str::<Stats>(&serde_json::to_string(&stats).unwrap()).unwrap(), stats);
+        assert_eq!(
+            stats.seen,
+            BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)])
+        );
+        assert_eq!(
+            serde_json::from_str::<Stats>(&serde_json::to_string(&stats).unwrap()).unwrap(),
+            stats
+        );
     }
 }

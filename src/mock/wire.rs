@@ -44,10 +44,16 @@ pub(super) struct Rejected {
 }
 
 const fn malformed(message: &'static str) -> Rejected {
-    Rejected { status: 400, message }
+    Rejected {
+        status: 400,
+        message,
+    }
 }
 
-const TOO_LARGE: Rejected = Rejected { status: 413, message: "The request body is too large." };
+const TOO_LARGE: Rejected = Rejected {
+    status: 413,
+    message: "The request body is too large.",
+};
 
 /// Reads the head at the start of `buffer`; `None`: it is not complete yet.
 pub(super) fn parse_head(buffer: &[u8]) -> Result<Option<Head<'_>>, Rejected> {
@@ -57,17 +63,31 @@ pub(super) fn parse_head(buffer: &[u8]) -> Result<Option<Head<'_>>, Rejected> {
         Ok(httparse::Status::Complete(head)) => head,
         Ok(httparse::Status::Partial) if buffer.len() < HEAD_BYTES_MAX => return Ok(None),
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            return Err(Rejected { status: 431, message: "The request head is too large." });
+            return Err(Rejected {
+                status: 431,
+                message: "The request head is too large.",
+            });
         }
         Err(_) => return Err(malformed("The request head is not HTTP/1.1.")),
     };
     // httparse has set all three on a complete head.
-    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+    let (Some(method), Some(target), Some(version)) =
+        (request.method, request.path, request.version)
+    else {
         return Err(malformed("The request line is not complete."));
     };
-    let headers: Vec<_> = request.headers.iter().map(|header| (header.name, header.value)).collect();
+    let headers: Vec<_> = request
+        .headers
+        .iter()
+        .map(|header| (header.name, header.value))
+        .collect();
     let framing = framing(head, version, &headers)?;
-    Ok(Some(Head { method, target, headers, framing }))
+    Ok(Some(Head {
+        method,
+        target,
+        headers,
+        framing,
+    }))
 }
 
 /// RFC 9112, section 6: conflicting or repeated-and-different lengths are errors.
@@ -83,29 +103,42 @@ fn framing(head: usize, version: u8, headers: &[(&str, &[u8])]) -> Result<Framin
     for &(name, value) in headers {
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case("content-length") {
-            let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-            let parsed = digits.and_then(|text| text.parse().ok()).ok_or(malformed("content-length is not a number."))?;
+            let digits = std::str::from_utf8(value)
+                .ok()
+                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            let parsed = digits
+                .and_then(|text| text.parse().ok())
+                .ok_or(malformed("content-length is not a number."))?;
             if length.is_some_and(|length| length != parsed) {
                 return Err(malformed("content-length contradicts itself."));
             }
             length = Some(parsed);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
             if !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Rejected { status: 501, message: "The only transfer coding understood is chunked." });
+                return Err(Rejected {
+                    status: 501,
+                    message: "The only transfer coding understood is chunked.",
+                });
             }
             framing.body = BodyLength::Chunked;
         } else if name.eq_ignore_ascii_case("connection") {
             // The next answer to HTTP/1.0 always closes, so keep-alive is not looked for.
             let mut options = value.split(|&byte| byte == b',');
-            framing.keep_alive &= !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+            framing.keep_alive &=
+                !options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
         } else if name.eq_ignore_ascii_case("expect") {
             framing.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
         }
     }
     match (framing.body, length) {
-        (BodyLength::Chunked, Some(_)) => Err(malformed("content-length contradicts transfer-encoding.")),
+        (BodyLength::Chunked, Some(_)) => {
+            Err(malformed("content-length contradicts transfer-encoding."))
+        }
         (_, Some(length)) if length > BODY_BYTES_MAX => Err(TOO_LARGE),
-        (_, Some(length)) => Ok(Framing { body: BodyLength::Exact(length), ..framing }),
+        (_, Some(length)) => Ok(Framing {
+            body: BodyLength::Exact(length),
+            ..framing
+        }),
         (_, None) => Ok(framing),
     }
 }
@@ -129,7 +162,11 @@ enum ChunkState {
 
 impl Dechunker {
     pub(super) fn new(head: usize) -> Self {
-        Self { end: head, start: head, state: ChunkState::Size }
+        Self {
+            end: head,
+            start: head,
+            state: ChunkState::Size,
+        }
     }
 
     /// Decodes what is there; `true` once the body is complete, which then ends at `self.end`.
@@ -146,7 +183,11 @@ impl Dechunker {
                             return Err(TOO_LARGE);
                         }
                         read += line;
-                        self.state = if left == 0 { ChunkState::Trailer } else { ChunkState::Data { left } };
+                        self.state = if left == 0 {
+                            ChunkState::Trailer
+                        } else {
+                            ChunkState::Data { left }
+                        };
                     }
                     Ok(httparse::Status::Partial) if rest.len() < HEAD_BYTES_MAX => break,
                     _ => return Err(malformed("A chunk size is not valid.")),
@@ -190,34 +231,84 @@ mod tests {
     use super::*;
 
     fn framing_of(head: &str) -> Result<Option<Framing>, u16> {
-        parse_head(head.as_bytes()).map(|head| head.map(|head| head.framing)).map_err(|rejected| rejected.status)
+        parse_head(head.as_bytes())
+            .map(|head| head.map(|head| head.framing))
+            .map_err(|rejected| rejected.status)
     }
 
     #[test]
     fn heads() {
-        let plain =
-            Framing { head: 0, body: BodyLength::Exact(0), keep_alive: true, expects_continue: false, chunks_allowed: true };
+        let plain = Framing {
+            head: 0,
+            body: BodyLength::Exact(0),
+            keep_alive: true,
+            expects_continue: false,
+            chunks_allowed: true,
+        };
         for (head, expect) in [
             ("GET / HTTP/1.1\r\n\r\n", Ok(plain)),
-            ("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n", Ok(Framing { body: BodyLength::Exact(5), ..plain })),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n",
+                Ok(Framing {
+                    body: BodyLength::Exact(5),
+                    ..plain
+                }),
+            ),
             (
                 "POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\nExpect: 100-continue\r\n\r\n",
-                Ok(Framing { body: BodyLength::Chunked, expects_continue: true, ..plain }),
+                Ok(Framing {
+                    body: BodyLength::Chunked,
+                    expects_continue: true,
+                    ..plain
+                }),
             ),
-            ("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n", Ok(Framing { keep_alive: false, ..plain })),
-            ("GET / HTTP/1.0\r\n\r\n", Ok(Framing { keep_alive: false, chunks_allowed: false, ..plain })),
-            ("POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", Err(400)),
+            (
+                "GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n",
+                Ok(Framing {
+                    keep_alive: false,
+                    ..plain
+                }),
+            ),
+            (
+                "GET / HTTP/1.0\r\n\r\n",
+                Ok(Framing {
+                    keep_alive: false,
+                    chunks_allowed: false,
+                    ..plain
+                }),
+            ),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+                Err(400),
+            ),
             ("POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\n", Err(400)),
-            ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", Err(400)),
-            ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", Err(501)),
-            ("POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", Err(413)),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                Err(400),
+            ),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n",
+                Err(501),
+            ),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+                Err(413),
+            ),
             ("nonsense\r\n\r\n", Err(400)),
         ] {
-            let expect = expect.map(|framing| Some(Framing { head: head.len(), ..framing }));
+            let expect = expect.map(|framing| {
+                Some(Framing {
+                    head: head.len(),
+                    ..framing
+                })
+            });
             assert_eq!(framing_of(head), expect, "{head}");
         }
         assert_eq!(framing_of("GET / HTTP/1.1\r\nHost"), Ok(None));
-        assert_eq!(framing_of(&format!("GET /{} HTTP/1.1\r\n", "a".repeat(HEAD_BYTES_MAX))), Err(431));
+        assert_eq!(
+            framing_of(&format!("GET /{} HTTP/1.1\r\n", "a".repeat(HEAD_BYTES_MAX))),
+            Err(431)
+        );
     }
 
     #[test]
@@ -241,7 +332,12 @@ mod tests {
 
     #[test]
     fn bad_chunks_are_refused() {
-        for (encoded, status) in [("zz\r\n", 400), ("1\r\nabc", 400), ("fffffff\r\n", 413), ("ffffffffffffffffff\r\n", 400)] {
+        for (encoded, status) in [
+            ("zz\r\n", 400),
+            ("1\r\nabc", 400),
+            ("fffffff\r\n", 413),
+            ("ffffffffffffffffff\r\n", 400),
+        ] {
             let mut buffer = encoded.as_bytes().to_vec();
             let rejected = Dechunker::new(0).advance(&mut buffer).unwrap_err();
             assert_eq!(rejected.status, status, "{encoded}");

@@ -8,17 +8,26 @@ use super::{Answer, CREATED, Events, Text, quoted};
 
 pub(super) fn answer(api: Api, request: &ApiRequest<'_>, text_bytes: Option<usize>) -> Answer {
     let count = request.choices * request.inputs.len() as u64;
-    let texts: Vec<_> = (0..count).map(|index| Text::generate(request, index, text_bytes)).collect();
+    let texts: Vec<_> = (0..count)
+        .map(|index| Text::generate(request, index, text_bytes))
+        .collect();
     if request.stream {
         Answer::Events(stream(api, request, &texts))
     } else {
         let tokens = texts.iter().map(Text::tokens).sum();
-        Answer::Whole { body: plain(api, request, &texts), tokens }
+        Answer::Whole {
+            body: plain(api, request, &texts),
+            tokens,
+        }
     }
 }
 
 fn plain(api: Api, request: &ApiRequest<'_>, texts: &[Text]) -> String {
-    let object = if api == Api::Chat { "chat.completion" } else { "text_completion" };
+    let object = if api == Api::Chat {
+        "chat.completion"
+    } else {
+        "text_completion"
+    };
     let mut body = opening(api, request, object);
     body += r#","choices":["#;
     for (index, text) in texts.iter().enumerate() {
@@ -42,10 +51,18 @@ fn plain(api: Api, request: &ApiRequest<'_>, texts: &[Text]) -> String {
 }
 
 fn stream(api: Api, request: &ApiRequest<'_>, texts: &[Text]) -> Events {
-    let object = if api == Api::Chat { "chat.completion.chunk" } else { "text_completion" };
+    let object = if api == Api::Chat {
+        "chat.completion.chunk"
+    } else {
+        "text_completion"
+    };
     let opening = opening(api, request, object);
     // With include_usage every chunk but the last has `"usage":null`.
-    let usage_null = if request.include_usage { r#","usage":null"# } else { "" };
+    let usage_null = if request.include_usage {
+        r#","usage":null"#
+    } else {
+        ""
+    };
     let mut events = Events::default();
     let mut push = |tokens, index: usize, delta: &str, text: &str, finish: Option<&str>| {
         let finish = finish.map_or("null".to_owned(), |reason| format!("\"{reason}\""));
@@ -63,21 +80,36 @@ fn stream(api: Api, request: &ApiRequest<'_>, texts: &[Text]) -> Events {
     };
     if api == Api::Chat {
         for index in 0..texts.len() {
-            push(0, index, r#"{"role":"assistant","content":"","refusal":null}"#, "", None);
+            push(
+                0,
+                index,
+                r#"{"role":"assistant","content":"","refusal":null}"#,
+                "",
+                None,
+            );
         }
     }
     // The choices come one after the other; a client has to go by their index.
     let mut tokens_before = 0;
     for (index, text) in texts.iter().enumerate() {
         for (tokens, part) in text.parts() {
-            push(tokens_before + tokens, index, &format!(r#"{{"content":"{part}"}}"#), &part, None);
+            push(
+                tokens_before + tokens,
+                index,
+                &format!(r#"{{"content":"{part}"}}"#),
+                &part,
+                None,
+            );
         }
         tokens_before += text.tokens();
         push(tokens_before, index, "{}", "", Some(finish_reason(text)));
     }
     if request.include_usage {
         let usage = usage(request, texts);
-        events.data(tokens_before, format_args!(r#"{opening},"choices":[],"usage":{usage}}}"#));
+        events.data(
+            tokens_before,
+            format_args!(r#"{opening},"choices":[],"usage":{usage}}}"#),
+        );
     }
     events.data(tokens_before, format_args!("[DONE]"));
     events

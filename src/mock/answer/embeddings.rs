@@ -14,9 +14,15 @@ pub(super) fn answer(request: &ApiRequest<'_>) -> Answer {
         let comma = if index == 0 { "" } else { "," };
         let vector = unit_vector(xxh3_64(input.get().as_bytes()), request.dimensions);
         // Writing to a string does not fail.
-        let _ = write!(body, r#"{comma}{{"object":"embedding","index":{index},"embedding":"#);
+        let _ = write!(
+            body,
+            r#"{comma}{{"object":"embedding","index":{index},"embedding":"#
+        );
         if request.base64 {
-            let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let bytes: Vec<u8> = vector
+                .iter()
+                .flat_map(|number| number.to_le_bytes())
+                .collect();
             let _ = write!(body, "\"{}\"}}", base64(&bytes));
         } else {
             for (place, number) in vector.iter().enumerate() {
@@ -38,8 +44,15 @@ pub(super) fn answer(request: &ApiRequest<'_>) -> Answer {
 fn unit_vector(seed: u64, dimensions: usize) -> Vec<f32> {
     let mut dice = Dice::new(seed, 0);
     let numbers: Vec<f64> = (0..dimensions).map(|_| dice.unit() * 2.0 - 1.0).collect();
-    let norm = numbers.iter().map(|number| number * number).sum::<f64>().sqrt();
-    numbers.iter().map(|number| (number / norm) as f32).collect()
+    let norm = numbers
+        .iter()
+        .map(|number| number * number)
+        .sum::<f64>()
+        .sqrt();
+    numbers
+        .iter()
+        .map(|number| (number / norm) as f32)
+        .collect()
 }
 
 /// RFC 4648, section 4, with padding.
@@ -51,7 +64,11 @@ pub(super) fn base64(bytes: &[u8]) -> String {
         let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
         for digit in 0..4 {
             let sextet = (bits >> (18 - 6 * digit)) & 0x3f;
-            text.push(if digit <= group.len() { ALPHABET[sextet as usize] as char } else { '=' });
+            text.push(if digit <= group.len() {
+                ALPHABET[sextet as usize] as char
+            } else {
+                '='
+            });
         }
     }
     text
@@ -63,7 +80,13 @@ mod tests {
 
     #[test]
     fn base64_of_the_rfc() {
-        for (bytes, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (bytes, expect) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(bytes.as_bytes()), expect);
         }
     }

@@ -9,7 +9,10 @@ pub(super) fn answer(request: &ApiRequest<'_>, text_bytes: Option<usize>) -> Ans
     if request.stream {
         Answer::Events(stream(request, &text, &response))
     } else {
-        Answer::Whole { tokens: text.tokens(), body: response }
+        Answer::Whole {
+            tokens: text.tokens(),
+            body: response,
+        }
     }
 }
 
@@ -25,7 +28,13 @@ fn response(request: &ApiRequest<'_>, text: &Text) -> String {
         text.tokens(),
         request.prompt_tokens + text.tokens()
     );
-    document(request, status, incomplete, &item(request, status, &part(&text.join())), &usage)
+    document(
+        request,
+        status,
+        incomplete,
+        &item(request, status, &part(&text.join())),
+        &usage,
+    )
 }
 
 fn stream(request: &ApiRequest<'_>, text: &Text, response: &str) -> Events {
@@ -37,27 +46,65 @@ fn stream(request: &ApiRequest<'_>, text: &Text, response: &str) -> Events {
     let mut events = Events::default();
     let mut push = |name: &str, tokens: u64, members: &str| {
         let number = events.marks.len();
-        events.named(name, tokens, format_args!(r#"{{"type":"{name}","sequence_number":{number},{members}}}"#));
+        events.named(
+            name,
+            tokens,
+            format_args!(r#"{{"type":"{name}","sequence_number":{number},{members}}}"#),
+        );
     };
     push("response.created", 0, &format!(r#""response":{begun}"#));
     push("response.in_progress", 0, &format!(r#""response":{begun}"#));
     let empty_item = item(request, "in_progress", "");
-    push("response.output_item.added", 0, &format!(r#""output_index":0,"item":{empty_item}"#));
-    push("response.content_part.added", 0, &format!(r#"{place},"part":{}"#, part("")));
+    push(
+        "response.output_item.added",
+        0,
+        &format!(r#""output_index":0,"item":{empty_item}"#),
+    );
+    push(
+        "response.content_part.added",
+        0,
+        &format!(r#"{place},"part":{}"#, part("")),
+    );
     for (tokens, delta) in text.parts() {
-        push("response.output_text.delta", tokens, &format!(r#"{place},"delta":"{delta}","logprobs":[]"#));
+        push(
+            "response.output_text.delta",
+            tokens,
+            &format!(r#"{place},"delta":"{delta}","logprobs":[]"#),
+        );
     }
     let joined = text.join();
     let whole_part = part(&joined);
-    push("response.output_text.done", tokens, &format!(r#"{place},"text":"{joined}","logprobs":[]"#));
-    push("response.content_part.done", tokens, &format!(r#"{place},"part":{whole_part}"#));
+    push(
+        "response.output_text.done",
+        tokens,
+        &format!(r#"{place},"text":"{joined}","logprobs":[]"#),
+    );
+    push(
+        "response.content_part.done",
+        tokens,
+        &format!(r#"{place},"part":{whole_part}"#),
+    );
     let whole_item = item(request, status, &whole_part);
-    push("response.output_item.done", tokens, &format!(r#""output_index":0,"item":{whole_item}"#));
-    push(&format!("response.{status}"), tokens, &format!(r#""response":{response}"#));
+    push(
+        "response.output_item.done",
+        tokens,
+        &format!(r#""output_index":0,"item":{whole_item}"#),
+    );
+    push(
+        &format!("response.{status}"),
+        tokens,
+        &format!(r#""response":{response}"#),
+    );
     events
 }
 
-fn document(request: &ApiRequest<'_>, status: &str, incomplete: &str, output: &str, usage: &str) -> String {
+fn document(
+    request: &ApiRequest<'_>,
+    status: &str,
+    incomplete: &str,
+    output: &str,
+    usage: &str,
+) -> String {
     format!(
         r#"{{"id":"resp_{:016x}","object":"response","created_at":{CREATED},"status":"{status}","error":null,"incomplete_details":{incomplete},"instructions":null,"model":{},"output":[{output}],"parallel_tool_calls":true,"tool_choice":"auto","tools":[],"usage":{usage}}}"#,
         request.identity,

@@ -76,7 +76,9 @@ impl FromStr for Latency {
         let median = parse_duration(median.trim().strip_prefix("median=").ok_or_else(written)?)?;
         let p99 = parse_duration(p99.trim().strip_prefix("p99=").ok_or_else(written)?)?;
         if median.is_zero() || p99 < median {
-            return Err(format!("{text:?}: the median must be above 0 and not above the p99"));
+            return Err(format!(
+                "{text:?}: the median must be above 0 and not above the p99"
+            ));
         }
         Ok(Self::Lognormal { median, p99 })
     }
@@ -123,8 +125,13 @@ impl FromStr for StatusRate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (status, rate) = text.split_once('=').ok_or_else(|| format!("{text:?} is not STATUS=PROBABILITY"))?;
-        Ok(Self { status: parse_status(status)?, probability: rate.parse()? })
+        let (status, rate) = text
+            .split_once('=')
+            .ok_or_else(|| format!("{text:?} is not STATUS=PROBABILITY"))?;
+        Ok(Self {
+            status: parse_status(status)?,
+            probability: rate.parse()?,
+        })
     }
 }
 
@@ -141,8 +148,12 @@ impl FailFirst {
     /// The status for request number `ordinal`, from 0, if it is to fail.
     pub(in super::super) fn status(&self, ordinal: u64) -> Option<u16> {
         let turn = self.statuses.len().max(1) as u64;
-        (ordinal < self.count)
-            .then(|| self.statuses.get((ordinal % turn) as usize).copied().unwrap_or(DEFAULT_FAILURE))
+        (ordinal < self.count).then(|| {
+            self.statuses
+                .get((ordinal % turn) as usize)
+                .copied()
+                .unwrap_or(DEFAULT_FAILURE)
+        })
     }
 }
 
@@ -151,9 +162,17 @@ impl FromStr for FailFirst {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (count, statuses) = text.split_once('=').unwrap_or((text, ""));
-        let count = count.parse().map_err(|_| format!("{text:?} is not N or N=STATUS,STATUS"))?;
-        let statuses = statuses.split(',').filter(|status| !status.is_empty()).map(parse_status);
-        Ok(Self { count, statuses: statuses.collect::<Result<_, _>>()? })
+        let count = count
+            .parse()
+            .map_err(|_| format!("{text:?} is not N or N=STATUS,STATUS"))?;
+        let statuses = statuses
+            .split(',')
+            .filter(|status| !status.is_empty())
+            .map(parse_status);
+        Ok(Self {
+            count,
+            statuses: statuses.collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -170,9 +189,16 @@ impl FromStr for FailAttempts {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (attempts, status) = text.split_once('=').map_or((text, None), |(k, status)| (k, Some(status)));
-        let attempts = attempts.parse().map_err(|_| format!("{text:?} is not K or K=STATUS"))?;
-        Ok(Self { attempts, status: status.map_or(Ok(DEFAULT_FAILURE), parse_status)? })
+        let (attempts, status) = text
+            .split_once('=')
+            .map_or((text, None), |(k, status)| (k, Some(status)));
+        let attempts = attempts
+            .parse()
+            .map_err(|_| format!("{text:?} is not K or K=STATUS"))?;
+        Ok(Self {
+            attempts,
+            status: status.map_or(Ok(DEFAULT_FAILURE), parse_status)?,
+        })
     }
 }
 
@@ -195,7 +221,10 @@ impl FromStr for RateChange {
         if !limit.is_finite() || limit < 0.0 {
             return Err(written());
         }
-        Ok(Self { at: parse_duration(at)?, limit })
+        Ok(Self {
+            at: parse_duration(at)?,
+            limit,
+        })
     }
 }
 
@@ -278,7 +307,9 @@ fn parse_with_unit(text: &str, unit_seconds_default: f64) -> Result<Duration, St
 }
 
 fn parse_range(text: &str) -> Result<(Duration, Duration), String> {
-    let (from, to) = text.split_once("..").ok_or_else(|| format!("{text:?} is not START..END"))?;
+    let (from, to) = text
+        .split_once("..")
+        .ok_or_else(|| format!("{text:?} is not START..END"))?;
     let (from, to) = (parse_duration(from)?, parse_duration(to)?);
     if to < from {
         return Err(format!("{text:?} ends before it starts"));
@@ -287,7 +318,10 @@ fn parse_range(text: &str) -> Result<(Duration, Duration), String> {
 }
 
 fn parse_status(text: &str) -> Result<u16, String> {
-    let status = text.parse().ok().filter(|status| (300..=599).contains(status));
+    let status = text
+        .parse()
+        .ok()
+        .filter(|status| (300..=599).contains(status));
     status.ok_or_else(|| format!("{text:?} is not an error status (300 to 599)"))
 }
 
@@ -322,7 +356,9 @@ mod tests {
         let mut dice = Dice::new(1, 1);
         let mut samples: Vec<_> = (0..20_000).map(|_| latency.sample(&mut dice)).collect();
         samples.sort();
-        let near = |value: Duration, expect_ms: f64| (value.as_secs_f64() * 1e3 / expect_ms - 1.0).abs() < 0.1;
+        let near = |value: Duration, expect_ms: f64| {
+            (value.as_secs_f64() * 1e3 / expect_ms - 1.0).abs() < 0.1
+        };
         assert!(near(samples[10_000], 300.0), "{:?}", samples[10_000]);
         assert!(near(samples[19_800], 2000.0), "{:?}", samples[19_800]);
     }
@@ -340,7 +376,10 @@ mod tests {
     #[test]
     fn the_first_requests_fail_with_their_statuses_in_turn() {
         let first: FailFirst = "3=503,429".parse().unwrap();
-        assert_eq!([0, 1, 2, 3].map(|n| first.status(n)), [Some(503), Some(429), Some(503), None]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|n| first.status(n)),
+            [Some(503), Some(429), Some(503), None]
+        );
         assert_eq!("1".parse::<FailFirst>().unwrap().status(0), Some(500));
     }
 }
