@@ -2,5 +2,6 @@
 
 pub mod folder;
 pub mod input;
+pub mod merge;
 pub mod segment;
 pub mod storage_error;
