@@ -116,15 +116,24 @@ impl Replay<'_> {
 
     /// The entry at `index`. `None` beyond the end, or if the bytes changed since the replay.
     pub fn entry(&self, index: u64) -> Option<Entry> {
-        let start = usize::try_from(index).ok()?.checked_mul(ENTRY_BYTES)?;
-        let chunk = self.entries.get(start..start.checked_add(ENTRY_BYTES)?)?;
-        Entry::decode(chunk, &self.header?, index)
+        entry_in(self.entries, &self.header?, index)
     }
 
     /// All intact entries in the order in which they were written.
     pub fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
         (0..self.len()).map_while(|index| self.entry(index))
     }
+}
+
+/// The entry at `index` of a journal that [`replay`] accepted with this header, without going
+/// through the others. `None` beyond the end, or if the bytes changed since.
+pub fn entry_at(journal: &[u8], header: &Header, index: u64) -> Option<Entry> {
+    entry_in(journal.get(HEADER_BYTES..)?, header, index)
+}
+
+fn entry_in(entries: &[u8], header: &Header, index: u64) -> Option<Entry> {
+    let start = usize::try_from(index).ok()?.checked_mul(ENTRY_BYTES)?;
+    Entry::decode(entries.get(start..start.checked_add(ENTRY_BYTES)?)?, header, index)
 }
 
 /// Byte offset in the journal of the entry at `index`, which is also the journal's length up to it.

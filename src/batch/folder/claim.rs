@@ -1,6 +1,6 @@
 //! Taking a run folder: created, locked, and either emptied or read.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -22,10 +22,15 @@ pub struct Claim {
 
 impl Claim {
     pub(super) fn take(path: &Path, fresh: bool) -> Result<Self, FolderError> {
-        let lock = lock(path)?;
-        if let Some(name) = name::foreign(path).map_err(StorageError::io(path, "list"))? {
+        // A folder of somebody else's is not even touched. One with our manifest may have gained a
+        // stray file, which is in the way only of deleting.
+        if path.is_dir()
+            && (fresh || !RunFolder::exists(path))
+            && let Some(name) = name::foreign(path).map_err(StorageError::io(path, "list"))?
+        {
             return Err(FolderError::Foreign { path: path.to_path_buf(), name });
         }
+        let lock = lock(path)?;
         if fresh {
             name::clear(path).map_err(StorageError::io(path, "empty"))?;
         }
@@ -46,6 +51,7 @@ impl Claim {
                     publication.perform()?;
                     let published = Some(publication.merged);
                     let folder = RunFolder { path: self.path, stored, generation: 0, _lock: self.lock };
+                    folder.remove()?;
                     Ok(Opened { folder, resume: None, published })
                 }
                 _ => self.resume(stored, manifest),
@@ -119,11 +125,4 @@ fn holder(file: &File) -> Option<u32> {
     let mut text = String::new();
     file.take(PID_DIGITS_MAX).read_to_string(&mut text).ok()?;
     text.parse().ok()
-}
-
-pub(super) fn remove(path: &Path) -> Result<(), StorageError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io(path, "remove")(error)),
-        _ => Ok(()),
-    }
 }

@@ -12,10 +12,11 @@ mod resume;
 pub use claim::Claim;
 pub use manifest::{InputIdentity, Manifest, Merged};
 pub use name::{FileKind, run_folder_path};
-pub use resume::{LineSet, DoneSet, Resume, TokenTotals};
+pub use resume::{DoneSet, LineSet, Resume, TokenTotals};
 
 pub(super) use manifest::{Phase, Publication, Step};
-pub(super) use name::ShardFiles;
+pub(super) use name::{ERRORS_MERGED, MERGE_INDEX, OUTPUT_MERGED, PERMISSIONS_PROBE, ShardFiles, remove_if_there};
+pub(super) use resume::{damaged, map, record};
 
 use std::fs::{self, File};
 use std::io;
@@ -41,8 +42,8 @@ pub struct Opened {
     pub folder: RunFolder,
     /// What earlier processes finished; `None` for a new run.
     pub resume: Option<Resume>,
-    /// An earlier process finished the whole run and died while it put the final files in place;
-    /// they are in place now. Nothing is left to do but [`RunFolder::remove`].
+    /// An earlier process finished the whole run and died while it put the final files in place.
+    /// They are in place now and the folder is gone: nothing is left to do.
     pub published: Option<Merged>,
 }
 
@@ -154,17 +155,15 @@ impl RunFolder {
         stored.write(&self.path)
     }
 
-    /// Deletes the folder with everything in it. Only files of ours: an unknown one stays, and the
-    /// folder with it.
-    pub fn remove(self) -> Result<(), StorageError> {
-        let Self { path, _lock: lock, .. } = self;
-        name::clear(&path).map_err(StorageError::io(&path, "empty"))?;
-        let lock_path = path.join(name::LOCK);
-        fs::remove_file(&lock_path).map_err(StorageError::io(&lock_path, "remove"))?;
-        drop(lock);
-        match fs::remove_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StorageError::io(&path, "remove")(error)),
-            _ => Ok(()),
+    /// Deletes the folder with everything of ours in it. An unknown file stays, and the folder with
+    /// it. [`merge`](crate::batch::merge::merge) does it when the final files are in place.
+    pub fn remove(&self) -> Result<(), StorageError> {
+        name::clear(&self.path).map_err(StorageError::io(&self.path, "empty"))?;
+        let lock = self.path.join(name::LOCK);
+        remove_if_there(&lock).map_err(StorageError::io(&lock, "remove"))?;
+        match fs::remove_dir(&self.path) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+            result => result.map_err(StorageError::io(&self.path, "remove")),
         }
     }
 }

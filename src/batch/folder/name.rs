@@ -110,7 +110,7 @@ pub(super) fn clear(folder: &Path) -> io::Result<()> {
     manifest.map_or(Ok(()), |path| remove_if_there(&path))
 }
 
-pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(in crate::batch) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

@@ -7,7 +7,6 @@ use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::claim::remove;
 use super::name::{self, FileKind, ShardFiles};
 use crate::batch::storage_error::StorageError;
 use crate::journal::{Entry, Outcome, Replay, Tokens, entry_offset, replay};
@@ -259,7 +258,9 @@ fn remove_unused(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
 }
 
 pub(super) fn remove_files(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
-    FileKind::ALL.into_iter().try_for_each(|kind| remove(&files.path(folder, kind)))
+    FileKind::ALL.into_iter().map(|kind| files.path(folder, kind)).try_for_each(|path| {
+        name::remove_if_there(&path).map_err(StorageError::io(&path, "remove"))
+    })
 }
 
 /// Cuts what lies behind `length`: a torn tail, and space that was reserved beyond the end.

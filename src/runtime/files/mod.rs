@@ -114,6 +114,11 @@ pub fn same_file_system(one: &Path, other: &Path) -> bool {
     }
 }
 
+/// Whether this process may create files in the folder. Creates nothing to find out.
+pub fn is_writable_folder(path: &Path) -> bool {
+    platform::is_writable_folder(path)
+}
+
 /// Makes a write beyond the file size limit (`ulimit -f`) an error instead of the end of the
 /// process. Called once, early in `main`.
 pub fn ignore_file_size_signal() {

@@ -36,6 +36,10 @@ pub(super) fn same_device(_: &Metadata, _: &Metadata) -> bool {
     true
 }
 
+pub(super) fn is_writable_folder(path: &Path) -> bool {
+    path.is_dir()
+}
+
 pub(super) fn ignore_file_size_signal() {}
 
 pub(super) fn release(_: &Mmap, _: Range<usize>) {}

@@ -1,8 +1,10 @@
 //! Unix: modes, identities, positioned writes; space reservation on Linux.
 
+use std::ffi::CString;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -60,6 +62,12 @@ pub(super) fn same_identity(one: &Metadata, other: &Metadata) -> Option<bool> {
 
 pub(super) fn same_device(one: &Metadata, other: &Metadata) -> bool {
     one.dev() == other.dev()
+}
+
+pub(super) fn is_writable_folder(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: `path` is a NUL-terminated string that lives through the call.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS) == 0 }
 }
 
 pub(super) fn ignore_file_size_signal() {

@@ -1,0 +1,141 @@
+//! Which journal entry is the final one of each line: a file of eight bytes a line, mapped, so that
+//! the kernel may write it out instead of holding it.
+
+use std::path::{Path, PathBuf};
+
+use super::source::Source;
+use crate::batch::folder::{MERGE_INDEX, Merged, remove_if_there};
+use crate::batch::storage_error::StorageError;
+use crate::journal::{Entry, Outcome};
+use crate::runtime::files::{self, MappingMut};
+
+const SLOT_BYTES: u64 = 8;
+/// A slot is the source's number, plus one, above the entry's index: 16 million shards of 10^12
+/// entries each. Zero: the line has no record.
+const ENTRY_BITS: u32 = 40;
+/// Mapped pages are let go after so many entries, at 32 to 80 bytes of mapped memory each.
+const RELEASE_EVERY_ENTRIES: u64 = 1 << 18;
+
+/// The final entry of each line.
+#[derive(Debug)]
+pub(super) struct Index {
+    path: PathBuf,
+    /// `None` if no line has a record.
+    map: Option<MappingMut>,
+    totals: Totals,
+}
+
+/// What the final entries add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) merged: Merged,
+    pub(super) output_bytes: u64,
+    pub(super) errors_bytes: u64,
+}
+
+/// Where a line's final entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) source: usize,
+    pub(super) entry: u64,
+}
+
+impl Index {
+    /// Reads all journals. `sources` are in order of generation.
+    pub(super) fn build(folder: &Path, sources: &[Source]) -> Result<Self, StorageError> {
+        let path = folder.join(MERGE_INDEX);
+        let Some(line_number_max) = sources.iter().map(Source::line_number_max).max() else {
+            return Ok(Self { path, map: None, totals: Totals::default() });
+        };
+        let bytes = (line_number_max.saturating_add(1)).saturating_mul(SLOT_BYTES);
+        let map = create(&path, bytes).map_err(|error| StorageError::new(&path, "create", bytes, error))?;
+        let mut index = Self { path, map: Some(map), totals: Totals::default() };
+        for (number, source) in sources.iter().enumerate() {
+            for entry in 0..source.entries() {
+                index.add(sources, Place { source: number, entry })?;
+                if entry % RELEASE_EVERY_ENTRIES == RELEASE_EVERY_ENTRIES - 1 {
+                    source.release();
+                    index.release();
+                }
+            }
+            source.release();
+        }
+        Ok(index)
+    }
+
+    /// Of two entries of one line (an error sent again) the later one is final.
+    fn add(&mut self, sources: &[Source], place: Place) -> Result<(), StorageError> {
+        let key = |place: Place, entry: &Entry| (sources[place.source].generation(), entry.completed_us);
+        let entry = sources[place.source].entry(place.entry)?;
+        if let Some(earlier_place) = self.get(entry.line_number) {
+            let earlier = sources[earlier_place.source].entry(earlier_place.entry)?;
+            if key(earlier_place, &earlier) > key(place, &entry) {
+                return Ok(());
+            }
+            let (count, bytes) = self.totals.of(earlier.outcome);
+            *count -= 1;
+            *bytes -= earlier.length;
+        }
+        let (count, bytes) = self.totals.of(entry.outcome);
+        *count += 1;
+        *bytes += entry.length;
+        let slot = ((place.source as u64 + 1) << ENTRY_BITS) | place.entry;
+        let range = slot_range(entry.line_number);
+        let map = self.map.as_mut().expect("the index was sized by the sources' highest line number");
+        map[range].copy_from_slice(&slot.to_le_bytes());
+        Ok(())
+    }
+
+    /// The line's final entry, if it has one.
+    pub(super) fn get(&self, line_number: u64) -> Option<Place> {
+        let slot = self.map.as_ref()?.get(slot_range(line_number))?;
+        let slot = u64::from_le_bytes(slot.try_into().ok()?);
+        let source = (slot >> ENTRY_BITS).checked_sub(1)?;
+        Some(Place { source: source as usize, entry: slot & ((1 << ENTRY_BITS) - 1) })
+    }
+
+    /// One more than the highest line number it can hold.
+    pub(super) fn line_number_end(&self) -> u64 {
+        self.map.as_ref().map_or(0, |map| map.len() as u64 / SLOT_BYTES)
+    }
+
+    pub(super) fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Lets go of all mapped pages.
+    pub(super) fn release(&self) {
+        if let Some(map) = &self.map {
+            map.release_all();
+        }
+    }
+}
+
+impl Totals {
+    fn of(&mut self, outcome: Outcome) -> (&mut u64, &mut u64) {
+        match outcome {
+            Outcome::Success => (&mut self.merged.succeeded, &mut self.output_bytes),
+            Outcome::Failure => (&mut self.merged.failed, &mut self.errors_bytes),
+        }
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        // Left behind it would only take space until the next merge replaces it.
+        let _ = remove_if_there(&self.path);
+    }
+}
+
+fn create(path: &Path, bytes: u64) -> std::io::Result<MappingMut> {
+    remove_if_there(path)?;
+    let file = files::create_private(path)?;
+    files::allocate(&file, bytes)?;
+    MappingMut::new(&file)
+}
+
+/// Of a line number the file is long enough for, so it fits into memory's addresses.
+fn slot_range(line_number: u64) -> std::ops::Range<usize> {
+    let start = line_number.saturating_mul(SLOT_BYTES) as usize;
+    start..start.saturating_add(SLOT_BYTES as usize)
+}

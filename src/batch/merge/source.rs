@@ -1,0 +1,93 @@
+//! One shard's files, opened for the merge.
+
+use std::path::PathBuf;
+
+use crate::batch::folder::{FileKind, ShardFiles, damaged, map, record};
+use crate::batch::storage_error::StorageError;
+use crate::journal::{Damage, DamageKind, Entry, Header, Outcome, entry_at, entry_offset, replay};
+use crate::runtime::files::Mapping;
+
+/// A journal and the segments it points into.
+#[derive(Debug)]
+pub(super) struct Source {
+    folder: PathBuf,
+    files: ShardFiles,
+    header: Header,
+    entries: u64,
+    line_number_max: u64,
+    journal: Mapping,
+    output: Option<Mapping>,
+    errors: Option<Mapping>,
+}
+
+impl Source {
+    /// `None` if no line finished there. The process that merges has repaired or written every
+    /// journal, so a torn one is damage.
+    pub(super) fn open(folder: PathBuf, files: ShardFiles) -> Result<Option<Self>, StorageError> {
+        let Some(journal) = map(&files.path(&folder, FileKind::Journal))? else { return Ok(None) };
+        let replay = replay(&journal).map_err(|damage| damaged(&folder, files, damage))?;
+        if let Some(offset) = replay.torn() {
+            return Err(damaged(&folder, files, Damage { offset, what: DamageKind::Entry }));
+        }
+        let entries = replay.len();
+        let line_number_max = replay.entries().map(|entry| entry.line_number).max();
+        let (Some(header), Some(line_number_max)) = (replay.header(), line_number_max) else { return Ok(None) };
+        let output = map(&files.path(&folder, FileKind::Output))?;
+        let errors = map(&files.path(&folder, FileKind::Errors))?;
+        let source = Self { folder, files, header, entries, line_number_max, journal, output, errors };
+        source.release();
+        Ok(Some(source))
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.files.generation
+    }
+
+    /// Entries in the journal.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The highest physical line number in the journal.
+    pub(super) fn line_number_max(&self) -> u64 {
+        self.line_number_max
+    }
+
+    /// The entry at `index`, below [`Source::entries`].
+    pub(super) fn entry(&self, index: u64) -> Result<Entry, StorageError> {
+        entry_at(&self.journal, &self.header, index).ok_or_else(|| {
+            damaged(&self.folder, self.files, Damage { offset: entry_offset(index), what: DamageKind::Entry })
+        })
+    }
+
+    /// The entry's record is there and unchanged.
+    pub(super) fn verify(&self, entry: &Entry) -> Result<(), StorageError> {
+        record(self.segment(entry.outcome), entry).map(drop).map_err(|what| StorageError::Damaged {
+            path: self.segment_path(entry.outcome),
+            offset: entry.position,
+            what,
+        })
+    }
+
+    /// All records of one outcome.
+    pub(super) fn segment(&self, outcome: Outcome) -> &[u8] {
+        let segment = match outcome {
+            Outcome::Success => &self.output,
+            Outcome::Failure => &self.errors,
+        };
+        segment.as_deref().unwrap_or_default()
+    }
+
+    pub(super) fn segment_path(&self, outcome: Outcome) -> PathBuf {
+        self.files.path(&self.folder, match outcome {
+            Outcome::Success => FileKind::Output,
+            Outcome::Failure => FileKind::Errors,
+        })
+    }
+
+    /// Lets go of all mapped pages.
+    pub(super) fn release(&self) {
+        self.journal.release_all();
+        [&self.output, &self.errors].into_iter().flatten().for_each(Mapping::release_all);
+    }
+}

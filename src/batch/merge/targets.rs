@@ -1,0 +1,191 @@
+//! Whether input, output and error file can be what they are asked to be, before anything is sent.
+//! Creates nothing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::runtime::files;
+
+/// Why the final files cannot be written. Nothing ran; the user has to act.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Two names for one file: one would destroy the other.
+    #[error("the {one} and the {other} are the same file, {}", path.display())]
+    SameFile {
+        /// Its first role.
+        one: &'static str,
+        /// Its second role.
+        other: &'static str,
+        /// Its name in the second role.
+        path: PathBuf,
+    },
+    /// There already is a finished run's file.
+    #[error("the {role} {} already exists; replace it with --overwrite, or give another name", path.display())]
+    Exists {
+        /// Output or error file.
+        role: &'static str,
+        /// Its name.
+        path: PathBuf,
+    },
+    /// A folder has that name.
+    #[error("the {role} {} is a directory", path.display())]
+    Directory {
+        /// Output or error file.
+        role: &'static str,
+        /// Its name.
+        path: PathBuf,
+    },
+    /// A device or pipe, beside which the run folder cannot be.
+    #[error("the {role} {} is not a regular file; use `-o -` for standard output, or leave -o out to only count successes", path.display())]
+    Special {
+        /// Output or error file.
+        role: &'static str,
+        /// Its name.
+        path: PathBuf,
+    },
+    /// There is no folder to put it into.
+    #[error("the folder {} for the {role} does not exist; create it first", path.display())]
+    NoFolder {
+        /// Output or error file.
+        role: &'static str,
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder is read-only for this user.
+    #[error("cannot create files in {} for the {role}: permission denied or read-only", path.display())]
+    NotWritable {
+        /// Output or error file.
+        role: &'static str,
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The name cannot be recorded in the manifest.
+    #[error("the {role} {} has a name that is not valid UTF-8", path.display())]
+    NotUtf8 {
+        /// Output or error file.
+        role: &'static str,
+        /// Its name.
+        path: PathBuf,
+    },
+}
+
+const INPUT: &str = "input";
+const OUTPUT: &str = "output";
+const ERRORS: &str = "error file";
+
+/// Checks the three files of a run. `input` and `output` are `None` for standard input and output,
+/// and `output` also if successes are only counted.
+///
+/// Existing final files are refused unless they may be overwritten, or an unfinished run is there
+/// to be resumed (`has_folder`), which decides for itself. An empty error file is in nobody's way.
+pub fn check_targets(
+    input: Option<&Path>,
+    output: Option<&Path>,
+    errors: &Path,
+    overwrite: bool,
+    has_folder: bool,
+) -> Result<(), TargetError> {
+    let roles = [(INPUT, input), (OUTPUT, output), (ERRORS, Some(errors))];
+    let named: Vec<_> = roles.into_iter().filter_map(|(role, path)| Some((role, path?))).collect();
+    for (at, &(other, path)) in named.iter().enumerate() {
+        if let Some(&(one, _)) = named[..at].iter().find(|(_, earlier)| files::same_file(earlier, path)) {
+            return Err(TargetError::SameFile { one, other, path: path.to_path_buf() });
+        }
+    }
+    let may_exist = overwrite || has_folder;
+    if let Some(output) = output {
+        check_target(OUTPUT, output, true, |_| may_exist)?;
+    }
+    check_target(ERRORS, errors, output.is_none(), |length| may_exist || length == 0)
+}
+
+/// `hosts` is set for the file beside which the run folder lies.
+fn check_target(
+    role: &'static str,
+    target: &Path,
+    hosts: bool,
+    may_exist: impl Fn(u64) -> bool,
+) -> Result<(), TargetError> {
+    let path = target.to_path_buf();
+    if target.to_str().is_none() {
+        return Err(TargetError::NotUtf8 { role, path });
+    }
+    match fs::metadata(target) {
+        Ok(metadata) if metadata.is_dir() => return Err(TargetError::Directory { role, path }),
+        Ok(metadata) if !metadata.is_file() => {
+            return if hosts { Err(TargetError::Special { role, path }) } else { Ok(()) };
+        }
+        Ok(metadata) if !may_exist(metadata.len()) => return Err(TargetError::Exists { role, path }),
+        _ => {}
+    }
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    if !parent.is_dir() {
+        return Err(TargetError::NoFolder { role, path: parent });
+    }
+    if !files::is_writable_folder(&parent) {
+        return Err(TargetError::NotWritable { role, path: parent });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_written_passes_and_what_cannot_is_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("in"), "{}\n").expect("a file");
+        fs::write(at("old"), "{}\n").expect("a file");
+        fs::write(at("empty"), "").expect("a file");
+        fs::create_dir(at("sub")).expect("a folder");
+        fs::hard_link(at("in"), at("hard")).expect("a hard link");
+        let before = fs::read_dir(folder.path()).expect("a folder").count();
+        let check = |output: Option<&str>, errors: &str, (overwrite, has_folder): (bool, bool), expect: &str| {
+            let output = output.map(at);
+            let result = check_targets(Some(&at("in")), output.as_deref(), &at(errors), overwrite, has_folder);
+            let text = result.map_or_else(|error| error.to_string(), |()| "fine".to_owned());
+            let text = text.replace(&format!("{}/", folder.path().display()), "");
+            assert_eq!(text, expect, "{output:?} {errors}");
+        };
+        let (plain, overwrite, resume) = ((false, false), (true, false), (false, true));
+        check(Some("out"), "err", plain, "fine");
+        check(None, "err", plain, "fine");
+        check(Some("sub/out"), "sub/../err", plain, "fine");
+        for forced in [plain, overwrite, resume] {
+            check(Some("in"), "err", forced, "the input and the output are the same file, in");
+            check(Some("hard"), "err", forced, "the input and the output are the same file, hard");
+            check(Some("out"), "in", forced, "the input and the error file are the same file, in");
+            check(Some("out"), "sub/../out", forced, "the output and the error file are the same file, sub/../out");
+            check(Some("sub"), "err", forced, "the output sub is a directory");
+            check(Some("no/out"), "err", forced, "the folder no for the output does not exist; create it first");
+            check(Some("in/out"), "err", forced, "the folder in for the output does not exist; create it first");
+        }
+        let exists = |role: &str, name: &str| format!("the {role} {name} already exists; replace it with --overwrite, or give another name");
+        check(Some("old"), "err", plain, &exists("output", "old"));
+        check(Some("empty"), "err", plain, &exists("output", "empty"));
+        check(Some("out"), "old", plain, &exists("error file", "old"));
+        check(Some("out"), "empty", plain, "fine");
+        check(Some("old"), "err", overwrite, "fine");
+        check(Some("old"), "err", resume, "fine");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), before, "nothing was created");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn devices_are_for_errors_only() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (output, null) = (folder.path().join("out"), Path::new("/dev/null"));
+        assert_eq!(check_targets(None, Some(&output), null, false, false), Ok(()));
+        let special = |role| Err(TargetError::Special { role, path: null.to_path_buf() });
+        assert_eq!(check_targets(None, Some(null), &output, false, false), special(OUTPUT));
+        assert_eq!(check_targets(None, None, null, false, false), special(ERRORS));
+        let path = folder.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
+        assert_eq!(check_targets(None, Some(&path), &output, false, false), Err(TargetError::NotUtf8 { role: OUTPUT, path }));
+    }
+}
