@@ -93,10 +93,9 @@ impl Endpoint {
                 None if body.is_empty() => "the body is empty".to_owned(),
                 None => "the body is not JSON".to_owned(),
             }),
-            _ => answer
-                .message
-                .or_else(|| reason_phrase(status).map(str::to_owned)),
+            _ => answer.message,
         };
+        let text = text.or_else(|| reason_phrase(status).map(str::to_owned));
         self.verdict(
             kind,
             retry,
