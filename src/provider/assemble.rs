@@ -1,7 +1,7 @@
 //! Streams: server-sent events become the JSON that the same request would have returned without
 //! streaming. Pure.
 //!
-//! One machine per API: [`choices`] for chat and legacy completions, [`responses`], [`messages`].
+//! One machine per API: `choices` for chat and legacy completions, `responses`, `messages`.
 //! Values that no machine must understand pass as written, numbers included.
 
 mod choices;

@@ -175,3 +175,140 @@ fn without_version(query: &str) -> String {
         .collect();
     kept.join("&")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The target of a line whose configured or own model is `model`.
+    fn target(path: &str, query: Option<&str>, line: Option<&str>, model: Option<&str>) -> String {
+        AzureAddress::new(path, query, "2025-01-01-preview")
+            .route(line, DIALECT.chat_path, model)
+            .target
+    }
+
+    #[test]
+    fn a_url_without_a_path_leads_to_the_models_deployment() {
+        let check = |path: &str, line: Option<&str>, expect: &str| {
+            assert_eq!(
+                target(path, None, line, Some("m 1/x")),
+                expect,
+                "{path} {line:?}"
+            );
+        };
+        const CHAT: &str =
+            "/openai/deployments/m%201%2Fx/chat/completions?api-version=2025-01-01-preview";
+        for path in [
+            "/",
+            "/openai",
+            "/openai/",
+            "/openai/deployments",
+            "/openai/deployments/",
+        ] {
+            check(path, None, CHAT);
+            // OpenAI's spelling, and Azure Batch's.
+            check(path, Some("/v1/chat/completions"), CHAT);
+            check(path, Some("/chat/completions"), CHAT);
+        }
+        check("/team", None, &format!("/team{CHAT}"));
+        check(
+            "/",
+            Some("/v1/embeddings"),
+            "/openai/deployments/m%201%2Fx/embeddings?api-version=2025-01-01-preview",
+        );
+        check("/", Some("/v1/responses"), "/openai/v1/responses");
+        check(
+            "/",
+            Some("/openai/deployments/d/embeddings?api-version=2"),
+            "/openai/deployments/d/embeddings?api-version=2",
+        );
+        assert_eq!(target("/", None, None, None), "/openai/v1/chat/completions");
+    }
+
+    #[test]
+    fn a_deployment_in_the_url_counts_whatever_the_model() {
+        let check = |path: &str, query: Option<&str>, line: Option<&str>, expect: &str| {
+            assert_eq!(
+                target(path, query, line, Some("m")),
+                expect,
+                "{path} {line:?}"
+            );
+        };
+        const FULL: &str = "/openai/deployments/d/chat/completions";
+        let versioned = format!("{FULL}?api-version=2025-01-01-preview");
+        check("/openai/deployments/d", None, None, &versioned);
+        check(
+            "/openai/deployments/d/",
+            None,
+            Some("/v1/chat/completions"),
+            &versioned,
+        );
+        check(FULL, None, None, &versioned);
+        check(
+            FULL,
+            Some("api-version=9"),
+            None,
+            &format!("{FULL}?api-version=9"),
+        );
+        check(
+            FULL,
+            Some("x=1"),
+            None,
+            &format!("{FULL}?x=1&api-version=2025-01-01-preview"),
+        );
+        check(
+            FULL,
+            Some("api-version=9"),
+            Some("/v1/embeddings"),
+            "/openai/deployments/d/embeddings?api-version=9",
+        );
+        check(
+            FULL,
+            Some("api-version=9&x=1"),
+            Some("/v1/responses"),
+            "/openai/v1/responses?x=1",
+        );
+    }
+
+    #[test]
+    fn v1_and_other_prefixes_are_ordinary_bases() {
+        let check = |path: &str, query: Option<&str>, line: Option<&str>, expect: &str| {
+            assert_eq!(
+                target(path, query, line, Some("m")),
+                expect,
+                "{path} {line:?}"
+            );
+        };
+        check("/openai/v1", None, None, "/openai/v1/chat/completions");
+        check(
+            "/openai/v1/",
+            None,
+            Some("/v1/embeddings"),
+            "/openai/v1/embeddings",
+        );
+        check(
+            "/openai/v1",
+            None,
+            Some("/openai/v1/responses"),
+            "/openai/v1/responses",
+        );
+        check(
+            "/openai/v1/responses",
+            Some("api-version=preview"),
+            None,
+            "/openai/v1/responses?api-version=preview",
+        );
+        check(
+            "/models/chat/completions",
+            Some("api-version=9"),
+            None,
+            "/models/chat/completions?api-version=9",
+        );
+        check(
+            "/models/chat/completions",
+            Some("api-version=9"),
+            Some("/embeddings"),
+            "/models/embeddings?api-version=9",
+        );
+    }
+}

@@ -93,10 +93,9 @@ impl Endpoint {
                 None if body.is_empty() => "the body is empty".to_owned(),
                 None => "the body is not JSON".to_owned(),
             }),
-            _ => answer
-                .message
-                .or_else(|| reason_phrase(status).map(str::to_owned)),
+            _ => answer.message,
         };
+        let text = text.or_else(|| reason_phrase(status).map(str::to_owned));
         self.verdict(
             kind,
             retry,
@@ -173,7 +172,7 @@ fn decide(status: u16, answer: &Answer, asked: Option<bool>) -> (ErrorKind, bool
         408 => (ErrorKind::Timeout, true, Cause::Transient),
         409 | 425 => (ErrorKind::BadRequest, true, Cause::Line),
         429 => (ErrorKind::RateLimited, true, Cause::RateLimited),
-        498 | 499 | 500..=599 => (ErrorKind::ServerError, true, Cause::Transient),
+        498..=599 => (ErrorKind::ServerError, true, Cause::Transient),
         400..=497 => (ErrorKind::BadRequest, false, Cause::Line),
         _ => (ErrorKind::Protocol, true, Cause::Transient),
     }

@@ -17,6 +17,9 @@ use crate::error::ErrorKind;
 /// What an entry of a map or list costs besides its text.
 const ENTRY_BYTES: usize = 64;
 
+/// No API comes near; it keeps the search through a list of fields short.
+const FIELDS_MAX: usize = 1024;
+
 /// How many more bytes may be kept.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -162,6 +165,17 @@ impl Object {
         Some(self.0.remove(at).1)
     }
 
+    /// Pays for one more field.
+    fn admit(&self, name: &str, budget: &mut Budget) -> Result<(), StreamError> {
+        if self.0.len() >= FIELDS_MAX {
+            return Err(StreamError {
+                kind: ErrorKind::TooLarge,
+                message: format!("an object of the stream exceeds {FIELDS_MAX} fields"),
+            });
+        }
+        budget.spend(name.len() + ENTRY_BYTES)
+    }
+
     /// Adds the fields of `other` behind its own.
     pub(super) fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
@@ -182,7 +196,7 @@ impl Object {
             Some(Node::Raw(held)) => held.len(),
             Some(_) => 0,
             None => {
-                budget.spend(name.len() + ENTRY_BYTES)?;
+                self.admit(name, budget)?;
                 0
             }
         };
@@ -203,7 +217,7 @@ impl Object {
         match at.map(|at| &mut self.0[at].1) {
             Some(Node::Text(known)) => known.push_str(text),
             _ => {
-                budget.spend(name.len() + ENTRY_BYTES)?;
+                self.admit(name, budget)?;
                 self.set(name, Node::Text(text.to_owned()));
             }
         }
@@ -269,6 +283,7 @@ impl Object {
             return self.replace(name, raw, budget);
         }
         if !matches!(self.get(name), Some(Node::Indexed(_))) {
+            self.admit(name, budget)?;
             self.set(name, Node::Indexed(BTreeMap::new()));
         }
         let Some((_, Node::Indexed(known))) = self.0.iter_mut().find(|(known, _)| known == name)
@@ -309,7 +324,7 @@ impl Object {
             match self.0.iter_mut().find(|(known, _)| known == name) {
                 Some((_, Node::List(known))) => known.extend(new),
                 _ => {
-                    budget.spend(name.len() + ENTRY_BYTES)?;
+                    self.admit(name, budget)?;
                     self.set(name, Node::List(new.collect()));
                 }
             }
@@ -324,7 +339,7 @@ impl Object {
         budget: &mut Budget,
     ) -> Result<&mut Self, StreamError> {
         if !matches!(self.get(name), Some(Node::Object(_))) {
-            budget.spend(name.len() + ENTRY_BYTES)?;
+            self.admit(name, budget)?;
             self.set(name, Node::Object(Self::default()));
         }
         match self.0.iter_mut().find(|(known, _)| known == name) {

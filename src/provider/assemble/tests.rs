@@ -4,6 +4,12 @@ use super::*;
 
 const CAP: usize = 1 << 20;
 
+/// The start of virtual time. A real instant, because `Instant` has no other constructor; tests
+/// only ever add to it.
+fn start() -> Instant {
+    Instant::now()
+}
+
 /// Feeds a transcript, one event every millisecond, and finishes it.
 fn assemble(path: ApiPath, transcript: &str) -> Result<String, StreamError> {
     let (assembler, _) = feed(path, CAP, transcript)?;
@@ -18,7 +24,7 @@ fn feed(
     cap: usize,
     transcript: &str,
 ) -> Result<(StreamAssembler, Option<Duration>), StreamError> {
-    let start = Instant::now();
+    let start = start();
     let mut now = start;
     let mut assembler = StreamAssembler::new(path, cap);
     let mut name = "";
@@ -452,7 +458,7 @@ fn a_stream_that_ends_early_is_no_response() {
 #[test]
 fn data_of_several_lines_ends_up_on_one() {
     let mut assembler = StreamAssembler::new(ApiPath::ChatCompletions, CAP);
-    let now = Instant::now();
+    let now = start();
     assembler
         .feed(
             "",
@@ -529,7 +535,7 @@ fn the_first_token_is_the_first_output_not_the_first_event() {
 fn what_is_kept_is_bounded() {
     let piece = |path: ApiPath, cap: usize, data: &str| {
         let mut assembler = StreamAssembler::new(path, cap);
-        let now = Instant::now();
+        let now = start();
         if path == ApiPath::Messages {
             assembler
                 .feed("message_start", r#"{"message":{"id":"m"}}"#, now)
@@ -562,6 +568,18 @@ fn what_is_kept_is_bounded() {
     ] {
         assert_eq!(piece(ApiPath::Messages, 5000, data), too_large, "{data}");
     }
+    let many: Vec<String> = (0..2000).map(|at| format!("\"f{at}\":1")).collect();
+    assert_eq!(
+        piece(
+            ApiPath::ChatCompletions,
+            CAP,
+            &format!("{{{}}}", many.join(","))
+        ),
+        Some((
+            ErrorKind::TooLarge,
+            "an object of the stream exceeds 1024 fields".to_owned()
+        ))
+    );
     // What is only repeated costs nothing.
     let repeated = r#"{"id":"c","usage":{"total_tokens":10},"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}"#;
     assert_eq!(piece(ApiPath::ChatCompletions, 5000, repeated), None);

@@ -262,7 +262,7 @@ fn messages_are_one_line_without_secrets() {
         "",
         "HTTP 308: redirects are not followed; the server points to https://other.example/v1/chat",
     );
-    check(304, &[], "", "HTTP 304");
+    check(304, &[], "", "HTTP 304: Not Modified");
 }
 
 #[test]
