@@ -25,9 +25,13 @@ pub mod metrics;
 pub mod mock;
 #[doc(hidden)]
 pub mod policy;
+pub mod processor;
 #[doc(hidden)]
 pub mod provider;
 #[doc(hidden)]
 pub mod runtime;
+#[doc(hidden)]
+pub mod tls;
 
 pub use config::{Config, EndpointConfig};
+pub use processor::{ProcessingResult, Processor, RunError};

@@ -1,37 +1,24 @@
 //! Runs a batch from input to final files: plan, run folder, shards, coordinator, merge, books.
 
+mod on_thread;
+mod run;
+
 use std::future::Future;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::thread;
+use std::path::PathBuf;
 
-use atomic_waker::AtomicWaker;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
-use crate::batch::folder::{FolderError, Manifest, Opened, RunFolder};
+use crate::batch::coordinator::{Observer, Stopped};
+use crate::batch::folder::FolderError;
 use crate::batch::input::{Input, InputError, Scan};
-use crate::batch::merge::{self, MergePlan, Target};
-use crate::batch::message::{Event, Report};
-use crate::batch::plan::Plan;
-use crate::batch::segment::{ShardLog, StorageError};
-use crate::batch::shard::{Shard, ShardStart};
-use crate::batch::slices::Slices;
-use crate::client::{Resolver, proxy};
+use crate::batch::merge::TargetError;
+use crate::batch::progress::PlainLines;
+use crate::batch::segment::StorageError;
 use crate::config::{Config, ConfigError, InputSource, Job, OutputTarget};
-use crate::metrics::Gauges;
+use crate::metrics::Snapshot;
 use crate::metrics::summary::Summary;
-use crate::provider::Endpoint;
-use crate::runtime::{self, Backend, Runtime, mailbox};
-use crate::tls;
-
-/// Bounds of the pieces in which input is handed to shards: small enough that cores finish
-/// together, large enough that handing out costs nothing.
-const RANGE_BYTES_MIN: usize = 64 << 10;
-const RANGE_BYTES_MAX: usize = 4 << 20;
-/// Pieces per shard aimed at within those bounds.
-const RANGES_PER_SHARD: usize = 16;
+use crate::provider::{Endpoint, EndpointError};
+use on_thread::OnThread;
 
 /// Sends the lines of a file to the configured endpoints.
 pub struct Processor {
@@ -51,30 +38,18 @@ pub enum RunError {
     /// The run folder or a target file is in the way.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// An endpoint cannot be used as configured.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// A final file is in the way, or cannot be made.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// Files could not be written before anything was sent, or at the end.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// The machine refused something the run needs.
     #[error("{0}")]
     Setup(String),
-    /// A defect of ours: the books do not balance.
-    #[error(
-        "the books do not balance: {lines} lines, but {succeeded} succeeded + {failed} failed + {not_finished} not finished; \
-         the run folder {} is kept, please report this",
-        folder.display()
-    )]
-    Books {
-        /// Lines of the input.
-        lines: u64,
-        /// Success records.
-        succeeded: u64,
-        /// Failure records.
-        failed: u64,
-        /// Lines without a record.
-        not_finished: u64,
-        /// Where everything is.
-        folder: PathBuf,
-    },
 }
 
 /// What a run did.
@@ -121,13 +96,14 @@ impl Interrupt {
 
 impl Processor {
     /// Checks `config` as the command line does.
-    pub fn new(config: Config) -> Result<Self, ConfigError> {
+    ///
+    /// # Errors
+    /// The first thing in it that cannot be used.
+    pub fn new(config: Config) -> Result<Self, RunError> {
+        let mut config = config;
+        crate::config::normalise(&mut config);
         crate::config::validate(&config)?;
-        let endpoints = config
-            .endpoints
-            .iter()
-            .map(|endpoint| Endpoint::resolve(endpoint).map_err(ConfigError::from))
-            .collect::<Result<_, _>>()?;
+        let endpoints = Endpoint::resolve_all(&config.endpoints)?;
         Ok(Self { config, endpoints })
     }
 
@@ -173,7 +149,7 @@ impl Processor {
             dry_run: false,
         };
         let mut observer: Box<dyn Observer> = if show_progress {
-            Box::new(crate::metrics::progress::PlainLines::default())
+            Box::new(PlainLines::default())
         } else {
             Box::new(Silent)
         };
@@ -187,50 +163,22 @@ impl Processor {
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<ProcessingResult, RunError> {
-        let run = Prepared::new(self, job)?;
-        run.go(observer, interrupts)
+        run::run(self, job, observer, interrupts)
+    }
+
+    /// Makes every check of a run that needs no line to be parsed, and reads the input; creates and
+    /// touches nothing but a copy of standard input in the temporary folder.
+    ///
+    /// # Errors
+    /// The run could not start.
+    pub fn inspect(&self, job: &Job) -> Result<(Input, Scan), RunError> {
+        run::inspect(self, job)
     }
 }
 
-/// A run whose checks have passed; nothing has been sent.
-struct Prepared {
-    job: Job,
-    plan: Arc<Plan>,
-    backend: Backend,
-    cores: Vec<usize>,
-    input: Arc<Input>,
-    scan: Scan,
-    opened: Opened,
+struct Silent;
+
+impl Observer for Silent {
+    fn tick(&mut self, _snapshot: &Snapshot) {}
 }
 
-impl Prepared {
-    /// Everything that can refuse a run, before anything is sent.
-    fn new(processor: &Processor, job: &Job) -> Result<Self, RunError> {
-        let config = &processor.config;
-        let plan = Arc::new(plan(processor)?);
-        let backend = Backend::choose(config.runtime).map_err(RunError::Setup)?;
-        let cores = cores_for(config);
-        let folder = merge::folder_path(job);
-        merge::check_targets(job, &folder)?;
-        let (input, mut opened) = open_input(job, &folder)?;
-        if input.looks_binary() {
-            return Err(InputError::Binary(input.path().to_owned()).into());
-        }
-        let range_bytes = (input.len() as usize / (cores.len() * RANGES_PER_SHARD))
-            .clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX);
-        let scan = input.scan(cores.len(), range_bytes);
-        let opened = match opened.take() {
-            Some(opened) => opened,
-            None => RunFolder::open_or_create(&folder, manifest(config, job, &input, &scan), job.fresh)?,
-        };
-        Ok(Self {
-            job: job.clone(),
-            plan,
-            backend,
-            cores,
-            input: Arc::new(input),
-            scan,
-            opened,
-        })
-    }
-}

@@ -3,6 +3,7 @@
 //! through [`Admission::reports`].
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -78,6 +79,8 @@ pub struct Admission {
 pub struct Opening {
     /// The shard's number.
     pub shard: usize,
+    /// The run's start: due times count from it.
+    pub started: Instant,
     /// Weight of each endpoint.
     pub weights: Vec<u32>,
     /// Quota group of each endpoint.
@@ -99,7 +102,7 @@ impl Admission {
     pub fn new(opening: Opening) -> Self {
         Self {
             source: Source::new(opening.done, opening.max_line_bytes),
-            parked: RetryQueue::default(),
+            parked: RetryQueue::new(opening.started),
             slots: opening.paced.then(SlotQueue::default),
             slots_wanted: false,
             workers: Permits::new(opening.workers),
@@ -332,9 +335,10 @@ impl Admission {
         self.in_flight
     }
 
-    /// Where the current range is read: lines before it are in flight, parked or finished.
-    pub fn position(&self) -> Option<u64> {
-        self.source.cursor.as_ref().map(LineCursor::offset)
+    /// The part of the input that was read last: lines in it are in flight, parked or finished.
+    pub fn read(&self) -> Option<Range<u64>> {
+        let cursor = self.source.cursor.as_ref()?;
+        Some(self.source.range_start..cursor.offset())
     }
 }
 
@@ -383,6 +387,8 @@ impl Permits {
 /// The shard's place in the input.
 struct Source {
     cursor: Option<LineCursor>,
+    /// Where the cursor began.
+    range_start: u64,
     ranges: VecDeque<LineRange>,
     range_wanted: bool,
     exhausted: bool,
@@ -403,6 +409,7 @@ impl Source {
     fn new(done: Option<Arc<DoneSet>>, max_line_bytes: usize) -> Self {
         Self {
             cursor: None,
+            range_start: 0,
             ranges: VecDeque::new(),
             range_wanted: false,
             exhausted: false,
@@ -437,7 +444,10 @@ impl Source {
                     reports.push(Report::WantRange);
                 }
                 match range {
-                    Some(range) => self.cursor = Some(LineCursor::new(range)),
+                    Some(range) => {
+                        self.range_start = range.start;
+                        self.cursor = Some(LineCursor::new(range));
+                    }
                     None => {
                         self.exhausted = self.ended;
                         return Filled::Empty;

@@ -1,10 +1,11 @@
 //! The main thread of a run: owns the global halves of the traffic policy, hands out input, listens
 //! to the shards and decides when the run is over. It sees messages only; no shard waits for it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, select};
 
 use crate::batch::input::Input;
 use crate::batch::message::{Event, Order, Pool, Report};
@@ -12,7 +13,7 @@ use crate::batch::plan::Plan;
 use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
-use crate::metrics::{EndpointState, Gauges, Snapshot, Totals};
+use crate::metrics::{Availability, EndpointState, Gauges, Snapshot, Totals};
 use crate::policy::health::{Health, MAX_OUTAGE_NEVER, State, StopReason};
 use crate::policy::pacer::Pacer;
 use crate::policy::permits::{Action, Permits};
@@ -41,6 +42,19 @@ pub enum Stopped {
     InputChanged,
     /// A shard could not go on.
     Shard(String),
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interrupted => f.write_str("interrupted"),
+            Self::NoEndpoint(reasons) => f.write_str(reasons),
+            Self::Storage(error) => error.fmt(f),
+            Self::Cost(usd) => write!(f, "--max-cost is reached: {usd:.4} USD are spent"),
+            Self::InputChanged => f.write_str("the input file changed during the run"),
+            Self::Shard(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// Sees the run as it goes.
@@ -146,7 +160,9 @@ impl Coordinator {
     }
 
     /// Runs until every shard has left.
-    pub fn run(mut self, observer: &mut dyn Observer) -> Finished {
+    pub fn run(mut self, observer: &mut dyn Observer, interrupts: &Receiver<()>) -> Finished {
+        let never = crossbeam_channel::never();
+        let mut interrupts = interrupts;
         let mut tick_at = runtime::now();
         while self.shards.iter().any(|shard| !shard.ended) {
             let now = runtime::now();
@@ -155,16 +171,23 @@ impl Coordinator {
                 .next_wake()
                 .map_or(tick_at, |wake| wake.min(tick_at))
                 .saturating_duration_since(now);
-            match self.events.recv_timeout(wait) {
-                Ok(event) => self.handle(event, runtime::now()),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            select! {
+                recv(self.events) -> event => match event {
+                    Ok(Event { shard, report }) => self.handle(shard, report, runtime::now()),
+                    Err(_) => break,
+                },
+                recv(interrupts) -> asked => match asked {
+                    Ok(()) => self.stop(Stopped::Interrupted, runtime::now()),
+                    // Nobody can interrupt any more.
+                    Err(_) => interrupts = &never,
+                },
+                default(wait) => {}
             }
             for _ in 0..EVENTS_PER_TURN {
-                let Ok(event) = self.events.try_recv() else {
+                let Ok(Event { shard, report }) = self.events.try_recv() else {
                     break;
                 };
-                self.handle(event, runtime::now());
+                self.handle(shard, report, runtime::now());
             }
             let now = runtime::now();
             self.poll_health(now);
@@ -181,14 +204,7 @@ impl Coordinator {
         }
     }
 
-    fn handle(&mut self, event: Event, now: Instant) {
-        match event {
-            Event::Interrupt => self.stop(Stopped::Interrupted, now),
-            Event::Shard(shard, report) => self.handle_report(shard, report, now),
-        }
-    }
-
-    fn handle_report(&mut self, shard: usize, report: Report, now: Instant) {
+    fn handle(&mut self, shard: usize, report: Report, now: Instant) {
         match report {
             Report::WantRange => {
                 let order = match self.slices.next(shard) {
@@ -230,7 +246,7 @@ impl Coordinator {
                 reason,
                 whole_group,
             } => self.disable(endpoint, &reason, whole_group, now),
-            Report::Metrics(delta) => self.totals.absorb(shard, &delta),
+            Report::Metrics(delta) => self.totals.absorb(&delta),
             Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
             Report::Storage(error) => self.stop(Stopped::Storage(error), now),
             Report::Ended(result) => {
@@ -374,11 +390,17 @@ impl Coordinator {
     }
 
     fn endpoint_state(&self, index: usize, now: Instant) -> EndpointState {
-        let (state, reason) = self.health.describe(index, now);
+        let failure = self.last_failure[index].clone();
+        let (state, reason) = match self.health.state(index, now) {
+            State::Usable => (Availability::Healthy, failure),
+            State::Cooling { .. } => (Availability::Cooling, failure),
+            State::HalfOpen { .. } => (Availability::HalfOpen, failure),
+            State::Disabled { reason } => (Availability::Disabled, Some(reason)),
+        };
         EndpointState {
             name: self.plan.endpoints[index].name.clone(),
             state,
-            reason: reason.or_else(|| self.last_failure[index].clone()),
+            reason,
         }
     }
 }

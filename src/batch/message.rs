@@ -100,11 +100,11 @@ pub enum Report {
     Ended(Result<(), String>),
 }
 
-/// Everything the coordinator waits for.
+/// What the coordinator waits for.
 #[derive(Debug)]
-pub enum Event {
-    /// From a shard.
-    Shard(usize, Report),
-    /// Ctrl-C, SIGTERM, SIGHUP, or the library's cancel handle.
-    Interrupt,
+pub struct Event {
+    /// Who reports.
+    pub shard: usize,
+    /// What.
+    pub report: Report,
 }

@@ -7,7 +7,8 @@ use crate::client::{PoolSettings, Target};
 use crate::config::{Config, Rate};
 use crate::http::{Limits, MAX_HEAD_BYTES};
 use crate::policy::retry::Backoff;
-use crate::provider::{Endpoint, EndpointError};
+use crate::metrics::{Availability, EndpointState};
+use crate::provider::Endpoint;
 
 /// Keep-alive connections idle for longer than this are closed by us: common servers and load
 /// balancers close theirs after 60 to 75 s.
@@ -38,7 +39,7 @@ impl Plan {
         endpoints: Vec<Endpoint>,
         targets: Vec<Target>,
         tls: Option<Arc<rustls::ClientConfig>>,
-    ) -> Result<Self, EndpointError> {
+    ) -> Self {
         let mut names: Vec<&str> = Vec::new();
         let groups = endpoints
             .iter()
@@ -53,7 +54,7 @@ impl Plan {
                     })
             })
             .collect();
-        Ok(Self {
+        Self {
             groups,
             targets,
             tls,
@@ -61,7 +62,17 @@ impl Plan {
             paced: config.request.rate_limit != Rate::Unlimited,
             endpoints,
             config,
-        })
+        }
+    }
+
+    /// The endpoints before anything was sent to them.
+    pub fn idle_endpoints(&self) -> Vec<EndpointState> {
+        let idle = |endpoint: &Endpoint| EndpointState {
+            name: endpoint.name.clone(),
+            state: Availability::Healthy,
+            reason: None,
+        };
+        self.endpoints.iter().map(idle).collect()
     }
 
     /// Settings of every shard's connection pool.

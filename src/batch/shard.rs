@@ -17,8 +17,9 @@ use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::stream::StreamReply;
-use crate::client::{Pool, ResolverHandle};
+use crate::client::Pool;
 use crate::metrics::ShardMetrics;
+use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::{self, Runtime, catch_panic};
 
@@ -52,7 +53,7 @@ pub struct ShardStart {
     /// From the coordinator.
     pub mailbox: Mailbox<Order>,
     /// Name resolution off the shard.
-    pub resolver: ResolverHandle,
+    pub resolver: Resolver,
 }
 
 /// One shard; lives on its own thread.
@@ -71,6 +72,7 @@ pub struct Shard<R: Runtime> {
     wake_armed: Cell<Option<Instant>>,
     drained: Cell<bool>,
     left: Cell<bool>,
+    released: Cell<u64>,
 }
 
 /// The reusable memory of one request in flight.
@@ -89,6 +91,8 @@ impl<R: Runtime> Shard<R> {
         let shard = Rc::new(Self {
             id: start.id,
             admission: RefCell::new(Admission::new(Opening {
+                shard: start.id,
+                started: runtime::now(),
                 weights: plan.endpoints.iter().map(|endpoint| endpoint.weight).collect(),
                 groups: plan.groups.clone(),
                 workers: start.workers,
@@ -109,6 +113,7 @@ impl<R: Runtime> Shard<R> {
             wake_armed: Cell::new(None),
             drained: Cell::new(false),
             left: Cell::new(false),
+            released: Cell::new(0),
         });
         R::spawn(shard.clone().sweep());
         shard.pump();
@@ -138,7 +143,7 @@ impl<R: Runtime> Shard<R> {
         let mut buffers = self.buffers.borrow_mut().pop().unwrap_or_default();
         loop {
             if let Err(panic) = catch_panic(self.serve(&ticket, &mut buffers)).await {
-                self.settle_panic(&ticket, &panic);
+                self.settle_panic(&ticket, &panic.to_string());
             }
             self.schedule_flush();
             match self.next() {
@@ -306,13 +311,20 @@ impl<R: Runtime> Shard<R> {
             if turn.is_multiple_of(SWEEPS_PER_REPORT) {
                 self.sync();
                 self.report_metrics();
-                if let Some(position) = self.admission.borrow().position() {
-                    self.input.release_before(position);
-                }
+                self.release_input();
             }
             // Also the safety net of every wake-up.
             self.pump();
         }
+    }
+
+    /// Lets go of the input's pages behind the place where this shard reads.
+    fn release_input(&self) {
+        let Some(read) = self.admission.borrow().read() else {
+            return;
+        };
+        let from = read.start.max(self.released.get().min(read.end));
+        self.released.set(self.input.release_before(from..read.end));
     }
 
     fn report_metrics(&self) {
@@ -322,7 +334,10 @@ impl<R: Runtime> Shard<R> {
 
     pub(super) fn report(&self, report: Report) {
         // The coordinator outlives its shards; if it panicked, there is nobody left to tell.
-        let _ = self.events.send(Event::Shard(self.id, report));
+        let _ = self.events.send(Event {
+            shard: self.id,
+            report,
+        });
     }
 
     /// Everything finished is written; what is still in flight is abandoned and will be sent again.

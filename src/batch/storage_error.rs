@@ -37,6 +37,18 @@ pub enum StorageError {
         /// What is wrong there.
         what: String,
     },
+    /// A defect of ours: a line has no record, or a record no line. Nothing was published.
+    #[error("the books do not balance: {lines} lines, but {succeeded} succeeded and {failed} failed; {} is kept, please report this", path.display())]
+    Books {
+        /// The run folder.
+        path: PathBuf,
+        /// Lines of the input.
+        lines: u64,
+        /// Success records.
+        succeeded: u64,
+        /// Failure records.
+        failed: u64,
+    },
     /// A final file came into being while the run was under way.
     #[error("{} already exists; --overwrite replaces it", path.display())]
     TargetExists {
@@ -64,6 +76,6 @@ impl StorageError {
 
     /// The same command can go on once the cause is gone.
     pub fn is_resumable(&self) -> bool {
-        !matches!(self, Self::Damaged { .. })
+        !matches!(self, Self::Damaged { .. } | Self::Books { .. })
     }
 }

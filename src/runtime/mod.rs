@@ -4,6 +4,7 @@
 //! are owned across the seam because io_uring writes into memory while nobody may borrow it. Both
 //! backends are whole files: `uring` (io_uring through monoio, Linux) and `tokio` (portable).
 
+pub mod backend;
 pub mod cores;
 pub mod dns;
 pub mod files;

@@ -57,6 +57,12 @@ pub enum InputError {
         /// As given.
         path: PathBuf,
     },
+    /// Not text.
+    #[error("input {} is a binary file (it has NUL bytes); give a JSONL file in UTF-8", path.display())]
+    Binary {
+        /// As given.
+        path: PathBuf,
+    },
     /// A pipe, socket or device.
     #[error("input {} is not a regular file; pipe it in with `-i -`", path.display())]
     Special {

@@ -52,6 +52,8 @@ pub struct MergePlan {
     pub overwrite: bool,
     /// Whether the final files survive power loss once this returns.
     pub durability: Durability,
+    /// Lines of the input; unless exactly as many have a record, nothing is published.
+    pub lines: u64,
 }
 
 /// A place for final records.
@@ -103,13 +105,17 @@ fn prepare(
     plan: MergePlan,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Publication, StorageError> {
-    let MergePlan { order, output, errors, overwrite, durability } = plan;
+    let MergePlan { order, output, errors, overwrite, durability, lines } = plan;
     let mut sources = Vec::new();
     for files in folder.shards()? {
         sources.extend(Source::open(folder.path().to_path_buf(), files)?);
     }
     let index = Index::build(folder.path(), &sources)?;
     let totals = index.totals();
+    let Merged { succeeded, failed } = totals.merged;
+    if succeeded + failed != lines {
+        return Err(StorageError::Books { path: folder.path().to_path_buf(), lines, succeeded, failed });
+    }
     if !overwrite {
         output.iter().try_for_each(|target| refuse_existing(target, |_| true))?;
         let replaced = |length| totals.merged.failed > 0 && length > 0;

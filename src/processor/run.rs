@@ -1,0 +1,453 @@
+//! One run: checks, input, run folder, shards, coordinator, merge, books.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::{ProcessingResult, Processor, RunError};
+use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
+use crate::batch::folder::{
+    Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
+};
+use crate::batch::input::{Input, InputError, Scan};
+use crate::batch::merge::{self, MergePlan, Target};
+use crate::batch::message::{Event, Report};
+use crate::batch::plan::Plan;
+use crate::batch::segment::{ShardLog, StorageError};
+use crate::batch::shard::{Shard, ShardStart};
+use crate::batch::slices::Slices;
+use crate::client::{self, ProxyRules, load_tls};
+use crate::config::{Config, InputSource, Job, OutputTarget};
+use crate::http::Scheme;
+use crate::metrics::summary::{Books, End, Status, Summary};
+use crate::metrics::{Counts, Gauges, Latency, Snapshot};
+use crate::provider::Authorization;
+use crate::runtime::backend::{self, Backend, ShardMain};
+use crate::runtime::dns::Resolver;
+use crate::runtime::{self, Runtime, mailbox};
+
+/// Bounds of the pieces in which input is handed to shards: small enough that cores finish
+/// together, large enough that handing out costs nothing.
+const RANGE_BYTES_MIN: usize = 64 << 10;
+const RANGE_BYTES_MAX: usize = 4 << 20;
+/// Pieces per shard aimed at within those bounds.
+const RANGES_PER_SHARD: usize = 16;
+
+/// Runs `job` to its end or to a stop.
+pub(super) fn run(
+    processor: &Processor,
+    job: &Job,
+    observer: &mut dyn Observer,
+    interrupts: &Receiver<()>,
+) -> Result<ProcessingResult, RunError> {
+    let setup = Setup::new(processor, job)?;
+    let (input, claim) = setup.open_input(job)?;
+    let scan = setup.scan(&input)?;
+    let claim = match claim {
+        Some(claim) => claim,
+        None => RunFolder::claim(&setup.folder, job.fresh)?,
+    };
+    let config = &processor.config;
+    let manifest = Manifest {
+        input: InputIdentity::new(&input, &scan),
+        format: config.format,
+        max_line_bytes: config.max_line_bytes as u64,
+        has_output: job.output.is_some(),
+        overwrite: job.overwrite,
+        created_us: runtime::unix_micros(),
+    };
+    let Opened {
+        folder,
+        resume,
+        published,
+    } = claim.open(manifest)?;
+    if let Some(merged) = published {
+        tracing::info!("the run had finished before; its final files are in place");
+        folder.remove()?;
+        return Ok(conclude(job, &scan, None, &still(&setup.plan, &scan, merged), merged));
+    }
+    let before = resume.as_ref().map_or(Merged::default(), |resume| Merged {
+        succeeded: resume.succeeded,
+        failed: resume.failed,
+    });
+    if resume.is_some() {
+        tracing::info!(
+            "resuming: {} of {} lines have their record",
+            before.succeeded + before.failed,
+            scan.lines
+        );
+    }
+    let done = resume.map(|resume| Arc::new(resume.done));
+    let Finished { stopped, snapshot } = if before.succeeded + before.failed == scan.lines {
+        // Nothing is left to send: no thread, no connection, straight to the merge.
+        Finished {
+            stopped: None,
+            snapshot: still(&setup.plan, &scan, before),
+        }
+    } else {
+        setup.drive(&folder, Arc::new(input), done, &scan, before, observer, interrupts)?
+    };
+    let recorded = Merged {
+        succeeded: snapshot.succeeded(),
+        failed: snapshot.failed(),
+    };
+    if stopped.is_some() {
+        return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
+    }
+    let plan = MergePlan {
+        order: config.order,
+        output: job.output.as_ref().map(target),
+        errors: Target::File(job.errors.clone()),
+        overwrite: folder.manifest().overwrite,
+        durability: config.durability,
+        lines: scan.lines,
+    };
+    match merge::merge(&folder, plan, &mut |_, _| {}) {
+        Ok(merged) => Ok(conclude(job, &scan, None, &snapshot, merged)),
+        // Every record is in the run folder: the same command ends the run when the cause is gone.
+        Err(error) if error.is_resumable() => {
+            let stopped = Some(Stopped::Storage(error));
+            Ok(conclude(job, &scan, stopped, &snapshot, recorded))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The checks of [`run`], and the input; nothing is created.
+pub(super) fn inspect(processor: &Processor, job: &Job) -> Result<(Input, Scan), RunError> {
+    let setup = Setup::new(processor, job)?;
+    let input = match &job.input {
+        InputSource::File(path) => Input::open(path)?,
+        InputSource::Stdin => {
+            let copy = tempfile_path();
+            let input = Input::spool(&mut io::stdin().lock(), &copy);
+            // The mapping keeps the bytes; the name goes at once.
+            remove_quietly(&copy);
+            input?
+        }
+    };
+    let scan = setup.scan(&input)?;
+    Ok((input, scan))
+}
+
+/// Everything that is decided before the input is read.
+struct Setup {
+    plan: Arc<Plan>,
+    backend: Backend,
+    cores: Vec<usize>,
+    folder: PathBuf,
+}
+
+impl Setup {
+    fn new(processor: &Processor, job: &Job) -> Result<Self, RunError> {
+        let output = match &job.output {
+            Some(OutputTarget::File(path)) => Some(path.as_path()),
+            Some(OutputTarget::Stdout) | None => None,
+        };
+        let folder = run_folder_path(output, &job.errors);
+        let input = match &job.input {
+            InputSource::File(path) => Some(path.as_path()),
+            InputSource::Stdin => None,
+        };
+        let resumes = RunFolder::exists(&folder) && !job.fresh;
+        merge::check_targets(input, output, &job.errors, job.overwrite, resumes)?;
+        Ok(Self {
+            plan: Arc::new(plan(processor)?),
+            backend: choose_backend(&processor.config)?,
+            cores: cores(&processor.config),
+            folder,
+        })
+    }
+
+    /// Standard input is spooled into the run folder first, which is claimed for it.
+    fn open_input(&self, job: &Job) -> Result<(Input, Option<Claim>), RunError> {
+        match &job.input {
+            InputSource::File(path) => Ok((Input::open(path)?, None)),
+            InputSource::Stdin => {
+                let claim = RunFolder::claim(&self.folder, job.fresh)?;
+                let input = Input::spool(&mut io::stdin().lock(), &claim.spool_path())?;
+                Ok((input, Some(claim)))
+            }
+        }
+    }
+
+    fn scan(&self, input: &Input) -> Result<Scan, RunError> {
+        if input.looks_binary() {
+            return Err(InputError::Binary {
+                path: input.path().to_path_buf(),
+            }
+            .into());
+        }
+        let pieces = (self.cores.len() * RANGES_PER_SHARD) as u64;
+        let range_bytes = usize::try_from(input.size() / pieces)
+            .unwrap_or(RANGE_BYTES_MAX)
+            .clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX);
+        Ok(input.scan(self.cores.len(), range_bytes))
+    }
+
+    /// Starts the shards and coordinates them until all have left.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a run meet here, once")]
+    fn drive(
+        &self,
+        folder: &RunFolder,
+        input: Arc<Input>,
+        done: Option<Arc<DoneSet>>,
+        scan: &Scan,
+        before: Merged,
+        observer: &mut dyn Observer,
+        interrupts: &Receiver<()>,
+    ) -> Result<Finished, RunError> {
+        let shards = self.cores.len().min(scan.ranges.len()).max(1);
+        let resolver = Resolver::start()
+            .map_err(|error| RunError::Setup(format!("cannot start name resolution: {error}")))?;
+        let (events, inbox) = unbounded();
+        let (orders, mailboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox::channel()).unzip();
+        let coordinator = Coordinator::new(
+            Arc::clone(&self.plan),
+            Arc::clone(&input),
+            Slices::new(scan.ranges.clone(), shards),
+            orders,
+            inbox,
+            gauges(scan, before),
+            runtime::now(),
+        );
+        let keep_output = folder.manifest().has_output;
+        let mut starts = Vec::with_capacity(shards);
+        for (id, mailbox) in mailboxes.into_iter().enumerate() {
+            let (workers, endpoints) = coordinator.initial_permits(id);
+            let durability = self.plan.config.durability;
+            starts.push(ShardStart {
+                id,
+                plan: Arc::clone(&self.plan),
+                input: Arc::clone(&input),
+                done: done.clone(),
+                workers,
+                endpoints,
+                log: ShardLog::create(folder, folder.generation(), id, keep_output, durability)?,
+                events: events.clone(),
+                mailbox,
+                resolver: resolver.clone(),
+            });
+        }
+        drop(events);
+        let threads = starts
+            .into_iter()
+            .map(|start| self.spawn(start))
+            .collect::<Result<Vec<_>, _>>()?;
+        let finished = coordinator.run(observer, interrupts);
+        for thread in threads {
+            // A panic has been reported by the thread's last message.
+            let _ = thread.join();
+        }
+        Ok(finished)
+    }
+
+    fn spawn(&self, start: ShardStart) -> Result<JoinHandle<()>, RunError> {
+        let core = self.cores[start.id];
+        let pin = self.cores.len() > 1 || self.plan.config.cores.is_some();
+        let backend = self.backend;
+        thread::Builder::new()
+            .name(format!("shard-{}", start.id))
+            .spawn(move || {
+                if pin {
+                    runtime::pin_current_thread(core);
+                }
+                let ended = Ended::new(start.id, start.events.clone());
+                let result = backend::run(backend, RunShard(start));
+                ended.tell(result.map_err(|error| error.to_string()));
+            })
+            .map_err(|error| RunError::Setup(format!("cannot start a shard's thread: {error}")))
+    }
+}
+
+struct RunShard(ShardStart);
+
+impl ShardMain for RunShard {
+    async fn run<R: Runtime>(self) {
+        Shard::<R>::run(self.0).await;
+    }
+}
+
+/// Tells the coordinator that a shard's thread is over, also when it panics.
+struct Ended {
+    id: usize,
+    events: Sender<Event>,
+    told: bool,
+}
+
+impl Ended {
+    fn new(id: usize, events: Sender<Event>) -> Self {
+        Self {
+            id,
+            events,
+            told: false,
+        }
+    }
+
+    fn tell(mut self, result: Result<(), String>) {
+        self.send(result);
+        self.told = true;
+    }
+
+    fn send(&self, result: Result<(), String>) {
+        // Nobody listens any more only if the run has failed already.
+        let _ = self.events.send(Event {
+            shard: self.id,
+            report: Report::Ended(result),
+        });
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        if !self.told {
+            self.send(Err(format!("shard {} panicked; please report this", self.id)));
+        }
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "proxies come from the environment, as for every HTTP client"
+)]
+fn plan(processor: &Processor) -> Result<Plan, RunError> {
+    let config = &processor.config;
+    let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
+        .map_err(|error| RunError::Setup(error.to_string()))?;
+    let mut targets = Vec::with_capacity(processor.endpoints.len());
+    let mut speaks_tls = false;
+    for endpoint in &processor.endpoints {
+        if let Authorization::Entra(_) = endpoint.authorization {
+            return Err(RunError::Setup(format!(
+                "endpoint {}: Entra tokens (api_key \"default\", \"az\" or \"interactive\") are not supported yet; \
+                 set api_key to the resource's key",
+                endpoint.name
+            )));
+        }
+        speaks_tls |= endpoint.origin.scheme == Scheme::Https;
+        targets.push(client::Target {
+            origin: endpoint.origin.clone(),
+            connect_timeout: config.request.connect_timeout,
+            proxy: proxies.proxy_for(&endpoint.origin).cloned(),
+        });
+    }
+    let tls = match speaks_tls {
+        true => {
+            let further = |_: &str| {
+                let path = config.ssl_cert_file.as_ref()?;
+                path.to_str().map(str::to_owned)
+            };
+            let tls = load_tls(config.ca_file.as_deref(), further)
+                .map_err(|error| RunError::Setup(error.to_string()))?;
+            Some(tls)
+        }
+        false => None,
+    };
+    Ok(Plan::new(config.clone(), processor.endpoints.clone(), targets, tls))
+}
+
+fn choose_backend(config: &Config) -> Result<Backend, RunError> {
+    let (backend, refused) = Backend::choose(config.runtime).map_err(RunError::Setup)?;
+    if let Some(reason) = refused {
+        tracing::warn!("io_uring cannot be used here ({reason}); running on tokio");
+    }
+    Ok(backend)
+}
+
+/// The cores of the shards: as many as asked for, no more than there are.
+fn cores(config: &Config) -> Vec<usize> {
+    let mut available = runtime::available_cores();
+    match config.cores {
+        Some(asked) if asked > available.len() => tracing::warn!(
+            "--cores {asked}: only {} available here, using those",
+            available.len()
+        ),
+        Some(asked) => available.truncate(asked),
+        None => {}
+    }
+    available
+}
+
+fn target(output: &OutputTarget) -> Target {
+    match output {
+        OutputTarget::File(path) => Target::File(path.clone()),
+        OutputTarget::Stdout => Target::Stdout(Box::new(io::stdout())),
+    }
+}
+
+fn gauges(scan: &Scan, before: Merged) -> Gauges {
+    Gauges {
+        lines: scan.lines,
+        succeeded_before: before.succeeded,
+        failed_before: before.failed,
+    }
+}
+
+/// A run in which this process sent nothing.
+fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
+    Snapshot {
+        elapsed: std::time::Duration::ZERO,
+        gauges: gauges(scan, before),
+        counts: Counts::new(plan.endpoints.len()),
+        latency: Latency::default(),
+        ttft: Latency::default(),
+        endpoints: plan.idle_endpoints(),
+    }
+}
+
+/// Draws the line: status, books, places.
+fn conclude(
+    job: &Job,
+    scan: &Scan,
+    stopped: Option<Stopped>,
+    snapshot: &Snapshot,
+    recorded: Merged,
+) -> ProcessingResult {
+    let finished = recorded.succeeded + recorded.failed;
+    let books = Books {
+        lines: scan.lines,
+        succeeded: recorded.succeeded,
+        failed: recorded.failed,
+        not_finished: scan.lines.saturating_sub(finished),
+    };
+    let status = match &stopped {
+        Some(Stopped::Interrupted) => Status::Interrupted,
+        Some(_) => Status::Stopped,
+        None if recorded.failed > 0 => Status::CompletedWithFailures,
+        None => Status::Completed,
+    };
+    let shown = |path: &Path| path.display().to_string();
+    let complete = stopped.is_none();
+    let end = End {
+        status,
+        reason: stopped.as_ref().map(ToString::to_string),
+        books,
+        output: match &job.output {
+            Some(OutputTarget::File(path)) if complete => Some(shown(path)),
+            _ => None,
+        },
+        errors: (complete && recorded.failed > 0).then(|| shown(&job.errors)),
+    };
+    ProcessingResult {
+        summary: Summary::new(snapshot, end),
+        stopped,
+    }
+}
+
+/// A name in the temporary folder that no other process uses.
+fn tempfile_path() -> PathBuf {
+    std::env::temp_dir().join(format!(
+        "blaze-uring-stdin-{}-{}",
+        std::process::id(),
+        runtime::unix_micros()
+    ))
+}
+
+#[expect(clippy::disallowed_methods, reason = "owns the temporary copy of standard input")]
+fn remove_quietly(path: &Path) {
+    // A leftover in the temporary folder is not worth failing for.
+    let _ = std::fs::remove_file(path);
+}
