@@ -29,5 +29,7 @@ pub mod policy;
 pub mod provider;
 #[doc(hidden)]
 pub mod runtime;
+#[doc(hidden)]
+pub mod tls;
 
 pub use config::{Config, EndpointConfig};
