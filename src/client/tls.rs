@@ -5,7 +5,6 @@
 //! goes out before the next request, as RFC 8446 section 4.6.3 asks.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::io::{self, BufRead, Write as _};
 use std::mem;
 use std::path::{Path, PathBuf};
@@ -272,14 +271,12 @@ impl<W: Write> TlsWriter<W> {
     }
 
     /// Sends what the session has to say itself.
-    fn flush(&mut self) -> impl Future<Output = io::Result<()>> {
-        async {
-            self.encrypt(&[])?;
-            if self.cipher.is_empty() {
-                Ok(())
-            } else {
-                self.send().await
-            }
+    async fn flush(&mut self) -> io::Result<()> {
+        self.encrypt(&[])?;
+        if self.cipher.is_empty() {
+            Ok(())
+        } else {
+            self.send().await
         }
     }
 }
