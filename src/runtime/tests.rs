@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -172,41 +173,45 @@ fn yielding_lets_tasks_and_the_kernel_work<R: Runtime>() {
 }
 
 fn a_mailbox_wakes_a_parked_shard<R: Runtime>() {
-    const MESSAGES: u32 = 100_000;
+    const PINGS: u32 = 100_000;
+    const FLOOD: u32 = 100_000;
     let (sender, mailbox) = mailbox::channel();
-    let (echo, replies) = mailbox::channel::<u32>();
-    // Ping-pong parks the shard before each message: a single lost wake-up hangs the test.
-    let ping_pong = thread::spawn(move || {
-        run::<Tokio>(async {
-            for number in 0..MESSAGES / 10 {
-                sender.send(number).expect("the shard listens");
-                assert_eq!(replies.recv().await, Some(number));
+    let turn = Arc::new(AtomicU32::new(0));
+    let asked = Arc::clone(&turn);
+    let senders = thread::spawn(move || {
+        // Each message is sent a varying moment after the shard asks for it, so that it falls
+        // before, into and behind the shard's way to sleep: one lost wake-up hangs the test.
+        for number in 0..PINGS {
+            while asked.load(Ordering::Acquire) <= number {
+                thread::yield_now();
             }
-        });
+            (0..number % 256).for_each(|_| std::hint::spin_loop());
+            sender.send(number).expect("the shard listens");
+        }
         // And a flood from two threads at once.
         let second = sender.clone();
         let other = thread::spawn(move || {
-            (0..MESSAGES / 2).for_each(|_| second.send(1).expect("the shard listens"));
+            (0..FLOOD / 2).for_each(|_| second.send(1).expect("the shard listens"));
         });
-        (0..MESSAGES / 2).for_each(|_| sender.send(1).expect("the shard listens"));
+        (0..FLOOD / 2).for_each(|_| sender.send(1).expect("the shard listens"));
         other.join().expect("the second sender passes");
     });
     run::<R>(async {
-        for number in 0..MESSAGES / 10 {
+        for number in 0..PINGS {
+            turn.store(number + 1, Ordering::Release);
             assert_eq!(mailbox.recv().await, Some(number));
-            echo.send(number).expect("the pinger listens");
         }
         let mut received = 0;
         while let Some(one) = mailbox.recv().await {
             received += one;
         }
         assert_eq!(
-            received, MESSAGES,
+            received, FLOOD,
             "and the end of the senders ends the mailbox"
         );
         assert_eq!(mailbox.try_recv(), None);
     });
-    ping_pong.join().expect("the sender passes");
+    senders.join().expect("the senders pass");
 }
 
 fn a_panic_ends_its_task_only<R: Runtime>() {

@@ -1,0 +1,166 @@
+//! Opens a connection: name, TCP, proxy tunnel, TLS. The cold path of the client.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use super::deadline::{Deadlines, Lease};
+use super::failure::{Failure, Phase};
+use super::tls::{self, TlsReader, TlsWriter};
+use super::{Target, proxy};
+use crate::http::{Origin, Scheme};
+use crate::runtime::dns::Resolver;
+use crate::runtime::{self, Runtime, Socket};
+
+/// An open connection. Dropping it closes it.
+pub(super) struct Connection<R: Runtime> {
+    pub(super) stream: Stream<R>,
+    pub(super) lease: Lease,
+}
+
+/// Both halves, with or without TLS.
+pub(super) enum Stream<R: Runtime> {
+    Plain {
+        reader: R::Reader,
+        writer: R::Writer,
+    },
+    Tls {
+        reader: TlsReader<R::Reader>,
+        writer: TlsWriter<R::Writer>,
+    },
+}
+
+/// Opens a connection to `target` by `deadline` at the latest.
+pub(super) async fn open<R: Runtime>(
+    target: &Target,
+    resolver: &Resolver,
+    tls: Option<&Arc<ClientConfig>>,
+    deadlines: &Rc<Deadlines>,
+    deadline: Instant,
+) -> Result<Connection<R>, Failure> {
+    let start = runtime::now();
+    let deadline = deadline.min(start + target.connect_timeout);
+    let first_hop = target
+        .proxy
+        .as_ref()
+        .map_or(&target.origin, |proxy| &proxy.origin);
+    let mut peer = peer_name(first_hop);
+    if target.proxy.is_some() {
+        peer.insert_str(0, "proxy ");
+    }
+    let late = || Failure::Timeout {
+        phase: Phase::Connecting,
+        peer: peer.clone(),
+        after: deadline.saturating_duration_since(start),
+    };
+
+    let resolved = before::<R, _>(deadline, resolver.resolve(&first_hop.host, first_hop.port));
+    let addresses = match resolved.await {
+        None => return Err(late()),
+        Some(Err(error)) => return Err(Failure::Connect(error.to_string())),
+        Some(Ok(addresses)) => addresses,
+    };
+    let socket = match connect_any::<R>(&addresses, deadline).await {
+        Ok(socket) => socket,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(late()),
+        Err(error) => return Err(Failure::connecting(&error, &peer)),
+    };
+    let lease = deadlines.lease(socket.abort.clone());
+    // From here on operations end by abort, like those of an exchange, and none is dropped.
+    lease.arm(deadline);
+    let secured = secure::<R>(socket, target, tls, &peer).await;
+    if lease.disarm() {
+        return Err(late());
+    }
+    Ok(Connection {
+        stream: secured?,
+        lease,
+    })
+}
+
+/// Host and port, as messages name a peer.
+pub(super) fn peer_name(origin: &Origin) -> String {
+    if origin.host.contains(':') {
+        format!("[{}]:{}", origin.host, origin.port)
+    } else {
+        format!("{}:{}", origin.host, origin.port)
+    }
+}
+
+/// Tries the addresses in order. Each gets its share of the time that is left, so that one which
+/// swallows packets leaves time for the next.
+async fn connect_any<R: Runtime>(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> io::Result<Socket<R>> {
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for (tried, address) in addresses.iter().enumerate() {
+        let now = runtime::now();
+        let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let share = deadline.saturating_duration_since(now) / left;
+        match before::<R, _>(now + share, R::connect(*address)).await {
+            Some(Ok(socket)) => return Ok(socket),
+            Some(Err(error)) => failure = error,
+            None => failure = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failure)
+}
+
+/// Builds the proxy's tunnel and TLS on a fresh socket, as far as the target wants them.
+async fn secure<R: Runtime>(
+    mut socket: Socket<R>,
+    target: &Target,
+    tls: Option<&Arc<ClientConfig>>,
+    first_hop: &str,
+) -> Result<Stream<R>, Failure> {
+    if target.origin.scheme == Scheme::Http {
+        return Ok(Stream::Plain {
+            reader: socket.reader,
+            writer: socket.writer,
+        });
+    }
+    let peer = peer_name(&target.origin);
+    if let Some(proxy) = &target.proxy {
+        proxy::tunnel(
+            &mut socket.reader,
+            &mut socket.writer,
+            proxy,
+            &peer,
+            first_hop,
+        )
+        .await?;
+    }
+    let config =
+        tls.ok_or_else(|| Failure::Tls(format!("{peer}: this client was set up without TLS")))?;
+    let name = ServerName::try_from(target.origin.host.clone())
+        .map_err(|_| Failure::Tls(format!("{peer}: no certificate can be for this host name")))?;
+    match tls::handshake(socket.reader, socket.writer, Arc::clone(config), name).await {
+        Ok((reader, writer)) => Ok(Stream::Tls { reader, writer }),
+        Err(error) => {
+            let error = (error.kind() != io::ErrorKind::UnexpectedEof).then_some(error);
+            Err(Failure::cut(error.as_ref(), Phase::Connecting, &peer))
+        }
+    }
+}
+
+/// The outcome of `work` if it comes before `deadline`; else `work` is dropped.
+async fn before<R: Runtime, F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    let mut timer = pin!(R::sleep_until(deadline));
+    poll_fn(|context| {
+        if let Poll::Ready(outcome) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(outcome));
+        }
+        timer.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}

@@ -1,0 +1,129 @@
+//! Moves one exchange through one connection: the hot path.
+//!
+//! Written once for plain and TLS halves of both runtimes. In steady state it allocates nothing:
+//! the buffers are the caller's, and the reader of the response holds none.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem;
+use std::pin::pin;
+use std::task::{Poll, ready};
+use std::time::Instant;
+
+use super::deadline::Lease;
+use super::failure::Phase;
+use crate::http::{Limits, Progress, ProtocolError, Response, ResponseReader};
+use crate::runtime::{self, Read, Write};
+
+/// Least room for a read: a usual answer and its head arrive in one.
+const READ_ROOM: usize = 4 * 1024;
+
+/// The buffers of one exchange and what has been seen so far. It stays with the caller, so that
+/// the future of a sending is as small as can be.
+pub(super) struct Transfer {
+    pub(super) request: Vec<u8>,
+    pub(super) reply: Vec<u8>,
+    pub(super) first_byte_at: Option<Instant>,
+    /// Bytes that came in.
+    pub(super) received: usize,
+}
+
+/// How one sending on one connection ended.
+pub(super) struct Attempt {
+    pub(super) outcome: Result<Response, Broken>,
+    /// How far it came.
+    pub(super) phase: Phase,
+    /// Whether the request went out completely; if not, the connection is of no further use.
+    pub(super) sent: bool,
+    /// Whether the stream ended.
+    pub(super) closed: bool,
+}
+
+/// Why an attempt has no response.
+pub(super) enum Broken {
+    /// The connection ended: an error, or closed by the peer.
+    Cut(Option<io::Error>),
+    /// What came is no proper response.
+    Protocol(ProtocolError),
+}
+
+/// Sends the request and reads the answer, both at the same time: the answer to a large upload may
+/// come early (413), and the server may then stop reading. On io_uring this also submits both
+/// operations with one system call. Deadlines end it through the lease.
+pub(super) async fn perform<R: Read, W: Write>(
+    reader: &mut R,
+    writer: &mut W,
+    lease: &Lease,
+    limits: Limits,
+    transfer: &mut Transfer,
+    on_body: &mut impl FnMut(&[u8]),
+) -> Attempt {
+    let mut response = ResponseReader::new(limits);
+    let mut delivered = 0;
+    let mut closed = false;
+    let mut reserve = READ_ROOM;
+    // Whether the write is over, and if so, whether it succeeded.
+    let mut sent: Option<bool> = None;
+    let mut write = pin!(writer.write_all(mem::take(&mut transfer.request)));
+
+    let outcome = loop {
+        transfer.reply.reserve(reserve.max(READ_ROOM));
+        let read = {
+            let mut read = pin!(reader.read(mem::take(&mut transfer.reply)));
+            poll_fn(|context| {
+                if sent.is_none()
+                    && let Poll::Ready((outcome, request)) = write.as_mut().poll(context)
+                {
+                    sent = Some(outcome.is_ok());
+                    transfer.request = request;
+                }
+                let (outcome, reply) = ready!(read.as_mut().poll(context));
+                transfer.reply = reply;
+                Poll::Ready(outcome)
+            })
+            .await
+        };
+        let reply = &mut transfer.reply;
+        let progress = match read {
+            Err(error) => break Err(Broken::Cut(Some(error))),
+            Ok(0) if !response.started() => break Err(Broken::Cut(None)),
+            Ok(0) => {
+                closed = true;
+                response.finish(reply)
+            }
+            Ok(count) => {
+                transfer.received += count;
+                transfer.first_byte_at = transfer.first_byte_at.or_else(|| Some(runtime::now()));
+                response.advance(reply)
+            }
+        };
+        if let Some(body) = response.body_so_far()
+            && body.len() > delivered
+        {
+            on_body(&reply[body.start + delivered..body.end]);
+            delivered = body.len();
+        }
+        match progress {
+            Ok(Progress::NeedMore { reserve: room }) => reserve = room,
+            Ok(Progress::Done(response)) => break Ok(response),
+            Err(error) => break Err(Broken::Protocol(error)),
+        }
+    };
+
+    let phase = match sent {
+        _ if response.started() => Phase::Receiving,
+        Some(true) => Phase::Waiting,
+        Some(false) | None => Phase::Sending,
+    };
+    if sent.is_none() {
+        // Nobody will read the rest; the abort ends the write, and its buffer comes back.
+        lease.abort();
+        transfer.request = write.await.1;
+    }
+    Attempt {
+        outcome,
+        phase,
+        sent: sent == Some(true),
+        closed,
+    }
+}
