@@ -338,30 +338,34 @@ impl Coordinator {
             self.health
                 .verdict(now, self.plan.config.max_outage, MAX_OUTAGE_NEVER)
         {
-            let reasons = self.unusable_because(&reason);
+            let reasons = self.unusable_because(&reason, now);
             self.stop(Stopped::NoEndpoint(reasons), now);
         }
     }
 
-    /// One clause per endpoint: why it cannot be used.
-    fn unusable_because(&self, reason: &StopReason) -> String {
+    /// Why the run cannot go on: one clause per endpoint.
+    fn unusable_because(&self, reason: &StopReason, now: Instant) -> String {
         let clauses: Vec<String> = self
             .plan
             .endpoints
             .iter()
             .enumerate()
             .map(|(index, endpoint)| {
-                let why = match self.health.state(index, now) {
-                    State::Disabled { reason } => format!("disabled: {reason}"),
-                    _ => match &self.last_failure[index] {
-                        Some(message) => format!("last failure: {message}"),
-                        None => "cooling".to_owned(),
-                    },
+                let why = match (self.health.state(index, now), &self.last_failure[index]) {
+                    (State::Disabled { reason }, _) => format!("disabled: {reason}"),
+                    (_, Some(message)) => format!("last failure: {message}"),
+                    (_, None) => "cooling".to_owned(),
                 };
                 format!("{}: {why}", endpoint.name)
             })
             .collect();
-        format!("{reason} ({})", clauses.join("; "))
+        let head = match reason {
+            StopReason::AllDisabled(_) => "no endpoint can be used any more".to_owned(),
+            StopReason::Outage(lasted) => {
+                format!("no endpoint has been usable for {:.0} s", lasted.as_secs_f64())
+            }
+        };
+        format!("{head} ({})", clauses.join("; "))
     }
 
     /// Nothing more is sent; what is in flight may finish within the grace.

@@ -1,5 +1,7 @@
 //! A line's bytes → a request's bytes: route, body, head, in one buffer for one write.
 
+use std::borrow::Cow;
+
 use crate::batch::admission::Ticket;
 use crate::batch::shard::{Buffers, Shard};
 use crate::http::HeadTemplate;
@@ -26,16 +28,30 @@ impl<R: Runtime> Shard<R> {
                 .as_deref(),
         );
         buffers.body.clear();
-        parsed.write_body(line, &endpoint.body_rules(route.path), &mut buffers.body);
+        parsed.write_body(
+            line,
+            &endpoint.body_rules(route.path),
+            &mut buffers.body,
+        );
         buffers.request.clear();
+        let extra: Vec<(Cow<'_, str>, Cow<'_, str>)> = parsed.headers(line).collect();
         route.head.write(
-            parsed.headers(line),
+            extra.iter().map(|(name, value)| (&**name, &**value)),
             buffers.body.len(),
             &mut buffers.request,
         );
         buffers.request.extend_from_slice(&buffers.body);
         route.path
     }
+}
+
+fn head(endpoint: &Endpoint, target: &str) -> HeadTemplate {
+    let headers = endpoint.headers();
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.expose()));
+    HeadTemplate::new(&endpoint.origin, target, headers)
+        .expect("targets are percent-encoded, and headers were checked with the config")
 }
 
 /// Request heads, rendered once per endpoint and distinct route.
@@ -77,7 +93,7 @@ impl RouteCache {
                 url: url.map(str::to_owned),
                 model: model.map(str::to_owned),
                 path: route.path,
-                head: HeadTemplate::new(&endpoint.origin, &route.target, &endpoint.headers()),
+                head: head(endpoint, &route.target),
             });
             routes.len() - 1
         });

@@ -85,12 +85,12 @@ impl<R: Runtime> Shard<R> {
             .then(|| headers.get("x-request-id").or(headers.get("request-id")))
             .flatten()
             .and_then(|value| std::str::from_utf8(value).ok());
-        let hint = if response.signals.has_wait_hint() || response.status == 429 {
+        let hint = if response.signals.has_wait_hint() || response.status >= 400 {
             wait_hint::parse(
+                response.status,
                 headers.iter(),
                 body,
-                response.status,
-                runtime::unix_micros() / 1000,
+                (runtime::unix_micros() / 1000) as i64,
             )
         } else {
             WaitHint::default()
@@ -208,14 +208,26 @@ impl<R: Runtime> Shard<R> {
             .failed_attempt(ticket.endpoint, verdict.kind, tokens);
         self.admission.borrow_mut().release(ticket.endpoint);
         self.tell(ticket, verdict);
-        let spent = ticket.attempts + self.attempts_spent(ticket, verdict);
+        let disables_endpoint = match verdict.effect {
+            Effect::Disable { .. } => true,
+            Effect::Exhausted { .. } => self.another_group_is_enabled(ticket.endpoint),
+            _ => false,
+        };
+        // A failed probe and an endpoint that turned out unusable are not the line's fault.
+        let blameless =
+            disables_endpoint || (ticket.probe && verdict.effect == Effect::Transient);
+        let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
-            &self.plan.backoff,
-            verdict.retry || self.goes_elsewhere(ticket, verdict),
+            &retry::Failure {
+                retryable: verdict.retry,
+                server_wait: failed.wait,
+                disables_endpoint,
+                elsewhere: self.usable_elsewhere(ticket.endpoint, now),
+            },
             spent,
             self.plan.config.retry.max_attempts,
-            failed.wait,
-            &mut fastrand::f64,
+            &self.plan.backoff,
+            &mut random,
         );
         match decision {
             Decision::Retry { after } => {
@@ -246,28 +258,18 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
-    /// A failed probe and an endpoint that turned out to be unusable are not the line's fault.
-    fn attempts_spent(&self, ticket: &Ticket, verdict: &Verdict) -> u32 {
-        match verdict.effect {
-            Effect::Transient if ticket.probe => 0,
-            Effect::Disable { .. } => 0,
-            Effect::Exhausted { .. } if self.goes_elsewhere(ticket, verdict) => 0,
-            _ => 1,
-        }
+    /// Another endpoint may take the line now.
+    fn usable_elsewhere(&self, endpoint: usize, now: Instant) -> bool {
+        let mut admission = self.admission.borrow_mut();
+        let health = admission.health();
+        (0..self.plan.endpoints.len())
+            .any(|other| other != endpoint && health.usable(other, now))
     }
 
-    /// Whether the endpoint, not the line, is at fault for good, and another may take the line.
-    /// A line whose only endpoint was disabled is kept too: the run stops, and resumes with it.
-    fn goes_elsewhere(&self, ticket: &Ticket, verdict: &Verdict) -> bool {
-        match verdict.effect {
-            Effect::Disable { .. } => true,
-            Effect::Exhausted { .. } => self
-                .admission
-                .borrow_mut()
-                .health()
-                .any_enabled_outside_group(ticket.endpoint),
-            _ => false,
-        }
+    /// A line that met an endpoint without money goes to one that is paid from elsewhere.
+    fn another_group_is_enabled(&self, endpoint: usize) -> bool {
+        let mut admission = self.admission.borrow_mut();
+        admission.health().any_enabled_outside_group(endpoint)
     }
 
     fn tell(&self, ticket: &Ticket, verdict: &Verdict) {
@@ -374,3 +376,17 @@ impl<R: Runtime> Shard<R> {
     }
 }
 
+/// Saturating: a line of more than four billion tokens is nobody's.
+fn journal_tokens(tokens: Tokens) -> journal::Tokens {
+    let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    journal::Tokens {
+        prompt: narrow(tokens.prompt),
+        completion: narrow(tokens.completion),
+        cached: narrow(tokens.cached),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shard is where jitter's randomness comes from")]
+fn random() -> f64 {
+    fastrand::f64()
+}

@@ -108,7 +108,7 @@ impl<'a> Headers<'a> {
     }
 
     /// The fields in order: the name as sent, the value without surrounding white space.
-    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + Clone + use<'a> {
         let lines = self.0.split(|&byte| byte == b'\n').skip(1);
         lines.filter_map(|line| {
             let colon = memchr::memchr(b':', line)?;

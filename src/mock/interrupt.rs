@@ -1,23 +1,18 @@
 //! Waiting for the user to stop the trial endpoint.
 
 use std::io;
+use std::sync::mpsc;
 
-/// Catches SIGINT and SIGTERM from now on; the returned function waits for the first.
-#[cfg(unix)]
-pub(super) fn catch() -> io::Result<impl FnOnce() -> io::Result<()>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
-    Ok(move || {
-        signals.forever().next();
-        Ok(())
+/// Catches Ctrl-C, SIGTERM and SIGHUP from now on; the returned function waits for the first.
+pub(super) fn catch() -> io::Result<impl FnOnce()> {
+    let (sender, receiver) = mpsc::channel();
+    ctrlc::set_handler(move || {
+        // Nobody waits any more: the endpoint is stopping already.
+        let _ = sender.send(());
     })
-}
-
-/// Catches Ctrl-C; the returned function waits for it.
-#[cfg(not(unix))]
-pub(super) fn catch() -> io::Result<impl FnOnce() -> io::Result<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    Ok(move || runtime.block_on(tokio::signal::ctrl_c()))
+    .map_err(io::Error::other)?;
+    Ok(move || {
+        // The handler, and with it the sender, lives as long as the process.
+        let _ = receiver.recv();
+    })
 }

@@ -102,7 +102,7 @@ pub fn run(args: MockArgs) -> io::Result<()> {
     let interrupted = interrupt::catch()?;
     let mock = Mock::start(args.into_options()?)?;
     eprintln!("listening on {}", mock.url(""));
-    interrupted()?;
+    interrupted();
     let stats = Stats {
         arrivals_us: Vec::new(),
         seen: Default::default(),

@@ -8,7 +8,6 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::config::RetryConfig;
-use crate::error::ErrorKind;
 
 /// Exponential backoff with full jitter: a wait is uniform between 0 and a bound that grows with
 /// each attempt, so that lines that failed together do not return together.
@@ -52,12 +51,9 @@ impl Backoff {
 /// One failed attempt, as far as repeating it goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Failure {
-    /// What failed.
-    pub kind: ErrorKind,
-    /// The HTTP status, if a response began.
-    pub status: Option<u16>,
-    /// The server's `x-should-retry`.
-    pub should_retry: Option<bool>,
+    /// The same request may succeed later or elsewhere: the provider's verdict on the answer, or
+    /// the transport's on its failure.
+    pub retryable: bool,
     /// How long the server asked to wait.
     pub server_wait: Option<Duration>,
     /// The endpoint refuses every request and is now disabled (401, 403, unknown model).
@@ -95,10 +91,7 @@ pub fn decide(
             after: Duration::ZERO,
         };
     }
-    let worthwhile = failure
-        .should_retry
-        .unwrap_or_else(|| is_transient(failure.kind, failure.status));
-    if !worthwhile || is_ours(failure.kind) || attempts_made >= max_attempts {
+    if !failure.retryable || attempts_made >= max_attempts {
         return Decision::GiveUp;
     }
     let jitter = backoff.wait(attempts_made, random);
@@ -110,37 +103,6 @@ pub fn decide(
     Decision::Retry {
         after: server_wait.saturating_add(jitter),
     }
-}
-
-/// Whether the same request may succeed later or elsewhere (specification, section 7).
-fn is_transient(kind: ErrorKind, status: Option<u16>) -> bool {
-    match kind {
-        ErrorKind::Connect
-        | ErrorKind::Tls
-        | ErrorKind::Timeout
-        | ErrorKind::Protocol
-        | ErrorKind::NotJson
-        | ErrorKind::RateLimited
-        | ErrorKind::ServerError => true,
-        // 408 request timeout, 409 conflict, 425 too early; 498 (Groq: capacity) and 499 (the
-        // server saw its client go) are server-side oddities of this field.
-        ErrorKind::BadRequest => matches!(status, Some(408 | 409 | 425 | 429 | 498 | 499)),
-        ErrorKind::InvalidInput
-        | ErrorKind::QuotaExhausted
-        | ErrorKind::Auth
-        | ErrorKind::NotFound
-        | ErrorKind::TooLarge
-        | ErrorKind::Redirect
-        | ErrorKind::Cancelled => false,
-    }
-}
-
-/// Failures on this side, which no server's wish changes.
-fn is_ours(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::InvalidInput | ErrorKind::TooLarge | ErrorKind::Cancelled
-    )
 }
 
 /// A line that waits for its next attempt.

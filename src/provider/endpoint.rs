@@ -238,6 +238,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether [`Endpoint::route`] looks at the body's model at all.
+    pub fn routes_by_model(&self) -> bool {
+        matches!(self.addressing, Addressing::Azure(_)) && self.model.is_none()
+    }
+
     /// Where a GET asks whether the endpoint is alive: the configured path, else the provider's.
     pub fn health_route(&self) -> Route {
         let path = self

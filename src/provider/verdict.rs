@@ -41,6 +41,18 @@ pub struct Verdict {
     pub message: String,
 }
 
+impl Verdict {
+    /// A failure that may pass, and counts towards the endpoint's streak.
+    pub fn transient(kind: ErrorKind, message: String) -> Self {
+        Self {
+            kind,
+            retry: true,
+            effect: Effect::Transient,
+            message,
+        }
+    }
+}
+
 /// What an answer does to its endpoint's standing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
