@@ -6,6 +6,9 @@ use std::time::Duration;
 /// jitter of its timers, and a burst is.
 const BURST_SECONDS: f64 = 1.0;
 
+/// The longest wait that is told: a day, however low the limit.
+const WAIT_SECONDS_MAX: f64 = 86_400.0;
+
 /// A token bucket; one token is one request.
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -53,12 +56,12 @@ impl Bucket {
             self.tokens -= 1.0;
             None
         } else {
-            Some(Duration::from_secs_f64((1.0 - self.tokens) / self.limit))
+            Some(self.time_for(1.0 - self.tokens))
         };
         Some(Quota {
             limit: self.limit,
             remaining: self.tokens as u64,
-            reset: Duration::from_secs_f64((self.capacity() - self.tokens).max(0.0) / self.limit),
+            reset: self.time_for(self.capacity() - self.tokens),
             wait,
         })
     }
@@ -78,6 +81,11 @@ impl Bucket {
         let elapsed = now.saturating_sub(self.updated).as_secs_f64();
         self.tokens = (self.tokens + elapsed * self.limit).min(self.capacity());
         self.updated = now;
+    }
+
+    /// How long `tokens` take to come in.
+    fn time_for(&self, tokens: f64) -> Duration {
+        Duration::from_secs_f64((tokens.max(0.0) / self.limit).min(WAIT_SECONDS_MAX))
     }
 
     fn capacity(&self) -> f64 {
@@ -118,6 +126,16 @@ mod tests {
         );
         assert_eq!(bucket.take(ms(125)).unwrap().wait, Some(ms(125)));
         assert_eq!(bucket.take(ms(250)).unwrap().wait, None);
+    }
+
+    #[test]
+    fn the_lowest_limit_has_a_finite_wait() {
+        let mut bucket = Bucket::new(Some(f64::MIN_POSITIVE), &[]);
+        bucket.take(ms(0));
+        assert_eq!(
+            bucket.take(ms(0)).unwrap().wait,
+            Some(Duration::from_secs(86_400))
+        );
     }
 
     #[test]

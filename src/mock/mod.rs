@@ -4,8 +4,8 @@
 //! A request goes one way through it: `wire` finds where it ends, `route` and `request` say what
 //! it is, `stats` count it, `plan` decides what becomes of it, `answer` and `failure` write the
 //! body, and `respond` compiles all that into a [`Scripted`]: bytes, pauses and an end, faults
-//! included. `connection` plays it; `server` owns the threads. All but the last two and `respond`
-//! are pure.
+//! included. `connection` plays it; `server` owns the threads, `state` the clock and the books.
+//! What decides (`plan`, `limit`, `answer`, …) is pure.
 
 mod answer;
 mod connection;

@@ -226,20 +226,12 @@ impl Default for MockOptions {
 impl MockOptions {
     /// Whether every value is within its bounds; [`super::Mock::start`] asks first.
     pub(super) fn check(&self) -> Result<(), String> {
-        let faults = [
-            self.reset_rate,
-            self.truncate_rate,
-            self.close_rate,
-            self.garbage_rate,
-            self.slow_rate,
-            self.hang_rate,
-        ];
         let errors: f64 = self
             .error_rate
             .iter()
             .map(|rate| rate.probability.get())
             .sum();
-        let sum = errors + faults.iter().map(|rate| rate.get()).sum::<f64>();
+        let sum = errors + self.fault_rates().iter().sum::<f64>();
         // A sum of decimal fractions may miss 1 by its rounding.
         if sum > 1.0 + 1e-9 {
             return Err(format!(
@@ -264,10 +256,9 @@ impl MockOptions {
         {
             return Err("tokens-per-second must be above 0".to_owned());
         }
-        if self
-            .rate_limit
-            .is_some_and(|limit| !limit.is_finite() || limit < 0.0)
-        {
+        let later = self.rate_limit_at.iter().map(|change| change.limit);
+        let mut limits = self.rate_limit.into_iter().chain(later);
+        if limits.any(|limit| !limit.is_finite() || limit < 0.0) {
             return Err("rate-limit must be 0 (no limit) or more".to_owned());
         }
         if self
@@ -280,19 +271,23 @@ impl MockOptions {
         Ok(())
     }
 
-    /// Whether a decision depends on how often a body was seen, so that it must be counted.
-    pub(super) fn counts_attempts(&self) -> bool {
-        let rates = [
+    fn fault_rates(&self) -> [f64; 6] {
+        [
             self.reset_rate,
             self.truncate_rate,
             self.close_rate,
             self.garbage_rate,
             self.slow_rate,
             self.hang_rate,
-        ];
+        ]
+        .map(Probability::get)
+    }
+
+    /// Whether a decision depends on how often a body was seen, so that it must be counted.
+    pub(super) fn counts_attempts(&self) -> bool {
         self.fail_first_attempts.is_some()
             || !self.error_rate.is_empty()
-            || rates.iter().any(|rate| rate.get() > 0.0)
+            || self.fault_rates().iter().any(|&rate| rate > 0.0)
             || self.latency.varies()
             || self.ttft.varies()
     }

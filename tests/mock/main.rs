@@ -1,0 +1,6 @@
+//! The trial endpoint over real sockets.
+
+mod answers;
+mod client;
+mod faults;
+mod limits;
