@@ -181,4 +181,3 @@ struct Silent;
 impl Observer for Silent {
     fn tick(&mut self, _snapshot: &Snapshot) {}
 }
-

@@ -146,10 +146,17 @@ fn platforms_and_backends_stay_in_runtime() {
         if source.module == "runtime" {
             return None;
         }
-        ["cfg(feature", "cfg(target_os", "cfg(unix", "cfg(windows", "cfg(not(unix", "monoio::"]
-            .iter()
-            .find(|banned| line.contains(**banned))
-            .map(|banned| format!("{banned} belongs into src/runtime"))
+        [
+            "cfg(feature",
+            "cfg(target_os",
+            "cfg(unix",
+            "cfg(windows",
+            "cfg(not(unix",
+            "monoio::",
+        ]
+        .iter()
+        .find(|banned| line.contains(**banned))
+        .map(|banned| format!("{banned} belongs into src/runtime"))
     }));
 }
 
@@ -167,10 +174,15 @@ fn no_locks_in_the_hot_path() {
         if !["batch", "client", "policy", "http"].contains(&source.module.as_str()) {
             return None;
         }
-        ["Arc<Mutex", "Arc<RwLock", "std::sync::Mutex", "std::sync::RwLock"]
-            .iter()
-            .find(|banned| line.contains(**banned))
-            .map(|banned| format!("{banned}: shards share nothing"))
+        [
+            "Arc<Mutex",
+            "Arc<RwLock",
+            "std::sync::Mutex",
+            "std::sync::RwLock",
+        ]
+        .iter()
+        .find(|banned| line.contains(**banned))
+        .map(|banned| format!("{banned}: shards share nothing"))
     }));
 }
 
@@ -183,8 +195,14 @@ fn pure_machines_do_no_io_and_read_no_clock() {
             return None;
         }
         [
-            "Instant::now", "SystemTime::now", "std::net::Tcp", "std::fs", "std::env", "std::thread",
-            "fastrand::", "File::",
+            "Instant::now",
+            "SystemTime::now",
+            "std::net::Tcp",
+            "std::fs",
+            "std::env",
+            "std::thread",
+            "fastrand::",
+            "File::",
         ]
         .iter()
         .find(|banned| line.contains(**banned))

@@ -486,9 +486,7 @@ impl Source {
                 self.next = Some((line, parsed));
                 Filled::Ready
             }
-            Err(InvalidLine { message }) => {
-                Filled::Refused(line, ErrorKind::InvalidInput, message)
-            }
+            Err(InvalidLine { message }) => Filled::Refused(line, ErrorKind::InvalidInput, message),
         }
     }
 }

@@ -306,8 +306,8 @@ impl Coordinator {
         for transition in self.health.poll(now) {
             let endpoint = transition.endpoint;
             let view = self.health.view(endpoint);
-            for shard in &self.shards {
-                shard.orders.send(Order::Endpoint(endpoint, view));
+            for shard in 0..self.shards.len() {
+                self.order(shard, Order::Endpoint(endpoint, view));
             }
         }
     }
@@ -317,8 +317,8 @@ impl Coordinator {
             && now >= leave_at
         {
             self.leave_at = None;
-            for shard in &self.shards {
-                shard.orders.send(Order::Exit);
+            for shard in 0..self.shards.len() {
+                self.order(shard, Order::Exit);
             }
         }
         if self.stopped.is_some() {
@@ -362,7 +362,10 @@ impl Coordinator {
         let head = match reason {
             StopReason::AllDisabled(_) => "no endpoint can be used any more".to_owned(),
             StopReason::Outage(lasted) => {
-                format!("no endpoint has been usable for {:.0} s", lasted.as_secs_f64())
+                format!(
+                    "no endpoint has been usable for {:.0} s",
+                    lasted.as_secs_f64()
+                )
             }
         };
         format!("{head} ({})", clauses.join("; "))
@@ -375,13 +378,14 @@ impl Coordinator {
         }
         self.stopped = Some(stopped);
         self.leave_at = Some(now + self.plan.config.grace.max(LEAVE_WITHIN.min(TICK)));
-        for shard in &self.shards {
-            shard.orders.send(Order::Stop);
+        for shard in 0..self.shards.len() {
+            self.order(shard, Order::Stop);
         }
     }
 
     fn order(&self, shard: usize, order: Order) {
-        self.shards[shard].orders.send(order);
+        // A shard that has left needs no orders.
+        let _ = self.shards[shard].orders.send(order);
     }
 
     /// The run as it stands.

@@ -28,11 +28,7 @@ impl<R: Runtime> Shard<R> {
                 .as_deref(),
         );
         buffers.body.clear();
-        parsed.write_body(
-            line,
-            &endpoint.body_rules(route.path),
-            &mut buffers.body,
-        );
+        parsed.write_body(line, &endpoint.body_rules(route.path), &mut buffers.body);
         buffers.request.clear();
         let extra: Vec<(Cow<'_, str>, Cow<'_, str>)> = parsed.headers(line).collect();
         route.head.write(

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::client::{PoolSettings, Target};
 use crate::config::{Config, Rate};
 use crate::http::{Limits, MAX_HEAD_BYTES};
-use crate::policy::retry::Backoff;
 use crate::metrics::{Availability, EndpointState};
+use crate::policy::retry::Backoff;
 use crate::provider::Endpoint;
 
 /// Keep-alive connections idle for longer than this are closed by us: common servers and load

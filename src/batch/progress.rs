@@ -30,8 +30,7 @@ impl Pace {
     pub fn current(&mut self, snapshot: &Snapshot) -> f64 {
         let now = (snapshot.elapsed, snapshot.done());
         self.points.push_back(now);
-        while self.points.len() > 2
-            && now.0.saturating_sub(self.points[1].0) >= CURRENT_RATE_WINDOW
+        while self.points.len() > 2 && now.0.saturating_sub(self.points[1].0) >= CURRENT_RATE_WINDOW
         {
             self.points.pop_front();
         }
@@ -169,7 +168,12 @@ fn eta(snapshot: &Snapshot, current_rate: f64) -> String {
         return "-".to_owned();
     }
     let seconds = (left as f64 / current_rate).ceil() as u64;
-    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+    match (
+        seconds / 86_400,
+        seconds / 3600 % 24,
+        seconds / 60 % 60,
+        seconds % 60,
+    ) {
         (0, 0, 0, seconds) => format!("{seconds}s"),
         (0, 0, minutes, seconds) => format!("{minutes}m{seconds:02}s"),
         (0, hours, minutes, _) => format!("{hours}h{minutes:02}m"),

@@ -61,7 +61,7 @@ impl<R: Runtime> Shard<R> {
                 }
             }
         };
-        self.settle_failure(ticket, line, sent, now, &failed);
+        self.settle_failure(ticket, line, now, &failed);
     }
 
     /// Writes the success record; `None` if that was it, else why the attempt failed after all.
@@ -193,14 +193,7 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// Tells the coordinator, then parks the line or writes its failure record.
-    fn settle_failure(
-        &self,
-        ticket: &Ticket,
-        line: &[u8],
-        sent: Instant,
-        now: Instant,
-        failed: &Failed<'_>,
-    ) {
+    fn settle_failure(&self, ticket: &Ticket, line: &[u8], now: Instant, failed: &Failed<'_>) {
         let verdict = &failed.verdict;
         let tokens = failed.body.and_then(usage_of).unwrap_or_default();
         self.metrics
@@ -214,8 +207,7 @@ impl<R: Runtime> Shard<R> {
             _ => false,
         };
         // A failed probe and an endpoint that turned out unusable are not the line's fault.
-        let blameless =
-            disables_endpoint || (ticket.probe && verdict.effect == Effect::Transient);
+        let blameless = disables_endpoint || (ticket.probe && verdict.effect == Effect::Transient);
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -262,8 +254,7 @@ impl<R: Runtime> Shard<R> {
     fn usable_elsewhere(&self, endpoint: usize, now: Instant) -> bool {
         let mut admission = self.admission.borrow_mut();
         let health = admission.health();
-        (0..self.plan.endpoints.len())
-            .any(|other| other != endpoint && health.usable(other, now))
+        (0..self.plan.endpoints.len()).any(|other| other != endpoint && health.usable(other, now))
     }
 
     /// A line that met an endpoint without money goes to one that is paid from elsewhere.
@@ -386,7 +377,10 @@ fn journal_tokens(tokens: Tokens) -> journal::Tokens {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the shard is where jitter's randomness comes from")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the shard is where jitter's randomness comes from"
+)]
 fn random() -> f64 {
     fastrand::f64()
 }

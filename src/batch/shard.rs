@@ -93,7 +93,11 @@ impl<R: Runtime> Shard<R> {
             admission: RefCell::new(Admission::new(Opening {
                 shard: start.id,
                 started: runtime::now(),
-                weights: plan.endpoints.iter().map(|endpoint| endpoint.weight).collect(),
+                weights: plan
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| endpoint.weight)
+                    .collect(),
                 groups: plan.groups.clone(),
                 workers: start.workers,
                 endpoints: start.endpoints,

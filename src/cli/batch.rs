@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use indicatif::MultiProgress;
 
 use crate::batch::coordinator::{Observer, Stopped};
-use crate::cli::flags::BatchArgs;
+use crate::batch::progress::PlainLines;
+use crate::cli::live::LiveBlock;
 use crate::cli::metrics_server::MetricsServer;
-use crate::cli::progress::{LiveBlock, PlainLines};
 use crate::cli::{dry_run, logging, signals};
-use crate::config::{Config, Console, Job, OutputTarget};
+use crate::config::{Config, Console, Job, OutputTarget, Settings};
 use crate::metrics::{Snapshot, prometheus};
 use crate::processor::{Interrupt, ProcessingResult, Processor, RunError};
 
@@ -19,11 +19,20 @@ pub const EXIT_NOTHING_RAN: u8 = 1;
 const EXIT_SOME_FAILED: u8 = 3;
 const EXIT_STOPPED: u8 = 4;
 
-/// Runs `job` as the command line describes it.
-pub fn run(config: Config, job: &Job, console: &Console) -> ExitCode {
+/// Runs a batch as flags, environment and file describe it.
+pub fn run(settings: Settings) -> ExitCode {
+    let Settings {
+        config,
+        job,
+        console,
+        notes,
+    } = settings;
     let block = MultiProgress::new();
-    logging::start(console, &block);
-    match try_run(config, job, console, &block) {
+    logging::start(console.verbose, console.json_logs, &block);
+    for note in notes {
+        tracing::info!("{note}");
+    }
+    match try_run(config, &job, &console, &block) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("error: {error}");
@@ -41,16 +50,21 @@ fn try_run(
     let processor = Processor::new(config)?;
     if job.dry_run {
         let checked = dry_run::check(&processor, job, &mut io::stderr())?;
-        return Ok(if checked.invalid > 0 { EXIT_SOME_FAILED } else { 0 });
+        return Ok(if checked.invalid > 0 {
+            EXIT_SOME_FAILED
+        } else {
+            0
+        });
     }
     let (interrupt, interrupts) = Interrupt::channel();
     if let Err(error) = signals::connect(interrupt) {
         tracing::warn!("signals will end the run without grace: {error}");
     }
     let server = match console.metrics_addr {
-        Some(address) => Some(MetricsServer::start(address).map_err(|error| {
-            RunError::Setup(format!("--metrics-addr {address}: {error}"))
-        })?),
+        Some(address) => Some(
+            MetricsServer::start(address)
+                .map_err(|error| RunError::Setup(format!("--metrics-addr {address}: {error}")))?,
+        ),
         None => None,
     };
     let mut display = Display {
@@ -111,21 +125,5 @@ fn exit_status(result: &ProcessingResult) -> u8 {
         Some(_) => EXIT_STOPPED,
         None if result.summary.failure_count > 0 => EXIT_SOME_FAILED,
         None => 0,
-    }
-}
-
-/// Parsed flags → a run.
-pub fn run_args(args: &BatchArgs) -> ExitCode {
-    match args.load() {
-        Ok((config, job, console, notes)) => {
-            for note in notes {
-                eprintln!("note: {note}");
-            }
-            run(config, &job, &console)
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(error.exit_status())
-        }
     }
 }

@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::cli::batch;
-use crate::config::{Config, Console, EndpointConfig, InputSource, Job, OutputTarget, Rate};
-use crate::mock::{Mock, options::MockOptions};
+use crate::config::{
+    Config, Console, EndpointConfig, InputSource, Job, OutputTarget, Rate, Settings,
+};
+use crate::mock::{Mock, MockOptions};
 
 /// Records shown at the end.
 const RECORDS_SHOWN: usize = 2;
@@ -59,7 +61,10 @@ fn try_run(args: &DemoArgs) -> io::Result<ExitCode> {
             .expect("a constant that the mock's own parser accepts"),
         error_rate: ["429=0.01", "500=0.01"]
             .iter()
-            .map(|rate| rate.parse().expect("a constant that the mock's own parser accepts"))
+            .map(|rate| {
+                rate.parse()
+                    .expect("a constant that the mock's own parser accepts")
+            })
             .collect(),
         ..MockOptions::default()
     })?;
@@ -94,7 +99,12 @@ fn try_run(args: &DemoArgs) -> io::Result<ExitCode> {
         retry_errors: false,
         dry_run: false,
     };
-    let code = batch::run(config, &job, &Console::default());
+    let code = batch::run(Settings {
+        config,
+        job,
+        console: Console::default(),
+        notes: Vec::new(),
+    });
     show_records(&output)?;
     let stats = mock.stats();
     eprintln!(
@@ -110,7 +120,10 @@ fn write_input(path: &Path, lines: u64) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(path)?);
     for number in 1..=lines {
         if number % 2 == 1 {
-            writeln!(out, r#"{{"input": "What is {number} in Roman numerals?", "id": {number}}}"#)?;
+            writeln!(
+                out,
+                r#"{{"input": "What is {number} in Roman numerals?", "id": {number}}}"#
+            )?;
         } else {
             writeln!(
                 out,
@@ -126,10 +139,17 @@ fn show_records(output: &Path) -> io::Result<()> {
         return Ok(());
     }
     eprintln!("the first records of {}:", output.display());
-    for record in BufReader::new(File::open(output)?).lines().take(RECORDS_SHOWN) {
+    for record in BufReader::new(File::open(output)?)
+        .lines()
+        .take(RECORDS_SHOWN)
+    {
         let record = record?;
         let shown: String = record.chars().take(RECORD_WIDTH).collect();
-        let cut = if shown.len() < record.len() { "…" } else { "" };
+        let cut = if shown.len() < record.len() {
+            "…"
+        } else {
+            ""
+        };
         eprintln!("  {shown}{cut}");
     }
     Ok(())

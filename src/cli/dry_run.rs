@@ -29,6 +29,7 @@ pub fn check(processor: &Processor, job: &Job, out: &mut dyn Write) -> Result<Ch
         invalid: 0,
     };
     let mut parsed = Parsed::default();
+    let mut released = 0;
     for range in scan.ranges {
         let mut cursor = LineCursor::new(range);
         while let Some(line) = cursor.next(&input) {
@@ -44,13 +45,22 @@ pub fn check(processor: &Processor, job: &Job, out: &mut dyn Write) -> Result<Ch
             };
             checked.invalid += 1;
             if checked.invalid <= INVALID_SHOWN {
-                say(out, format_args!("{}:{}: {problem}", input.path().display(), line.number));
+                say(
+                    out,
+                    format_args!("{}:{}: {problem}", input.path().display(), line.number),
+                );
             }
         }
-        input.release_before(range.end);
+        released = input.release_before(released..range.end);
     }
     if checked.invalid > INVALID_SHOWN {
-        say(out, format_args!("… and {} more invalid lines", checked.invalid - INVALID_SHOWN));
+        say(
+            out,
+            format_args!(
+                "… and {} more invalid lines",
+                checked.invalid - INVALID_SHOWN
+            ),
+        );
     }
     describe(processor.config(), job, &input, &checked, out);
     Ok(checked)
@@ -75,7 +85,10 @@ fn describe(config: &Config, job: &Job, input: &Input, checked: &Checked, out: &
         Some(OutputTarget::Stdout) => "standard output".to_owned(),
         None => "counted, not kept (no -o)".to_owned(),
     };
-    say(out, format_args!("  output    {output}\n  errors    {}", job.errors.display()));
+    say(
+        out,
+        format_args!("  output    {output}\n  errors    {}", job.errors.display()),
+    );
     let rate = match config.request.rate_limit {
         Rate::Unlimited => "no limit".to_owned(),
         Rate::PerSecond(rate) => format!("{rate} requests/s"),

@@ -11,11 +11,13 @@ use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::cli::demo::DemoArgs;
 pub use crate::config::{Console, Job};
 use crate::config::{
     Durability, Format, Given, InputSource, Order, Origin, OutputTarget, Overrides, Rate,
     RuntimeChoice, Secret, parse_boolean, parse_bytes, parse_duration, parse_socket_address,
 };
+use crate::mock::MockArgs;
 
 /// Every flag's variable begins with this, then its long name in capitals with underscores.
 const VARIABLE_PREFIX: &str = "BLAZE_";
@@ -50,12 +52,12 @@ pub struct Cli {
 }
 
 /// The jobs besides the batch, which needs no subcommand.
-#[derive(Clone, Debug, PartialEq, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Run a small batch end to end against a built-in endpoint: no key, no network
-    Demo,
+    Demo(DemoArgs),
     /// Serve a trial endpoint on loopback: deterministic replies, latency and faults
-    Mock,
+    Mock(MockArgs),
 }
 
 /// The batch's flags and the environment's answers to the same names, not yet merged.

@@ -28,17 +28,14 @@ impl<'a> MakeWriter<'a> for AroundBlock {
     }
 }
 
-/// Starts logging; a second call changes nothing. `-v` adds debug, `-vv` trace; `filter`, in the
-/// syntax of tracing's `EnvFilter`, beats both.
-pub fn start(verbose: u8, json: bool, filter: Option<&str>, block: &MultiProgress) {
+/// Starts logging; a second call changes nothing. `-v` adds debug, `-vv` trace.
+pub fn start(verbose: u8, json: bool, block: &MultiProgress) {
     let level = match verbose {
         0 => "info",
         1 => "debug",
         _ => "trace",
     };
-    let filter = filter
-        .and_then(|filter| EnvFilter::try_new(filter).ok())
-        .unwrap_or_else(|| EnvFilter::new(format!("warn,blaze_uring={level}")));
+    let filter = EnvFilter::new(format!("warn,blaze_uring={level}"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

@@ -139,7 +139,9 @@ mod tests {
         let mut stream = TcpStream::connect(address).expect("the server listens");
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("answered and closed");
+        stream
+            .read_to_string(&mut answer)
+            .expect("answered and closed");
         answer
     }
 
@@ -148,16 +150,25 @@ mod tests {
         let server = MetricsServer::start(([127, 0, 0, 1], 0).into()).expect("a free port");
         server.publish("blaze_lines_total 1\n".to_owned());
         server.publish("blaze_lines_total 2\n".to_owned());
-        let answer = get(server.address(), "GET /metrics?x=1 HTTP/1.1\r\nhost: x\r\n\r\n");
+        let answer = get(
+            server.address(),
+            "GET /metrics?x=1 HTTP/1.1\r\nhost: x\r\n\r\n",
+        );
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(answer.ends_with("\r\n\r\nblaze_lines_total 2\n"), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\nblaze_lines_total 2\n"),
+            "{answer}"
+        );
         for (request, status) in [
             ("GET /other HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
             ("POST /metrics HTTP/1.1\r\nhost: x\r\n\r\n", "400"),
             ("garbage\r\n\r\n", "400"),
         ] {
             let answer = get(server.address(), request);
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request} → {answer}");
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{request} → {answer}"
+            );
         }
     }
 }

@@ -257,16 +257,12 @@ mod tests {
         assert!(longest <= ms(400) && longest > ms(399));
     }
 
-    fn failure(kind: ErrorKind, status: u16) -> Failure {
-        Failure {
-            kind,
-            status: (status > 0).then_some(status),
-            should_retry: None,
-            server_wait: None,
-            disables_endpoint: false,
-            elsewhere: false,
-        }
-    }
+    const FAILED: Failure = Failure {
+        retryable: true,
+        server_wait: None,
+        disables_endpoint: false,
+        elsewhere: false,
+    };
 
     fn decided(failure: &Failure, attempts_made: u32) -> Decision {
         decide(
@@ -279,65 +275,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_retried() {
-        let check = |kind, status, expect: bool| {
-            let decision = decided(&failure(kind, status), 1);
-            let retried = matches!(decision, Decision::Retry { .. });
-            assert_eq!(retried, expect, "{kind} {status}");
+    fn what_no_attempt_can_cure_is_given_up() {
+        let hopeless = Failure {
+            retryable: false,
+            ..FAILED
         };
-        for kind in [
-            ErrorKind::Connect,
-            ErrorKind::Tls,
-            ErrorKind::Timeout,
-            ErrorKind::Protocol,
-        ] {
-            check(kind, 0, true);
-        }
-        check(ErrorKind::NotJson, 200, true);
-        check(ErrorKind::RateLimited, 429, true);
-        for status in [408, 409, 425, 498, 499] {
-            check(ErrorKind::BadRequest, status, true);
-        }
-        for status in [498, 499, 500, 502, 503, 504, 529] {
-            check(ErrorKind::ServerError, status, true);
-        }
-        for status in [400, 402, 405, 413, 415, 422, 431] {
-            check(ErrorKind::BadRequest, status, false);
-        }
-        check(ErrorKind::QuotaExhausted, 429, false);
-        check(ErrorKind::Auth, 401, false);
-        check(ErrorKind::NotFound, 404, false);
-        check(ErrorKind::Redirect, 302, false);
-        check(ErrorKind::TooLarge, 200, false);
-        check(ErrorKind::InvalidInput, 0, false);
-        check(ErrorKind::Cancelled, 0, false);
-    }
-
-    #[test]
-    fn the_server_has_a_say() {
-        let check = |kind, status, should_retry, expect: bool| {
-            let failure = Failure {
-                should_retry: Some(should_retry),
-                ..failure(kind, status)
-            };
-            let retried = matches!(decided(&failure, 1), Decision::Retry { .. });
-            assert_eq!(retried, expect, "{kind} {status} {should_retry}");
-        };
-        check(ErrorKind::BadRequest, 400, true, true);
-        check(ErrorKind::RateLimited, 429, false, false);
-        check(ErrorKind::ServerError, 503, false, false);
-        check(ErrorKind::TooLarge, 200, true, false);
+        assert_eq!(decided(&hopeless, 1), Decision::GiveUp);
     }
 
     #[test]
     fn attempts_run_out_but_not_through_a_disabled_endpoint() {
-        let failed = failure(ErrorKind::ServerError, 500);
+        let failed = FAILED;
         assert_eq!(decided(&failed, 2), Decision::Retry { after: ms(100) });
         assert_eq!(decided(&failed, 3), Decision::GiveUp);
         assert_eq!(decided(&failed, 4), Decision::GiveUp);
         let refused = Failure {
             disables_endpoint: true,
-            ..failure(ErrorKind::Auth, 401)
+            ..FAILED
         };
         assert_eq!(
             decided(&refused, 3),
@@ -353,7 +307,7 @@ mod tests {
             let failed = Failure {
                 server_wait,
                 elsewhere,
-                ..failure(ErrorKind::RateLimited, 429)
+                ..FAILED
             };
             assert_eq!(decided(&failed, 1), Decision::Retry { after: expect });
         };

@@ -16,7 +16,7 @@ use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
 use crate::batch::message::{Event, Report};
 use crate::batch::plan::Plan;
-use crate::batch::segment::{ShardLog, StorageError};
+use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
 use crate::client::{self, ProxyRules, load_tls};
@@ -67,7 +67,13 @@ pub(super) fn run(
     if let Some(merged) = published {
         tracing::info!("the run had finished before; its final files are in place");
         folder.remove()?;
-        return Ok(conclude(job, &scan, None, &still(&setup.plan, &scan, merged), merged));
+        return Ok(conclude(
+            job,
+            &scan,
+            None,
+            &still(&setup.plan, &scan, merged),
+            merged,
+        ));
     }
     let before = resume.as_ref().map_or(Merged::default(), |resume| Merged {
         succeeded: resume.succeeded,
@@ -88,7 +94,15 @@ pub(super) fn run(
             snapshot: still(&setup.plan, &scan, before),
         }
     } else {
-        setup.drive(&folder, Arc::new(input), done, &scan, before, observer, interrupts)?
+        setup.drive(
+            &folder,
+            Arc::new(input),
+            done,
+            &scan,
+            before,
+            observer,
+            interrupts,
+        )?
     };
     let recorded = Merged {
         succeeded: snapshot.succeeded(),
@@ -189,7 +203,10 @@ impl Setup {
     }
 
     /// Starts the shards and coordinates them until all have left.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a run meet here, once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a run meet here, once"
+    )]
     fn drive(
         &self,
         folder: &RunFolder,
@@ -304,7 +321,10 @@ impl Ended {
 impl Drop for Ended {
     fn drop(&mut self) {
         if !self.told {
-            self.send(Err(format!("shard {} panicked; please report this", self.id)));
+            self.send(Err(format!(
+                "shard {} panicked; please report this",
+                self.id
+            )));
         }
     }
 }
@@ -346,7 +366,12 @@ fn plan(processor: &Processor) -> Result<Plan, RunError> {
         }
         false => None,
     };
-    Ok(Plan::new(config.clone(), processor.endpoints.clone(), targets, tls))
+    Ok(Plan::new(
+        config.clone(),
+        processor.endpoints.clone(),
+        targets,
+        tls,
+    ))
 }
 
 fn choose_backend(config: &Config) -> Result<Backend, RunError> {
@@ -446,7 +471,10 @@ fn tempfile_path() -> PathBuf {
     ))
 }
 
-#[expect(clippy::disallowed_methods, reason = "owns the temporary copy of standard input")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "owns the temporary copy of standard input"
+)]
 fn remove_quietly(path: &Path) {
     // A leftover in the temporary folder is not worth failing for.
     let _ = std::fs::remove_file(path);

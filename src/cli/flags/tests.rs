@@ -400,13 +400,13 @@ fn values_that_parse_but_cannot_work_name_their_origin_and_exit_2() {
 #[test]
 fn subcommands_are_found_and_unbothered_by_the_batch_environment() {
     let cli = try_parse("demo", &[("BLAZE_RATE", "nonsense")]).expect("a subcommand");
-    assert_eq!(cli.command, Some(Command::Demo));
+    assert!(matches!(cli.command, Some(Command::Demo(_))));
     assert_eq!(cli.batch.overrides(), Overrides::default());
-    assert_eq!(
+    assert!(matches!(
         try_parse("mock", &[]).expect("a subcommand").command,
-        Some(Command::Mock)
-    );
-    assert_eq!(try_parse("-i x", &[]).expect("a batch").command, None);
+        Some(Command::Mock(_))
+    ));
+    assert!(try_parse("-i x", &[]).expect("a batch").command.is_none());
 }
 
 #[test]
