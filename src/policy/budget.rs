@@ -70,7 +70,8 @@ impl Budget {
     /// Settles an estimate: `delta` units more (or, negative, fewer) were spent than leased.
     /// Leases that were not used at all come back in the same way.
     pub fn correct(&mut self, delta: i64) {
-        self.level = (self.level - delta as f64).min(self.depth);
+        // The next lease cuts what exceeds the depth.
+        self.level -= delta as f64;
     }
 
     fn refill(&mut self, now: Instant) {

@@ -104,11 +104,17 @@ impl Pacer {
     /// # Panics
     /// If `per_second` is not a positive number.
     pub fn set_rate(&mut self, per_second: f64, now: Instant) {
-        let old_spacing = nanoseconds(self.spacing_ns);
-        self.spacing_ns = spacing_ns(per_second);
-        // Slots of a slow rate may be leased seconds ahead; a faster one must not wait for them.
-        let leased_until = self.next.checked_sub(old_spacing).unwrap_or(now);
-        self.next = leased_until.min(now + HORIZON) + nanoseconds(self.spacing_ns);
+        let old_ns = std::mem::replace(&mut self.spacing_ns, spacing_ns(per_second));
+        if self.spacing_ns >= old_ns {
+            self.next += nanoseconds(self.spacing_ns - old_ns);
+        } else {
+            // Slots of the slow rate may be leased seconds ahead, and the faster one must not wait
+            // for them: as many slots as are leased ahead are now counted in the new spacing.
+            let ahead = self.next.saturating_duration_since(now);
+            let shorter = ahead.mul_f64(1.0 - self.spacing_ns / old_ns);
+            // Cannot underflow: `next` lies at least that much after `now`.
+            self.next -= shorter;
+        }
     }
 
     /// Hands out up to `want` consecutive slots before `now + HORIZON`, and at least one, however

@@ -205,6 +205,18 @@ fn a_stalled_shard_does_not_burst() {
 }
 
 #[test]
+fn a_greedy_asker_leaves_half_of_the_horizon() {
+    let begin = start();
+    let mut pacer = Pacer::new(1000.0, begin);
+    let counts: Vec<u32> = (0..7).map(|_| pacer.lease(ASK_MAX, begin).count).collect();
+    assert_eq!(
+        counts,
+        [10, 5, 3, 1, 1, 1, 1],
+        "20 slots before the horizon, then one at a time"
+    );
+}
+
+#[test]
 fn a_slow_rate_leases_one_slot_however_far() {
     let begin = start();
     let mut pacer = Pacer::new(0.5, begin);
@@ -244,6 +256,22 @@ fn a_new_rate_holds_within_the_horizon() {
     assert!(pacer.lease(1, begin).first <= begin + HORIZON + ms(1));
     pacer.set_rate(0.1, begin);
     assert!(pacer.lease(1, begin).first >= begin + Duration::from_secs(10));
+}
+
+#[test]
+fn a_rate_that_changes_all_the_time_is_held_too() {
+    // By the hundredth change a slot every 90.6 ms.
+    let begin = start();
+    let mut pacer = Pacer::new(10.0, begin);
+    for change in 1..=100 {
+        let last = pacer.lease(1, begin).first;
+        assert!(
+            last >= begin + ms(90) * (change - 1),
+            "{change}: {:?}",
+            last - begin
+        );
+        pacer.set_rate(10.0 * 1.001_f64.powi(change as i32), begin);
+    }
 }
 
 #[test]
