@@ -47,13 +47,26 @@ pub enum StorageError {
 
 impl StorageError {
     /// Sorts the system's error: is it space, or something else? `needed_bytes` is what was asked for.
-    pub(super) fn new(path: &Path, operation: &'static str, needed_bytes: u64, source: io::Error) -> Self {
+    pub(super) fn new(
+        path: &Path,
+        operation: &'static str,
+        needed_bytes: u64,
+        source: io::Error,
+    ) -> Self {
         let path = path.to_path_buf();
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Self::NoSpace { path, needed_bytes, source }
-            }
-            _ => Self::Io { path, operation, source },
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Self::NoSpace {
+                path,
+                needed_bytes,
+                source,
+            },
+            _ => Self::Io {
+                path,
+                operation,
+                source,
+            },
         }
     }
 

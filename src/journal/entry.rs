@@ -93,7 +93,11 @@ impl Entry {
             length: long(32),
             record_checksum: short(40),
             attempts: short(44),
-            tokens: Tokens { prompt: short(48), completion: short(52), cached: short(56) },
+            tokens: Tokens {
+                prompt: short(48),
+                completion: short(52),
+                cached: short(56),
+            },
         })
     }
 

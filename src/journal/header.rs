@@ -56,7 +56,12 @@ impl Header {
             generation: number(12),
             shard: number(16),
         };
-        let damage = |offset: usize, what| Err(Damage { offset: offset as u64, what });
+        let damage = |offset: usize, what| {
+            Err(Damage {
+                offset: offset as u64,
+                what,
+            })
+        };
         let checksum = u64::from_le_bytes(std::array::from_fn(|i| bytes[CHECKED_BYTES + i]));
         if bytes[..8] != MAGIC || xxh3_64(&bytes[..CHECKED_BYTES]) != checksum {
             return damage(0, DamageKind::Header);

@@ -40,7 +40,10 @@ impl fmt::Display for DamageKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header => f.write_str("the journal's header is altered"),
-            Self::Version(version) => write!(f, "the journal has version {version}, this program reads {VERSION}"),
+            Self::Version(version) => write!(
+                f,
+                "the journal has version {version}, this program reads {VERSION}"
+            ),
             Self::Mark => f.write_str("the journal's mark is altered"),
             Self::Entry => f.write_str("a journal entry is altered"),
             Self::Cut => f.write_str("the journal is cut short"),
@@ -66,7 +69,12 @@ pub struct Replay<'a> {
 pub fn replay(bytes: &[u8]) -> Result<Replay<'_>, Damage> {
     if bytes.len() < HEADER_BYTES {
         let torn = (!bytes.is_empty()).then_some(0);
-        return Ok(Replay { header: None, entries: &[], settled: 0, torn });
+        return Ok(Replay {
+            header: None,
+            entries: &[],
+            settled: 0,
+            torn,
+        });
     }
     let (head, body) = bytes.split_at(HEADER_BYTES);
     let (header, settled) = Header::decode(head)?;
@@ -81,11 +89,20 @@ pub fn replay(bytes: &[u8]) -> Result<Replay<'_>, Damage> {
     let offset = (HEADER_BYTES + end) as u64;
     if intact < settled {
         let whole_entry_left = body.len() - end >= ENTRY_BYTES;
-        let what = if whole_entry_left { DamageKind::Entry } else { DamageKind::Cut };
+        let what = if whole_entry_left {
+            DamageKind::Entry
+        } else {
+            DamageKind::Cut
+        };
         return Err(Damage { offset, what });
     }
     let torn = (end < body.len()).then_some(offset);
-    Ok(Replay { header: Some(header), entries: &body[..end], settled, torn })
+    Ok(Replay {
+        header: Some(header),
+        entries: &body[..end],
+        settled,
+        torn,
+    })
 }
 
 impl Replay<'_> {
@@ -133,7 +150,11 @@ pub fn entry_at(journal: &[u8], header: &Header, index: u64) -> Option<Entry> {
 
 fn entry_in(entries: &[u8], header: &Header, index: u64) -> Option<Entry> {
     let start = usize::try_from(index).ok()?.checked_mul(ENTRY_BYTES)?;
-    Entry::decode(entries.get(start..start.checked_add(ENTRY_BYTES)?)?, header, index)
+    Entry::decode(
+        entries.get(start..start.checked_add(ENTRY_BYTES)?)?,
+        header,
+        index,
+    )
 }
 
 /// Byte offset in the journal of the entry at `index`, which is also the journal's length up to it.

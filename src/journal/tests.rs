@@ -1,7 +1,11 @@
 use super::*;
 
 fn header() -> Header {
-    Header { run_id: *b"0123456789abcdef", generation: 3, shard: 7 }
+    Header {
+        run_id: *b"0123456789abcdef",
+        generation: 3,
+        shard: 7,
+    }
 }
 
 fn entry(index: u64) -> Entry {
@@ -9,12 +13,20 @@ fn entry(index: u64) -> Entry {
         line_offset: index * 1000,
         line_number: index + 1,
         completed_us: 1_700_000_000_000_000 + index,
-        outcome: if index % 3 == 2 { Outcome::Failure } else { Outcome::Success },
+        outcome: if index % 3 == 2 {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        },
         position: index * 500,
         length: 500,
         record_checksum: 0xdead_beef ^ index as u32,
         attempts: 1 + index as u32,
-        tokens: Tokens { prompt: 10, completion: u32::MAX, cached: index as u32 },
+        tokens: Tokens {
+            prompt: 10,
+            completion: u32::MAX,
+            cached: index as u32,
+        },
     }
 }
 
@@ -30,7 +42,10 @@ fn journal(count: u64, settled: u64) -> Vec<u8> {
 
 fn expect(bytes: &[u8], count: u64, torn: Option<u64>) {
     let replay = replay(bytes).expect("no damage");
-    assert_eq!(replay.entries().collect::<Vec<_>>(), (0..count).map(entry).collect::<Vec<_>>());
+    assert_eq!(
+        replay.entries().collect::<Vec<_>>(),
+        (0..count).map(entry).collect::<Vec<_>>()
+    );
     assert_eq!((replay.len(), replay.torn()), (count, torn));
 }
 
@@ -40,7 +55,10 @@ fn what_is_written_is_read_back() {
         let bytes = journal(4, settled);
         expect(&bytes, 4, None);
         let replay = replay(&bytes).expect("no damage");
-        assert_eq!((replay.header(), replay.settled()), (Some(header()), settled));
+        assert_eq!(
+            (replay.header(), replay.settled()),
+            (Some(header()), settled)
+        );
         assert_eq!(replay.entry(2), Some(entry(2)));
         assert_eq!(replay.entry(4), None);
         assert_eq!(replay.entry(u64::MAX), None);
@@ -54,7 +72,11 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(bytes[..20], *b"BLZJRNL\n\x01\0\0\0\x03\0\0\0\x07\0\0\0");
     assert_eq!(bytes[24..40], *b"0123456789abcdef");
     assert_eq!(bytes[48..56], 1_u64.to_le_bytes());
-    assert_eq!(bytes[72..80], 1_u64.to_le_bytes(), "line number of the first entry");
+    assert_eq!(
+        bytes[72..80],
+        1_u64.to_le_bytes(),
+        "line number of the first entry"
+    );
     assert_eq!(bytes[124..128], 1_u32.to_le_bytes(), "success");
 }
 
@@ -64,7 +86,11 @@ fn a_cut_anywhere_in_the_unsettled_tail_drops_only_that_tail() {
     for length in entry_offset(1) as usize..bytes.len() {
         let whole = (length - HEADER_BYTES) / ENTRY_BYTES;
         let boundary = entry_offset(whole as u64);
-        expect(&bytes[..length], whole as u64, (boundary < length as u64).then_some(boundary));
+        expect(
+            &bytes[..length],
+            whole as u64,
+            (boundary < length as u64).then_some(boundary),
+        );
     }
 }
 
@@ -73,7 +99,14 @@ fn a_cut_into_settled_entries_is_damage() {
     let bytes = journal(4, 4);
     for length in HEADER_BYTES..bytes.len() {
         let offset = entry_offset(((length - HEADER_BYTES) / ENTRY_BYTES) as u64);
-        assert_eq!(replay(&bytes[..length]).unwrap_err(), Damage { offset, what: DamageKind::Cut }, "{length}");
+        assert_eq!(
+            replay(&bytes[..length]).unwrap_err(),
+            Damage {
+                offset,
+                what: DamageKind::Cut
+            },
+            "{length}"
+        );
     }
 }
 
@@ -107,11 +140,20 @@ fn every_flipped_byte_before_the_tail_is_damage_with_its_offset() {
         let mut flipped = bytes.clone();
         flipped[at] ^= 0x10;
         let expected = match at {
-            0..MARK_OFFSET => Damage { offset: 0, what: DamageKind::Header },
-            MARK_OFFSET..HEADER_BYTES => Damage { offset: MARK_OFFSET as u64, what: DamageKind::Mark },
+            0..MARK_OFFSET => Damage {
+                offset: 0,
+                what: DamageKind::Header,
+            },
+            MARK_OFFSET..HEADER_BYTES => Damage {
+                offset: MARK_OFFSET as u64,
+                what: DamageKind::Mark,
+            },
             _ => {
                 let index = ((at - HEADER_BYTES) / ENTRY_BYTES) as u64;
-                Damage { offset: entry_offset(index), what: DamageKind::Entry }
+                Damage {
+                    offset: entry_offset(index),
+                    what: DamageKind::Entry,
+                }
             }
         };
         assert_eq!(replay(&flipped).unwrap_err(), expected, "byte {at}");
@@ -140,5 +182,11 @@ fn a_newer_version_says_so() {
     bytes[8] = 2;
     let checksum = xxhash_rust::xxh3::xxh3_64(&bytes[..40]);
     bytes[40..48].copy_from_slice(&checksum.to_le_bytes());
-    assert_eq!(replay(&bytes).unwrap_err(), Damage { offset: 8, what: DamageKind::Version(2) });
+    assert_eq!(
+        replay(&bytes).unwrap_err(),
+        Damage {
+            offset: 8,
+            what: DamageKind::Version(2)
+        }
+    );
 }

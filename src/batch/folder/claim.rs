@@ -28,13 +28,19 @@ impl Claim {
             && (fresh || !RunFolder::exists(path))
             && let Some(name) = name::foreign(path).map_err(StorageError::io(path, "list"))?
         {
-            return Err(FolderError::Foreign { path: path.to_path_buf(), name });
+            return Err(FolderError::Foreign {
+                path: path.to_path_buf(),
+                name,
+            });
         }
         let lock = lock(path)?;
         if fresh {
             name::clear(path).map_err(StorageError::io(path, "empty"))?;
         }
-        Ok(Self { path: path.to_path_buf(), lock })
+        Ok(Self {
+            path: path.to_path_buf(),
+            lock,
+        })
     }
 
     /// Where standard input is spooled.
@@ -50,9 +56,18 @@ impl Claim {
                 Some(publication) if stored.phase != Phase::Running => {
                     publication.perform()?;
                     let published = Some(publication.merged);
-                    let folder = RunFolder { path: self.path, stored, generation: 0, _lock: self.lock };
+                    let folder = RunFolder {
+                        path: self.path,
+                        stored,
+                        generation: 0,
+                        _lock: self.lock,
+                    };
                     folder.remove()?;
-                    Ok(Opened { folder, resume: None, published })
+                    Ok(Opened {
+                        folder,
+                        resume: None,
+                        published,
+                    })
                 }
                 _ => self.resume(stored, manifest),
             },
@@ -67,8 +82,17 @@ impl Claim {
         }
         let stored = Stored::new(manifest, &self.path);
         stored.write(&self.path)?;
-        let folder = RunFolder { path: self.path, stored, generation: 1, _lock: self.lock };
-        Ok(Opened { folder, resume: None, published: None })
+        let folder = RunFolder {
+            path: self.path,
+            stored,
+            generation: 1,
+            _lock: self.lock,
+        };
+        Ok(Opened {
+            folder,
+            resume: None,
+            published: None,
+        })
     }
 
     fn resume(self, mut stored: Stored, manifest: Manifest) -> Result<Opened, FolderError> {
@@ -79,8 +103,17 @@ impl Claim {
         }
         let resume = resume::resume(&self.path, stored.run_id)?;
         let generation = resume.generation;
-        let folder = RunFolder { path: self.path, stored, generation, _lock: self.lock };
-        Ok(Opened { folder, resume: Some(resume), published: None })
+        let folder = RunFolder {
+            path: self.path,
+            stored,
+            generation,
+            _lock: self.lock,
+        };
+        Ok(Opened {
+            folder,
+            resume: Some(resume),
+            published: None,
+        })
     }
 }
 
@@ -95,7 +128,10 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
             _ => {}
         }
         if !folder.is_dir() {
-            return Err(FolderError::Foreign { path: folder.to_path_buf(), name: "a file".to_owned() });
+            return Err(FolderError::Foreign {
+                path: folder.to_path_buf(),
+                name: "a file".to_owned(),
+            });
         }
         let mut file = match files::open_private(&path) {
             Ok(file) => file,
@@ -106,17 +142,27 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(FolderError::Busy { path: folder.to_path_buf(), pid: holder(&file) });
+                return Err(FolderError::Busy {
+                    path: folder.to_path_buf(),
+                    pid: holder(&file),
+                });
             }
-            Err(TryLockError::Error(error)) => return Err(StorageError::io(&path, "lock")(error).into()),
+            Err(TryLockError::Error(error)) => {
+                return Err(StorageError::io(&path, "lock")(error).into());
+            }
         }
         if files::is_named(&file, &path) {
             // Only for the message to a second process; without it that message lacks the pid.
-            let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            let _ = file
+                .set_len(0)
+                .and_then(|()| write!(file, "{}", std::process::id()));
             return Ok(file);
         }
     }
-    Err(FolderError::Busy { path: folder.to_path_buf(), pid: None })
+    Err(FolderError::Busy {
+        path: folder.to_path_buf(),
+        pid: None,
+    })
 }
 
 /// Who holds the lock, as it says itself.

@@ -138,8 +138,18 @@ impl Stored {
     pub(super) fn new(manifest: Manifest, folder: &Path) -> Self {
         // Unique enough: only journals that ever lay in this folder must not be mistaken for this
         // run's, and no two runs begin here within one microsecond.
-        let seed = format!("{} {} {}", folder.display(), manifest.created_us, std::process::id());
-        Self { run_id: xxh3_128(seed.as_bytes()).to_le_bytes(), manifest, phase: Phase::Running, publication: None }
+        let seed = format!(
+            "{} {} {}",
+            folder.display(),
+            manifest.created_us,
+            std::process::id()
+        );
+        Self {
+            run_id: xxh3_128(seed.as_bytes()).to_le_bytes(),
+            manifest,
+            phase: Phase::Running,
+            publication: None,
+        }
     }
 
     /// `None` if there is no manifest: no run was begun here.
@@ -150,17 +160,26 @@ impl Stored {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StorageError::io(&path, "read")(error).into()),
         };
-        let unreadable = |reason: String| FolderError::UnreadableManifest { path: path.clone(), reason };
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+        let unreadable = |reason: String| FolderError::UnreadableManifest {
+            path: path.clone(),
+            reason,
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
         let version = value.get("version").and_then(serde_json::Value::as_u64);
         match version {
             Some(VERSION) => {}
-            Some(version) if version > VERSION => return Err(FolderError::NewerVersion { path, version }),
+            Some(version) if version > VERSION => {
+                return Err(FolderError::NewerVersion { path, version });
+            }
             _ => return Err(unreadable("it has no known version".to_owned())),
         }
-        let raw: Raw = serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
-        let run_id = unhex(&raw.run_id).ok_or_else(|| unreadable("run_id is not 32 hexadecimal digits".to_owned()))?;
-        let format = format_from(&raw.format).ok_or_else(|| unreadable(format!("unknown format {}", raw.format)))?;
+        let raw: Raw =
+            serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
+        let run_id = unhex(&raw.run_id)
+            .ok_or_else(|| unreadable("run_id is not 32 hexadecimal digits".to_owned()))?;
+        let format = format_from(&raw.format)
+            .ok_or_else(|| unreadable(format!("unknown format {}", raw.format)))?;
         let manifest = Manifest {
             input: raw.input,
             format,
@@ -169,12 +188,24 @@ impl Stored {
             overwrite: raw.overwrite,
             created_us: raw.created_us,
         };
-        Ok(Some(Self { run_id, manifest, phase: raw.phase, publication: raw.publication }))
+        Ok(Some(Self {
+            run_id,
+            manifest,
+            phase: raw.phase,
+            publication: raw.publication,
+        }))
     }
 
     /// Replaces the manifest in one step, safe from power loss: it is small and rarely written.
     pub(super) fn write(&self, folder: &Path) -> Result<(), StorageError> {
-        let Manifest { input, format, max_line_bytes, has_output, overwrite, created_us } = &self.manifest;
+        let Manifest {
+            input,
+            format,
+            max_line_bytes,
+            has_output,
+            overwrite,
+            created_us,
+        } = &self.manifest;
         let raw = Raw {
             version: VERSION,
             run_id: hex(&self.run_id),
@@ -189,7 +220,8 @@ impl Stored {
         };
         let partial = folder.join(name::MANIFEST_PARTIAL);
         // Fails only for paths that are not UTF-8; `check_targets` turned those away.
-        let text = serde_json::to_vec_pretty(&raw).map_err(|error| StorageError::io(&partial, "encode")(error.into()))?;
+        let text = serde_json::to_vec_pretty(&raw)
+            .map_err(|error| StorageError::io(&partial, "encode")(error.into()))?;
         let write = || {
             name::remove_if_there(&partial)?;
             let mut file = files::create_private(&partial)?;
@@ -206,21 +238,44 @@ impl Stored {
     pub(super) fn check_same_run(&self, now: &Manifest, folder: &Path) -> Result<(), FolderError> {
         let then = &self.manifest;
         let refuse = |what, then: String, now: String| {
-            Err(FolderError::OtherRun { path: folder.to_path_buf(), what, then, now })
+            Err(FolderError::OtherRun {
+                path: folder.to_path_buf(),
+                what,
+                then,
+                now,
+            })
         };
-        let describe = |input: &InputIdentity| format!("{}, {} bytes, fingerprint {}", input.path, input.size, input.fingerprint);
+        let describe = |input: &InputIdentity| {
+            format!(
+                "{}, {} bytes, fingerprint {}",
+                input.path, input.size, input.fingerprint
+            )
+        };
         if then.input != now.input {
             return refuse("input", describe(&then.input), describe(&now.input));
         }
         if then.format != now.format {
-            return refuse("--format", format_name(then.format).to_owned(), format_name(now.format).to_owned());
+            return refuse(
+                "--format",
+                format_name(then.format).to_owned(),
+                format_name(now.format).to_owned(),
+            );
         }
         if then.max_line_bytes != now.max_line_bytes {
-            return refuse("--max-line-bytes", then.max_line_bytes.to_string(), now.max_line_bytes.to_string());
+            return refuse(
+                "--max-line-bytes",
+                then.max_line_bytes.to_string(),
+                now.max_line_bytes.to_string(),
+            );
         }
         if then.has_output != now.has_output {
-            let describe = |has_output| if has_output { "with -o" } else { "without -o" }.to_owned();
-            return refuse("choice of output", describe(then.has_output), describe(now.has_output));
+            let describe =
+                |has_output| if has_output { "with -o" } else { "without -o" }.to_owned();
+            return refuse(
+                "choice of output",
+                describe(then.has_output),
+                describe(now.has_output),
+            );
         }
         Ok(())
     }
@@ -236,7 +291,9 @@ impl Publication {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound && to.exists() => {}
                     result => result.map_err(StorageError::io(to, "rename a finished file to"))?,
                 },
-                Step::Remove { path } => name::remove_if_there(path).map_err(StorageError::io(path, "remove"))?,
+                Step::Remove { path } => {
+                    name::remove_if_there(path).map_err(StorageError::io(path, "remove"))?
+                }
             }
         }
         Ok(())
@@ -252,7 +309,9 @@ fn format_name(format: Format) -> &'static str {
 }
 
 fn format_from(name: &str) -> Option<Format> {
-    [Format::Auto, Format::Blaze, Format::OpenAi].into_iter().find(|format| format_name(*format) == name)
+    [Format::Auto, Format::Blaze, Format::OpenAi]
+        .into_iter()
+        .find(|format| format_name(*format) == name)
 }
 
 fn hex(bytes: &[u8; 16]) -> String {
@@ -260,5 +319,7 @@ fn hex(bytes: &[u8; 16]) -> String {
 }
 
 fn unhex(text: &str) -> Option<[u8; 16]> {
-    (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok())?.map(u128::to_be_bytes)
+    (text.len() == 32)
+        .then(|| u128::from_str_radix(text, 16).ok())?
+        .map(u128::to_be_bytes)
 }

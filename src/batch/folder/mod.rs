@@ -15,7 +15,9 @@ pub use name::{FileKind, run_folder_path};
 pub use resume::{DoneSet, LineSet, Resume, TokenTotals};
 
 pub(super) use manifest::{Phase, Publication, Step};
-pub(super) use name::{ERRORS_MERGED, MERGE_INDEX, OUTPUT_MERGED, PERMISSIONS_PROBE, ShardFiles, remove_if_there};
+pub(super) use name::{
+    ERRORS_MERGED, MERGE_INDEX, OUTPUT_MERGED, PERMISSIONS_PROBE, ShardFiles, remove_if_there,
+};
 pub(super) use resume::{damaged, map, record};
 
 use std::fs::{self, File};
@@ -104,7 +106,11 @@ impl RunFolder {
     ///
     /// With `fresh` an unfinished run in it is thrown away first. Without, the run must be the one
     /// that `manifest` describes; its torn tails are cut and every record is verified.
-    pub fn open_or_create(path: &Path, manifest: Manifest, fresh: bool) -> Result<Opened, FolderError> {
+    pub fn open_or_create(
+        path: &Path,
+        manifest: Manifest,
+        fresh: bool,
+    ) -> Result<Opened, FolderError> {
         Self::claim(path, fresh)?.open(manifest)
     }
 
@@ -150,8 +156,16 @@ impl RunFolder {
     }
 
     /// Records how far publishing has come.
-    pub(super) fn set_phase(&self, phase: Phase, publication: &Publication) -> Result<(), StorageError> {
-        let stored = Stored { phase, publication: Some(publication.clone()), ..self.stored.clone() };
+    pub(super) fn set_phase(
+        &self,
+        phase: Phase,
+        publication: &Publication,
+    ) -> Result<(), StorageError> {
+        let stored = Stored {
+            phase,
+            publication: Some(publication.clone()),
+            ..self.stored.clone()
+        };
         stored.write(&self.path)
     }
 
@@ -162,11 +176,20 @@ impl RunFolder {
         let lock = self.path.join(name::LOCK);
         remove_if_there(&lock).map_err(StorageError::io(&lock, "remove"))?;
         match fs::remove_dir(&self.path) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Ok(())
+            }
             result => result.map_err(StorageError::io(&self.path, "remove")),
         }
     }
 }
 
+#[cfg(test)]
+pub(super) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -60,8 +60,14 @@ impl ShardFiles {
     fn parse(name: &str) -> Option<Self> {
         FileKind::ALL.into_iter().find_map(|kind| {
             let (prefix, suffix) = kind.affixes();
-            let (generation, shard) = name.strip_prefix(prefix)?.strip_suffix(suffix)?.split_once('-')?;
-            let files = Self { generation: generation.parse().ok()?, shard: shard.parse().ok()? };
+            let (generation, shard) = name
+                .strip_prefix(prefix)?
+                .strip_suffix(suffix)?
+                .split_once('-')?;
+            let files = Self {
+                generation: generation.parse().ok()?,
+                shard: shard.parse().ok()?,
+            };
             // Spelt as we spell it: `+1` and `0000001` are somebody else's.
             (files.name(kind) == name).then_some(files)
         })
@@ -119,7 +125,15 @@ pub(in crate::batch) fn remove_if_there(path: &Path) -> io::Result<()> {
 
 fn is_ours(name: &str) -> bool {
     let fixed = [
-        LOCK, MANIFEST, MANIFEST_PARTIAL, SPOOL, SPOOL_PARTIAL, MERGE_INDEX, OUTPUT_MERGED, ERRORS_MERGED, PERMISSIONS_PROBE,
+        LOCK,
+        MANIFEST,
+        MANIFEST_PARTIAL,
+        SPOOL,
+        SPOOL_PARTIAL,
+        MERGE_INDEX,
+        OUTPUT_MERGED,
+        ERRORS_MERGED,
+        PERMISSIONS_PROBE,
     ];
     fixed.contains(&name) || ShardFiles::parse(name).is_some()
 }
@@ -130,15 +144,31 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for (generation, shard) in [(1, 0), (12, 34), (9999, 999), (10_000, 1000), (u32::MAX, u32::MAX)] {
+        for (generation, shard) in [
+            (1, 0),
+            (12, 34),
+            (9999, 999),
+            (10_000, 1000),
+            (u32::MAX, u32::MAX),
+        ] {
             let files = ShardFiles { generation, shard };
             for kind in FileKind::ALL {
                 assert_eq!(ShardFiles::parse(&files.name(kind)), Some(files));
             }
         }
-        let name = ShardFiles { generation: 1, shard: 2 }.name(FileKind::Journal);
+        let name = ShardFiles {
+            generation: 1,
+            shard: 2,
+        }
+        .name(FileKind::Journal);
         assert_eq!(name, "journal-0001-002.log");
-        for foreign in ["journal-1-2.log", "journal-0001-002.seg", "output-+001-002.seg", "output-0001-002.seg.bak", "notes"] {
+        for foreign in [
+            "journal-1-2.log",
+            "journal-0001-002.seg",
+            "output-+001-002.seg",
+            "output-0001-002.seg.bak",
+            "notes",
+        ] {
             assert!(!is_ours(foreign), "{foreign}");
         }
     }
@@ -146,7 +176,10 @@ mod tests {
     #[test]
     fn the_folder_lies_beside_the_output_or_the_errors() {
         let check = |output: Option<&str>, expected: &str| {
-            assert_eq!(run_folder_path(output.map(Path::new), Path::new("d/errors.jsonl")), Path::new(expected));
+            assert_eq!(
+                run_folder_path(output.map(Path::new), Path::new("d/errors.jsonl")),
+                Path::new(expected)
+            );
         };
         check(Some("out.jsonl"), "out.jsonl.blaze");
         check(None, "d/errors.jsonl.blaze");

@@ -76,7 +76,9 @@ pub struct LineSet {
 impl LineSet {
     /// Whether the line is in the set.
     pub fn contains(&self, number: u64) -> bool {
-        let word = usize::try_from(number / 64).ok().and_then(|index| self.words.get(index));
+        let word = usize::try_from(number / 64)
+            .ok()
+            .and_then(|index| self.words.get(index));
         word.is_some_and(|word| word & (1 << (number % 64)) != 0)
     }
 
@@ -115,7 +117,9 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
     };
     // In order of generation: of two records of one line (an error sent again) the last counts.
     for files in shards {
-        let Some(journal) = map(&files.path(folder, FileKind::Journal))? else { continue };
+        let Some(journal) = map(&files.path(folder, FileKind::Journal))? else {
+            continue;
+        };
         let replay = replay(&journal).map_err(|damage| damaged(folder, files, damage))?;
         for entry in replay.entries() {
             resume.add(&entry);
@@ -132,7 +136,10 @@ impl Resume {
             Outcome::Success => (&mut self.done.succeeded, &mut self.done.failed),
             Outcome::Failure => (&mut self.done.failed, &mut self.done.succeeded),
         };
-        let (added, moved) = (u64::from(to.insert(entry.line_number)), u64::from(from.remove(entry.line_number)));
+        let (added, moved) = (
+            u64::from(to.insert(entry.line_number)),
+            u64::from(from.remove(entry.line_number)),
+        );
         let (to, from) = match entry.outcome {
             Outcome::Success => (&mut self.succeeded, &mut self.failed),
             Outcome::Failure => (&mut self.failed, &mut self.succeeded),
@@ -144,7 +151,9 @@ impl Resume {
 
 /// Repairs the shards' files in parallel: reading all records takes as long as the disk takes.
 fn repair_all(folder: &Path, shards: &[ShardFiles], run_id: [u8; 16]) -> Result<(), StorageError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(shards.len());
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(shards.len());
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(&files) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -156,7 +165,9 @@ fn repair_all(folder: &Path, shards: &[ShardFiles], run_id: [u8; 16]) -> Result<
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut result = work();
         for other in others {
-            let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let theirs = other
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             result = result.and(theirs);
         }
         result
@@ -215,7 +226,11 @@ fn verify(folder: &Path, files: ShardFiles, replay: &Replay<'_>) -> Result<Kept,
             Err(_) if kept.entries >= replay.settled() => break,
             Err(what) => {
                 let path = files.path(folder, kind);
-                return Err(StorageError::Damaged { path, offset: entry.position, what });
+                return Err(StorageError::Damaged {
+                    path,
+                    offset: entry.position,
+                    what,
+                });
             }
         };
         *kept_bytes = (*kept_bytes).max(entry.position + record.len() as u64);
@@ -223,7 +238,10 @@ fn verify(folder: &Path, files: ShardFiles, replay: &Replay<'_>) -> Result<Kept,
         unreleased += record.len() as u64;
         if unreleased >= RELEASE_EVERY_BYTES {
             unreleased = 0;
-            [&output, &errors].into_iter().flatten().for_each(Mapping::release_all);
+            [&output, &errors]
+                .into_iter()
+                .flatten()
+                .for_each(Mapping::release_all);
         }
     }
     Ok(kept)
@@ -234,7 +252,9 @@ pub(in crate::batch) fn record<'a>(segment: &'a [u8], entry: &Entry) -> Result<&
     let line = entry.line_number;
     let end = entry.end().filter(|end| *end <= segment.len() as u64);
     // Within the segment, so it fits into memory's addresses.
-    let Some(end) = end else { return Err(format!("the record of line {line} is cut off")) };
+    let Some(end) = end else {
+        return Err(format!("the record of line {line} is cut off"));
+    };
     let record = &segment[entry.position as usize..end as usize];
     if crc32fast::hash(record) != entry.record_checksum {
         return Err(format!("the record of line {line} is altered"));
@@ -250,7 +270,10 @@ fn remove_unused(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
             return Err(StorageError::Damaged {
                 path: files.path(folder, FileKind::Journal),
                 offset: 0,
-                what: format!("the journal is missing or cut short, though {} has records", segment.display()),
+                what: format!(
+                    "the journal is missing or cut short, though {} has records",
+                    segment.display()
+                ),
             });
         }
     }
@@ -258,9 +281,12 @@ fn remove_unused(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
 }
 
 pub(super) fn remove_files(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
-    FileKind::ALL.into_iter().map(|kind| files.path(folder, kind)).try_for_each(|path| {
-        name::remove_if_there(&path).map_err(StorageError::io(&path, "remove"))
-    })
+    FileKind::ALL
+        .into_iter()
+        .map(|kind| files.path(folder, kind))
+        .try_for_each(|path| {
+            name::remove_if_there(&path).map_err(StorageError::io(&path, "remove"))
+        })
 }
 
 /// Cuts what lies behind `length`: a torn tail, and space that was reserved beyond the end.
@@ -268,7 +294,9 @@ fn shorten(path: &Path, length: u64) -> Result<(), StorageError> {
     match OpenOptions::new().write(true).open(path) {
         // Without `-o` there is no output segment.
         Err(error) if error.kind() == io::ErrorKind::NotFound && length == 0 => Ok(()),
-        file => file.and_then(|file| file.set_len(length)).map_err(StorageError::io(path, "cut the torn tail of")),
+        file => file
+            .and_then(|file| file.set_len(length))
+            .map_err(StorageError::io(path, "cut the torn tail of")),
     }
 }
 
@@ -281,7 +309,15 @@ pub(in crate::batch) fn map(path: &Path) -> Result<Option<Mapping>, StorageError
     }
 }
 
-pub(in crate::batch) fn damaged(folder: &Path, files: ShardFiles, damage: crate::journal::Damage) -> StorageError {
+pub(in crate::batch) fn damaged(
+    folder: &Path,
+    files: ShardFiles,
+    damage: crate::journal::Damage,
+) -> StorageError {
     let path: PathBuf = files.path(folder, FileKind::Journal);
-    StorageError::Damaged { path, offset: damage.offset, what: damage.what.to_string() }
+    StorageError::Damaged {
+        path,
+        offset: damage.offset,
+        what: damage.what.to_string(),
+    }
 }

@@ -24,11 +24,14 @@ pub struct LineCursor {
 impl LineCursor {
     /// At the start of the range.
     pub fn new(range: LineRange) -> Self {
-        Self { next: range.start, end: range.end, number: range.first_line }
+        Self {
+            next: range.start,
+            end: range.end,
+            number: range.first_line,
+        }
     }
 
     /// The next line that is not blank.
-    #[expect(clippy::should_implement_trait, reason = "it borrows the input for one step only")]
     pub fn next(&mut self, input: &Input) -> Option<LineRef> {
         let bytes: &[u8] = &input.map;
         while self.next < self.end && self.next < bytes.len() as u64 {
@@ -38,7 +41,11 @@ impl LineCursor {
             self.next = after as u64;
             self.number += 1;
             if !is_blank(text) {
-                return Some(LineRef { offset: start as u64, number, len: text.len() as u64 });
+                return Some(LineRef {
+                    offset: start as u64,
+                    number,
+                    len: text.len() as u64,
+                });
             }
         }
         None
@@ -67,5 +74,9 @@ pub(super) fn is_blank(text: &[u8]) -> bool {
 
 /// Past the byte order mark, if this is the start of the file and it has one.
 pub(super) fn skip_byte_order_mark(bytes: &[u8], start: usize) -> usize {
-    if start == 0 && bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { start }
+    if start == 0 && bytes.starts_with(BYTE_ORDER_MARK) {
+        BYTE_ORDER_MARK.len()
+    } else {
+        start
+    }
 }

@@ -87,7 +87,11 @@ impl Input {
         let path = path.to_path_buf();
         let fail = |operation, source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => InputError::Missing { path: path.clone() },
-            _ => InputError::Io { path: path.clone(), operation, source },
+            _ => InputError::Io {
+                path: path.clone(),
+                operation,
+                source,
+            },
         };
         // Before opening, which would wait for ever on a pipe without a writer.
         let metadata = fs::metadata(&path).map_err(|error| fail("read", error))?;
@@ -100,7 +104,12 @@ impl Input {
         let file = File::open(&path).map_err(|error| fail("read", error))?;
         let stamp = Stamp::of(&file).map_err(|error| fail("read", error))?;
         let map = Mapping::new(&file).map_err(|error| fail("map", error))?;
-        Ok(Self { path, file, map, stamp })
+        Ok(Self {
+            path,
+            file,
+            map,
+            stamp,
+        })
     }
 
     /// Copies standard input (or any reader) to `path` and opens that.
@@ -150,7 +159,10 @@ impl Input {
     ///
     /// `offset` comes from a [`LineRef`] of this input; beyond the end it is an empty line.
     pub fn line(&self, offset: u64) -> &[u8] {
-        let start = self.map.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
+        let start = self
+            .map
+            .len()
+            .min(usize::try_from(offset).unwrap_or(usize::MAX));
         cursor::line_at(&self.map, start).0
     }
 
@@ -173,9 +185,15 @@ impl Input {
 impl Stamp {
     fn of(file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
-        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let modified = metadata
+            .modified()?
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         // 64 bits of nanoseconds reach to the year 2554.
-        Ok(Self { size: metadata.len(), modified_ns: modified.as_nanos() as u64 })
+        Ok(Self {
+            size: metadata.len(),
+            modified_ns: modified.as_nanos() as u64,
+        })
     }
 }
 

@@ -90,7 +90,11 @@ fn scan_blocks(map: &Mapping, threads: usize, range_bytes: usize) -> Vec<Block> 
         let mut blocks = work();
         for other in others {
             // A panic there is a bug here; it goes on, rather than being taken for a result.
-            blocks.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            blocks.extend(
+                other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            );
         }
         blocks
     });
@@ -99,7 +103,12 @@ fn scan_blocks(map: &Mapping, threads: usize, range_bytes: usize) -> Vec<Block> 
 }
 
 fn scan_block(bytes: &[u8], start: usize, end: usize, range_bytes: usize) -> Block {
-    let mut block = Block { newlines: 0, lines: 0, hash: xxh3_128(&bytes[start..end]), starts: Vec::new() };
+    let mut block = Block {
+        newlines: 0,
+        lines: 0,
+        hash: xxh3_128(&bytes[start..end]),
+        starts: Vec::new(),
+    };
     let mut at = start;
     if start > 0 && bytes[start - 1] != b'\n' {
         // The line that runs into this block belongs to the block it starts in.
@@ -137,7 +146,11 @@ fn cut(blocks: &[Block], length: usize, range_bytes: usize) -> Vec<LineRange> {
             if let Some(last) = ranges.last_mut() {
                 last.end = start;
             }
-            ranges.push(LineRange { start, end: length as u64, first_line: newlines_before + newlines + 1 });
+            ranges.push(LineRange {
+                start,
+                end: length as u64,
+                first_line: newlines_before + newlines + 1,
+            });
         }
         newlines_before += block.newlines;
     }

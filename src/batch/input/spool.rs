@@ -11,11 +11,19 @@ const COPY_BYTES: usize = 1 << 20;
 
 /// Leaves the reader's bytes in `path`. They appear under that name only when they are complete.
 pub(super) fn spool(reader: &mut dyn Read, path: &Path) -> Result<(), InputError> {
-    let fail = |operation| move |source| InputError::Io { path: path.to_path_buf(), operation, source };
+    let fail = |operation| {
+        move |source| InputError::Io {
+            path: path.to_path_buf(),
+            operation,
+            source,
+        }
+    };
     if path.exists() {
         return match holds(reader, path).map_err(fail("compare standard input with"))? {
             true => Ok(()),
-            false => Err(InputError::OtherSpool { path: path.to_path_buf() }),
+            false => Err(InputError::OtherSpool {
+                path: path.to_path_buf(),
+            }),
         };
     }
     let partial = partial_path(path);

@@ -17,7 +17,11 @@ fn expected_lines(content: &[u8]) -> Vec<(u64, u64, Vec<u8>)> {
     let mut lines = Vec::new();
     let mut offset = 0;
     for (number, piece) in (1..).zip(content.split_inclusive(|&byte| byte == b'\n')) {
-        let mark = if number == 1 && piece.starts_with(BYTE_ORDER_MARK) { 3 } else { 0 };
+        let mark = if number == 1 && piece.starts_with(BYTE_ORDER_MARK) {
+            3
+        } else {
+            0
+        };
         let text = piece[mark..].strip_suffix(b"\n").unwrap_or(&piece[mark..]);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         if !text.trim_ascii().is_empty() {
@@ -90,10 +94,23 @@ fn blocks_ranges_and_huge_lines_meet_in_every_way() {
         check(&content, threads, range_bytes);
     }
     let (_folder, input) = input(&content);
-    assert_eq!(input.scan(1, MIB), input.scan(4, MIB), "threads change nothing");
-    let starts: Vec<_> = input.scan(2, MIB).ranges.iter().map(|range| (range.start, range.first_line)).collect();
+    assert_eq!(
+        input.scan(1, MIB),
+        input.scan(4, MIB),
+        "threads change nothing"
+    );
+    let starts: Vec<_> = input
+        .scan(2, MIB)
+        .ranges
+        .iter()
+        .map(|range| (range.start, range.first_line))
+        .collect();
     let after = 9 * MIB as u64 + 1;
-    assert_eq!(starts[..2], [(0, 1), (after, 4)], "a huge line makes a larger range");
+    assert_eq!(
+        starts[..2],
+        [(0, 1), (after, 4)],
+        "a huge line makes a larger range"
+    );
 }
 
 #[test]
@@ -130,7 +147,10 @@ fn unusable_inputs_are_told_apart() {
     assert!(message(&folder.path().join("missing")).ends_with("missing does not exist"));
     assert!(message(folder.path()).ends_with("is a directory; give a JSONL file"));
     if Path::new("/dev/null").exists() {
-        assert_eq!(message(Path::new("/dev/null")), "input /dev/null is not a regular file; pipe it in with `-i -`");
+        assert_eq!(
+            message(Path::new("/dev/null")),
+            "input /dev/null is not a regular file; pipe it in with `-i -`"
+        );
     }
 }
 
@@ -156,7 +176,10 @@ fn pages_are_released_in_steps_and_can_be_read_again() {
     let content = vec![b'a'; 3 << 20];
     let (_folder, input) = input(&content);
     assert_eq!(input.release_before(0..RELEASE_STEP_BYTES - 1), 0);
-    assert_eq!(input.release_before(0..RELEASE_STEP_BYTES + 5), RELEASE_STEP_BYTES);
+    assert_eq!(
+        input.release_before(0..RELEASE_STEP_BYTES + 5),
+        RELEASE_STEP_BYTES
+    );
     assert_eq!(input.release_before(RELEASE_STEP_BYTES..(3 << 20)), 3 << 20);
     assert_eq!(input.line(0).len(), 3 << 20);
     assert_eq!(input.line(u64::MAX), b"");
@@ -166,13 +189,20 @@ fn pages_are_released_in_steps_and_can_be_read_again() {
 fn standard_input_is_spooled_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("input.jsonl");
-    fs::write(folder.path().join("input.jsonl.partial"), "left by a killed process, and longer").expect("a file");
+    fs::write(
+        folder.path().join("input.jsonl.partial"),
+        "left by a killed process, and longer",
+    )
+    .expect("a file");
     let spool = |bytes: &[u8]| Input::spool(&mut &*bytes, &path);
     assert_eq!(spool(b"{}\n{}\n").expect("a spool").line(3), b"{}");
     assert_eq!(spool(b"{}\n{}\n").expect("the same").size(), 6);
     assert_eq!(spool(b"").expect("a pipe read before").size(), 6);
     for other in [&b"{}\n"[..], b"{}\n{}\n{}\n", b"{}\n[]\n"] {
-        assert!(matches!(spool(other), Err(InputError::OtherSpool { .. })), "{other:?}");
+        assert!(
+            matches!(spool(other), Err(InputError::OtherSpool { .. })),
+            "{other:?}"
+        );
     }
     assert_eq!(fs::read(&path).expect("kept"), b"{}\n{}\n");
     assert!(!folder.path().join("input.jsonl.partial").exists());

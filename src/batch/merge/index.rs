@@ -45,14 +45,29 @@ impl Index {
     pub(super) fn build(folder: &Path, sources: &[Source]) -> Result<Self, StorageError> {
         let path = folder.join(MERGE_INDEX);
         let Some(line_number_max) = sources.iter().map(Source::line_number_max).max() else {
-            return Ok(Self { path, map: None, totals: Totals::default() });
+            return Ok(Self {
+                path,
+                map: None,
+                totals: Totals::default(),
+            });
         };
         let bytes = (line_number_max.saturating_add(1)).saturating_mul(SLOT_BYTES);
-        let map = create(&path, bytes).map_err(|error| StorageError::new(&path, "create", bytes, error))?;
-        let mut index = Self { path, map: Some(map), totals: Totals::default() };
+        let map = create(&path, bytes)
+            .map_err(|error| StorageError::new(&path, "create", bytes, error))?;
+        let mut index = Self {
+            path,
+            map: Some(map),
+            totals: Totals::default(),
+        };
         for (number, source) in sources.iter().enumerate() {
             for entry in 0..source.entries() {
-                index.add(sources, Place { source: number, entry })?;
+                index.add(
+                    sources,
+                    Place {
+                        source: number,
+                        entry,
+                    },
+                )?;
                 if entry % RELEASE_EVERY_ENTRIES == RELEASE_EVERY_ENTRIES - 1 {
                     source.release();
                     index.release();
@@ -65,7 +80,8 @@ impl Index {
 
     /// Of two entries of one line (an error sent again) the later one is final.
     fn add(&mut self, sources: &[Source], place: Place) -> Result<(), StorageError> {
-        let key = |place: Place, entry: &Entry| (sources[place.source].generation(), entry.completed_us);
+        let key =
+            |place: Place, entry: &Entry| (sources[place.source].generation(), entry.completed_us);
         let entry = sources[place.source].entry(place.entry)?;
         if let Some(earlier_place) = self.get(entry.line_number) {
             let earlier = sources[earlier_place.source].entry(earlier_place.entry)?;
@@ -81,7 +97,10 @@ impl Index {
         *bytes += entry.length;
         let slot = ((place.source as u64 + 1) << ENTRY_BITS) | place.entry;
         let range = slot_range(entry.line_number);
-        let map = self.map.as_mut().expect("the index was sized by the sources' highest line number");
+        let map = self
+            .map
+            .as_mut()
+            .expect("the index was sized by the sources' highest line number");
         map[range].copy_from_slice(&slot.to_le_bytes());
         Ok(())
     }
@@ -91,12 +110,17 @@ impl Index {
         let slot = self.map.as_ref()?.get(slot_range(line_number))?;
         let slot = u64::from_le_bytes(slot.try_into().ok()?);
         let source = (slot >> ENTRY_BITS).checked_sub(1)?;
-        Some(Place { source: source as usize, entry: slot & ((1 << ENTRY_BITS) - 1) })
+        Some(Place {
+            source: source as usize,
+            entry: slot & ((1 << ENTRY_BITS) - 1),
+        })
     }
 
     /// One more than the highest line number it can hold.
     pub(super) fn line_number_end(&self) -> u64 {
-        self.map.as_ref().map_or(0, |map| map.len() as u64 / SLOT_BYTES)
+        self.map
+            .as_ref()
+            .map_or(0, |map| map.len() as u64 / SLOT_BYTES)
     }
 
     pub(super) fn totals(&self) -> Totals {

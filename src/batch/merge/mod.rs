@@ -103,7 +103,13 @@ fn prepare(
     plan: MergePlan,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Publication, StorageError> {
-    let MergePlan { order, output, errors, overwrite, durability } = plan;
+    let MergePlan {
+        order,
+        output,
+        errors,
+        overwrite,
+        durability,
+    } = plan;
     let mut sources = Vec::new();
     for files in folder.shards()? {
         sources.extend(Source::open(folder.path().to_path_buf(), files)?);
@@ -111,12 +117,16 @@ fn prepare(
     let index = Index::build(folder.path(), &sources)?;
     let totals = index.totals();
     if !overwrite {
-        output.iter().try_for_each(|target| refuse_existing(target, |_| true))?;
+        output
+            .iter()
+            .try_for_each(|target| refuse_existing(target, |_| true))?;
         let replaced = |length| totals.merged.failed > 0 && length > 0;
         refuse_existing(&errors, replaced)?;
     }
     let old_errors = match &errors {
-        Target::File(path) if totals.merged.failed == 0 && overwrite && path.is_file() => Some(path.clone()),
+        Target::File(path) if totals.merged.failed == 0 && overwrite && path.is_file() => {
+            Some(path.clone())
+        }
         _ => None,
     };
     let sink = |target, outcome, bytes| match target {
@@ -138,8 +148,16 @@ fn prepare(
         Order::Completion => merge.in_completion_order()?,
     }
     merge.tell();
-    let Merge { output, errors, merged, .. } = merge;
-    assert_eq!(merged, totals.merged, "every line's final entry is merged exactly once");
+    let Merge {
+        output,
+        errors,
+        merged,
+        ..
+    } = merge;
+    assert_eq!(
+        merged, totals.merged,
+        "every line's final entry is merged exactly once"
+    );
     let sync = durability == Durability::Power;
     let mut steps = Vec::new();
     // The errors first: whoever waits for the output finds both.
@@ -181,7 +199,12 @@ impl Merge<'_> {
         let sources = self.sources;
         let head = |source: usize, entry: u64| -> Result<_, StorageError> {
             let completed_us = sources[source].entry(entry)?.completed_us;
-            Ok(Reverse((sources[source].generation(), completed_us, source, entry)))
+            Ok(Reverse((
+                sources[source].generation(),
+                completed_us,
+                source,
+                entry,
+            )))
         };
         for source in 0..sources.len() {
             heads.push(head(source, 0)?);
@@ -232,10 +255,14 @@ impl Merge<'_> {
 /// A final file that came into being during the run is not ours to replace. `replaced` tells by the
 /// file's length whether this merge would.
 fn refuse_existing(target: &Target, replaced: impl Fn(u64) -> bool) -> Result<(), StorageError> {
-    let Target::File(path) = target else { return Ok(()) };
+    let Target::File(path) = target else {
+        return Ok(());
+    };
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() && replaced(metadata.len()) => {
-            Err(StorageError::TargetExists { path: Path::to_path_buf(path) })
+            Err(StorageError::TargetExists {
+                path: Path::to_path_buf(path),
+            })
         }
         _ => Ok(()),
     }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::source::Source;
 use super::{StorageError, Target};
-use crate::batch::folder::{ERRORS_MERGED, OUTPUT_MERGED, PERMISSIONS_PROBE, Step, remove_if_there};
+use crate::batch::folder::{
+    ERRORS_MERGED, OUTPUT_MERGED, PERMISSIONS_PROBE, Step, remove_if_there,
+};
 use crate::journal::{Entry, Outcome};
 use crate::runtime::files;
 
@@ -52,7 +54,11 @@ struct FileDestination {
 
 impl Sink {
     pub(super) fn nowhere(outcome: Outcome) -> Self {
-        Self { outcome, destination: Destination::Nowhere, run: None }
+        Self {
+            outcome,
+            destination: Destination::Nowhere,
+            run: None,
+        }
     }
 
     /// `bytes` is what will be pushed in all.
@@ -64,29 +70,51 @@ impl Sink {
         sources: &[Source],
     ) -> Result<Self, StorageError> {
         let destination = match target {
-            Target::Stdout(stream) => Destination::Stream(BufWriter::with_capacity(WRITE_BYTES, stream)),
+            Target::Stdout(stream) => {
+                Destination::Stream(BufWriter::with_capacity(WRITE_BYTES, stream))
+            }
             // A device or pipe (`-e /dev/null`) is written to; a file in its place would do harm.
             Target::File(path) if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) => {
-                let device = File::options().write(true).open(&path).map_err(StorageError::io(&path, "write to"))?;
+                let device = File::options()
+                    .write(true)
+                    .open(&path)
+                    .map_err(StorageError::io(&path, "write to"))?;
                 Destination::Stream(BufWriter::with_capacity(WRITE_BYTES, Box::new(device)))
             }
-            Target::File(path) => Destination::File(FileDestination::new(folder, path, outcome, bytes, sources)?),
+            Target::File(path) => {
+                Destination::File(FileDestination::new(folder, path, outcome, bytes, sources)?)
+            }
         };
-        Ok(Self { outcome, destination, run: None })
+        Ok(Self {
+            outcome,
+            destination,
+            run: None,
+        })
     }
 
     /// Appends a record that was verified.
-    pub(super) fn push(&mut self, sources: &[Source], source: usize, entry: &Entry) -> Result<(), StorageError> {
+    pub(super) fn push(
+        &mut self,
+        sources: &[Source],
+        source: usize,
+        entry: &Entry,
+    ) -> Result<(), StorageError> {
         let end = entry.position + entry.length;
         match &mut self.run {
             Some(run) if run.source == source && run.end == entry.position => run.end = end,
             _ => {
                 self.write_run(sources)?;
-                self.run = Some(Run { source, start: entry.position, end });
+                self.run = Some(Run {
+                    source,
+                    start: entry.position,
+                    end,
+                });
             }
         }
         match self.run {
-            Some(run) if run.end - run.start >= RUN_BYTES_MAX && !self.may_be_whole(run) => self.write_run(sources),
+            Some(run) if run.end - run.start >= RUN_BYTES_MAX && !self.may_be_whole(run) => {
+                self.write_run(sources)
+            }
             _ => Ok(()),
         }
     }
@@ -102,9 +130,12 @@ impl Sink {
     }
 
     fn write_run(&mut self, sources: &[Source]) -> Result<(), StorageError> {
-        let Some(run) = self.run.take() else { return Ok(()) };
+        let Some(run) = self.run.take() else {
+            return Ok(());
+        };
         // Every record of the run was found within the segment.
-        let bytes = &sources[run.source].segment(self.outcome)[run.start as usize..run.end as usize];
+        let bytes =
+            &sources[run.source].segment(self.outcome)[run.start as usize..run.end as usize];
         match &mut self.destination {
             Destination::Nowhere => Ok(()),
             Destination::Stream(stream) => stream.write_all(bytes).map_err(stream_error),
@@ -122,11 +153,18 @@ impl Sink {
     }
 
     /// Completes the file and tells which step puts it in place; `None` if there is nothing to place.
-    pub(super) fn finish(mut self, sources: &[Source], sync: bool) -> Result<Option<Step>, StorageError> {
+    pub(super) fn finish(
+        mut self,
+        sources: &[Source],
+        sync: bool,
+    ) -> Result<Option<Step>, StorageError> {
         let whole = match (self.run, &self.destination) {
-            (Some(run), Destination::File(file)) if self.may_be_whole(run) && run.end == file.bytes => {
+            (Some(run), Destination::File(file))
+                if self.may_be_whole(run) && run.end == file.bytes =>
+            {
                 let source = &sources[run.source];
-                (run.end == source.segment(self.outcome).len() as u64).then(|| source.segment_path(self.outcome))
+                (run.end == source.segment(self.outcome).len() as u64)
+                    .then(|| source.segment_path(self.outcome))
             }
             _ => None,
         };
@@ -160,9 +198,20 @@ impl FileDestination {
             Outcome::Success => folder.join(OUTPUT_MERGED),
             Outcome::Failure => folder.join(ERRORS_MERGED),
         };
-        let mut with_records = (0..sources.len()).filter(|source| !sources[*source].segment(outcome).is_empty());
-        let sole_source = with_records.next().filter(|_| with_records.next().is_none() && beside);
-        Ok(Self { temporary, target, folder, bytes, sole_source, writer: None, finished: false })
+        let mut with_records =
+            (0..sources.len()).filter(|source| !sources[*source].segment(outcome).is_empty());
+        let sole_source = with_records
+            .next()
+            .filter(|_| with_records.next().is_none() && beside);
+        Ok(Self {
+            temporary,
+            target,
+            folder,
+            bytes,
+            sole_source,
+            writer: None,
+            finished: false,
+        })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
@@ -171,14 +220,19 @@ impl FileDestination {
             Some(writer) => writer,
             none => none.insert(create(&self.temporary, needed_bytes)?),
         };
-        writer.write_all(bytes).map_err(|error| StorageError::new(&self.temporary, "write", needed_bytes, error))
+        writer
+            .write_all(bytes)
+            .map_err(|error| StorageError::new(&self.temporary, "write", needed_bytes, error))
     }
 
     /// `whole` is the segment that already is the final file.
     fn finish(mut self, whole: Option<PathBuf>, sync: bool) -> Result<Step, StorageError> {
         let (from, file) = match whole {
             Some(segment) => {
-                let file = File::options().write(true).open(&segment).map_err(StorageError::io(&segment, "open"))?;
+                let file = File::options()
+                    .write(true)
+                    .open(&segment)
+                    .map_err(StorageError::io(&segment, "open"))?;
                 (segment, file)
             }
             None => {
@@ -190,13 +244,19 @@ impl FileDestination {
                 (self.temporary.clone(), file)
             }
         };
-        let permissions = self.permissions().map_err(StorageError::io(&self.folder, "create a file in"))?;
-        file.set_permissions(permissions).map_err(StorageError::io(&from, "set the permissions of"))?;
+        let permissions = self
+            .permissions()
+            .map_err(StorageError::io(&self.folder, "create a file in"))?;
+        file.set_permissions(permissions)
+            .map_err(StorageError::io(&from, "set the permissions of"))?;
         if sync {
             file.sync_all().map_err(StorageError::io(&from, "sync"))?;
         }
         self.finished = true;
-        Ok(Step::Rename { from, to: self.target.clone() })
+        Ok(Step::Rename {
+            from,
+            to: self.target.clone(),
+        })
     }
 
     /// Those of the file that is replaced, else those that any new file gets.

@@ -24,17 +24,37 @@ impl Source {
     /// `None` if no line finished there. The process that merges has repaired or written every
     /// journal, so a torn one is damage.
     pub(super) fn open(folder: PathBuf, files: ShardFiles) -> Result<Option<Self>, StorageError> {
-        let Some(journal) = map(&files.path(&folder, FileKind::Journal))? else { return Ok(None) };
+        let Some(journal) = map(&files.path(&folder, FileKind::Journal))? else {
+            return Ok(None);
+        };
         let replay = replay(&journal).map_err(|damage| damaged(&folder, files, damage))?;
         if let Some(offset) = replay.torn() {
-            return Err(damaged(&folder, files, Damage { offset, what: DamageKind::Entry }));
+            return Err(damaged(
+                &folder,
+                files,
+                Damage {
+                    offset,
+                    what: DamageKind::Entry,
+                },
+            ));
         }
         let entries = replay.len();
         let line_number_max = replay.entries().map(|entry| entry.line_number).max();
-        let (Some(header), Some(line_number_max)) = (replay.header(), line_number_max) else { return Ok(None) };
+        let (Some(header), Some(line_number_max)) = (replay.header(), line_number_max) else {
+            return Ok(None);
+        };
         let output = map(&files.path(&folder, FileKind::Output))?;
         let errors = map(&files.path(&folder, FileKind::Errors))?;
-        let source = Self { folder, files, header, entries, line_number_max, journal, output, errors };
+        let source = Self {
+            folder,
+            files,
+            header,
+            entries,
+            line_number_max,
+            journal,
+            output,
+            errors,
+        };
         source.release();
         Ok(Some(source))
     }
@@ -56,17 +76,26 @@ impl Source {
     /// The entry at `index`, below [`Source::entries`].
     pub(super) fn entry(&self, index: u64) -> Result<Entry, StorageError> {
         entry_at(&self.journal, &self.header, index).ok_or_else(|| {
-            damaged(&self.folder, self.files, Damage { offset: entry_offset(index), what: DamageKind::Entry })
+            damaged(
+                &self.folder,
+                self.files,
+                Damage {
+                    offset: entry_offset(index),
+                    what: DamageKind::Entry,
+                },
+            )
         })
     }
 
     /// The entry's record is there and unchanged.
     pub(super) fn verify(&self, entry: &Entry) -> Result<(), StorageError> {
-        record(self.segment(entry.outcome), entry).map(drop).map_err(|what| StorageError::Damaged {
-            path: self.segment_path(entry.outcome),
-            offset: entry.position,
-            what,
-        })
+        record(self.segment(entry.outcome), entry)
+            .map(drop)
+            .map_err(|what| StorageError::Damaged {
+                path: self.segment_path(entry.outcome),
+                offset: entry.position,
+                what,
+            })
     }
 
     /// All records of one outcome.
@@ -79,15 +108,21 @@ impl Source {
     }
 
     pub(super) fn segment_path(&self, outcome: Outcome) -> PathBuf {
-        self.files.path(&self.folder, match outcome {
-            Outcome::Success => FileKind::Output,
-            Outcome::Failure => FileKind::Errors,
-        })
+        self.files.path(
+            &self.folder,
+            match outcome {
+                Outcome::Success => FileKind::Output,
+                Outcome::Failure => FileKind::Errors,
+            },
+        )
     }
 
     /// Lets go of all mapped pages.
     pub(super) fn release(&self) {
         self.journal.release_all();
-        [&self.output, &self.errors].into_iter().flatten().for_each(Mapping::release_all);
+        [&self.output, &self.errors]
+            .into_iter()
+            .flatten()
+            .for_each(Mapping::release_all);
     }
 }

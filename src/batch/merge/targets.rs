@@ -86,17 +86,29 @@ pub fn check_targets(
     has_folder: bool,
 ) -> Result<(), TargetError> {
     let roles = [(INPUT, input), (OUTPUT, output), (ERRORS, Some(errors))];
-    let named: Vec<_> = roles.into_iter().filter_map(|(role, path)| Some((role, path?))).collect();
+    let named: Vec<_> = roles
+        .into_iter()
+        .filter_map(|(role, path)| Some((role, path?)))
+        .collect();
     for (at, &(other, path)) in named.iter().enumerate() {
-        if let Some(&(one, _)) = named[..at].iter().find(|(_, earlier)| files::same_file(earlier, path)) {
-            return Err(TargetError::SameFile { one, other, path: path.to_path_buf() });
+        if let Some(&(one, _)) = named[..at]
+            .iter()
+            .find(|(_, earlier)| files::same_file(earlier, path))
+        {
+            return Err(TargetError::SameFile {
+                one,
+                other,
+                path: path.to_path_buf(),
+            });
         }
     }
     let may_exist = overwrite || has_folder;
     if let Some(output) = output {
         check_target(OUTPUT, output, true, |_| may_exist)?;
     }
-    check_target(ERRORS, errors, output.is_none(), |length| may_exist || length == 0)
+    check_target(ERRORS, errors, output.is_none(), |length| {
+        may_exist || length == 0
+    })
 }
 
 /// `hosts` is set for the file beside which the run folder lies.
@@ -113,9 +125,15 @@ fn check_target(
     match fs::metadata(target) {
         Ok(metadata) if metadata.is_dir() => return Err(TargetError::Directory { role, path }),
         Ok(metadata) if !metadata.is_file() => {
-            return if hosts { Err(TargetError::Special { role, path }) } else { Ok(()) };
+            return if hosts {
+                Err(TargetError::Special { role, path })
+            } else {
+                Ok(())
+            };
         }
-        Ok(metadata) if !may_exist(metadata.len()) => return Err(TargetError::Exists { role, path }),
+        Ok(metadata) if !may_exist(metadata.len()) => {
+            return Err(TargetError::Exists { role, path });
+        }
         _ => {}
     }
     let parent = match target.parent() {
@@ -145,9 +163,18 @@ mod tests {
         fs::create_dir(at("sub")).expect("a folder");
         fs::hard_link(at("in"), at("hard")).expect("a hard link");
         let before = fs::read_dir(folder.path()).expect("a folder").count();
-        let check = |output: Option<&str>, errors: &str, (overwrite, has_folder): (bool, bool), expect: &str| {
+        let check = |output: Option<&str>,
+                     errors: &str,
+                     (overwrite, has_folder): (bool, bool),
+                     expect: &str| {
             let output = output.map(at);
-            let result = check_targets(Some(&at("in")), output.as_deref(), &at(errors), overwrite, has_folder);
+            let result = check_targets(
+                Some(&at("in")),
+                output.as_deref(),
+                &at(errors),
+                overwrite,
+                has_folder,
+            );
             let text = result.map_or_else(|error| error.to_string(), |()| "fine".to_owned());
             let text = text.replace(&format!("{}/", folder.path().display()), "");
             assert_eq!(text, expect, "{output:?} {errors}");
@@ -157,22 +184,60 @@ mod tests {
         check(None, "err", plain, "fine");
         check(Some("sub/out"), "sub/../err", plain, "fine");
         for forced in [plain, overwrite, resume] {
-            check(Some("in"), "err", forced, "the input and the output are the same file, in");
-            check(Some("hard"), "err", forced, "the input and the output are the same file, hard");
-            check(Some("out"), "in", forced, "the input and the error file are the same file, in");
-            check(Some("out"), "sub/../out", forced, "the output and the error file are the same file, sub/../out");
+            check(
+                Some("in"),
+                "err",
+                forced,
+                "the input and the output are the same file, in",
+            );
+            check(
+                Some("hard"),
+                "err",
+                forced,
+                "the input and the output are the same file, hard",
+            );
+            check(
+                Some("out"),
+                "in",
+                forced,
+                "the input and the error file are the same file, in",
+            );
+            check(
+                Some("out"),
+                "sub/../out",
+                forced,
+                "the output and the error file are the same file, sub/../out",
+            );
             check(Some("sub"), "err", forced, "the output sub is a directory");
-            check(Some("no/out"), "err", forced, "the folder no for the output does not exist; create it first");
-            check(Some("in/out"), "err", forced, "the folder in for the output does not exist; create it first");
+            check(
+                Some("no/out"),
+                "err",
+                forced,
+                "the folder no for the output does not exist; create it first",
+            );
+            check(
+                Some("in/out"),
+                "err",
+                forced,
+                "the folder in for the output does not exist; create it first",
+            );
         }
-        let exists = |role: &str, name: &str| format!("the {role} {name} already exists; replace it with --overwrite, or give another name");
+        let exists = |role: &str, name: &str| {
+            format!(
+                "the {role} {name} already exists; replace it with --overwrite, or give another name"
+            )
+        };
         check(Some("old"), "err", plain, &exists("output", "old"));
         check(Some("empty"), "err", plain, &exists("output", "empty"));
         check(Some("out"), "old", plain, &exists("error file", "old"));
         check(Some("out"), "empty", plain, "fine");
         check(Some("old"), "err", overwrite, "fine");
         check(Some("old"), "err", resume, "fine");
-        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), before, "nothing was created");
+        assert_eq!(
+            fs::read_dir(folder.path()).expect("a folder").count(),
+            before,
+            "nothing was created"
+        );
     }
 
     #[test]
@@ -181,11 +246,28 @@ mod tests {
         use std::os::unix::ffi::OsStrExt;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (output, null) = (folder.path().join("out"), Path::new("/dev/null"));
-        assert_eq!(check_targets(None, Some(&output), null, false, false), Ok(()));
-        let special = |role| Err(TargetError::Special { role, path: null.to_path_buf() });
-        assert_eq!(check_targets(None, Some(null), &output, false, false), special(OUTPUT));
-        assert_eq!(check_targets(None, None, null, false, false), special(ERRORS));
+        assert_eq!(
+            check_targets(None, Some(&output), null, false, false),
+            Ok(())
+        );
+        let special = |role| {
+            Err(TargetError::Special {
+                role,
+                path: null.to_path_buf(),
+            })
+        };
+        assert_eq!(
+            check_targets(None, Some(null), &output, false, false),
+            special(OUTPUT)
+        );
+        assert_eq!(
+            check_targets(None, None, null, false, false),
+            special(ERRORS)
+        );
         let path = folder.path().join(std::ffi::OsStr::from_bytes(b"\xff"));
-        assert_eq!(check_targets(None, Some(&path), &output, false, false), Err(TargetError::NotUtf8 { role: OUTPUT, path }));
+        assert_eq!(
+            check_targets(None, Some(&path), &output, false, false),
+            Err(TargetError::NotUtf8 { role: OUTPUT, path })
+        );
     }
 }

@@ -31,7 +31,14 @@ pub(super) struct AppendFile {
 impl AppendFile {
     pub(super) fn create(path: PathBuf) -> Result<Self, StorageError> {
         let file = files::create_private(&path).map_err(StorageError::io(&path, "create"))?;
-        Ok(Self { path, file, buffer: Vec::new(), base: 0, flushed: 0, reserved: Some(0) })
+        Ok(Self {
+            path,
+            file,
+            buffer: Vec::new(),
+            base: 0,
+            flushed: 0,
+            reserved: Some(0),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -80,16 +87,21 @@ impl AppendFile {
 
     /// Replaces bytes that are in the file.
     pub(super) fn overwrite(&mut self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
-        files::write_all_at(&self.file, bytes, offset).map_err(StorageError::io(&self.path, "write"))
+        files::write_all_at(&self.file, bytes, offset)
+            .map_err(StorageError::io(&self.path, "write"))
     }
 
     pub(super) fn sync(&mut self) -> Result<(), StorageError> {
-        self.file.sync_data().map_err(StorageError::io(&self.path, "sync"))
+        self.file
+            .sync_data()
+            .map_err(StorageError::io(&self.path, "sync"))
     }
 
     /// Promises space for `bytes_ahead` bytes after what is buffered.
     pub(super) fn reserve(&mut self, bytes_ahead: u64) -> Result<(), StorageError> {
-        let Some(reserved) = self.reserved else { return Ok(()) };
+        let Some(reserved) = self.reserved else {
+            return Ok(());
+        };
         let position = self.position(self.buffer.len());
         let needed = position.saturating_add(bytes_ahead);
         if needed <= reserved {
@@ -103,15 +115,27 @@ impl AppendFile {
         match grow(needed.saturating_add(step)).or_else(|_| grow(needed)) {
             Ok(until) => self.reserved = Some(until),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.reserved = None,
-            Err(error) => return Err(StorageError::new(&self.path, "reserve space for", needed - from, error)),
+            Err(error) => {
+                return Err(StorageError::new(
+                    &self.path,
+                    "reserve space for",
+                    needed - from,
+                    error,
+                ));
+            }
         }
         Ok(())
     }
 
     /// Gives back the space beyond the end.
     pub(super) fn trim(&mut self) -> Result<(), StorageError> {
-        if self.reserved.is_some_and(|reserved| reserved > self.written()) {
-            self.file.set_len(self.written()).map_err(StorageError::io(&self.path, "trim"))?;
+        if self
+            .reserved
+            .is_some_and(|reserved| reserved > self.written())
+        {
+            self.file
+                .set_len(self.written())
+                .map_err(StorageError::io(&self.path, "trim"))?;
             self.reserved = Some(self.written());
         }
         Ok(())

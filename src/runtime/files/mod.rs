@@ -29,10 +29,12 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
         Err(error) => return Err(error),
     }
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut offset = 0;
     while offset < length {
-        let bytes = &ZEROS[..ZEROS.len().min(usize::try_from(length - offset).unwrap_or(usize::MAX))];
+        let bytes = &ZEROS[..ZEROS
+            .len()
+            .min(usize::try_from(length - offset).unwrap_or(usize::MAX))];
         write_all_at(file, bytes, offset)?;
         offset += bytes.len() as u64;
     }
@@ -90,9 +92,8 @@ pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Resul
 /// exist yet are compared by their resolved parent folder and name.
 pub fn same_file(one: &Path, other: &Path) -> bool {
     match (fs::metadata(one), fs::metadata(other)) {
-        (Ok(first), Ok(second)) => {
-            platform::same_identity(&first, &second).unwrap_or_else(|| resolved(one) == resolved(other))
-        }
+        (Ok(first), Ok(second)) => platform::same_identity(&first, &second)
+            .unwrap_or_else(|| resolved(one) == resolved(other)),
         (Err(_), Err(_)) => resolved(one) == resolved(other),
         _ => false,
     }
@@ -134,9 +135,17 @@ fn resolved(path: &Path) -> Option<PathBuf> {
     // A link to a file that does not exist yet.
     if let Ok(target) = fs::read_link(&absolute) {
         let target = absolute.parent()?.join(target);
-        return Some(fs::canonicalize(target.parent()?).ok()?.join(target.file_name()?));
+        return Some(
+            fs::canonicalize(target.parent()?)
+                .ok()?
+                .join(target.file_name()?),
+        );
     }
-    Some(fs::canonicalize(absolute.parent()?).ok()?.join(absolute.file_name()?))
+    Some(
+        fs::canonicalize(absolute.parent()?)
+            .ok()?
+            .join(absolute.file_name()?),
+    )
 }
 
 /// A file as memory, read only. An empty file maps to an empty slice.
@@ -260,7 +269,10 @@ mod tests {
         create_private(&file).expect("a new file");
         let mode = |path: &Path| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
         assert_eq!((mode(&inner), mode(&file)), (0o700, 0o600));
-        assert_eq!(create_private(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            create_private(&file).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
     }
 
     #[test]

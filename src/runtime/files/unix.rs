@@ -21,7 +21,9 @@ pub(super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
     let length = libc::off64_t::try_from(length).map_err(too_large)?;
     loop {
         // SAFETY: a system call on a descriptor that `file` keeps open; no memory is passed.
-        let result = unsafe { libc::fallocate64(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, length) };
+        let result = unsafe {
+            libc::fallocate64(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, length)
+        };
         if result == 0 {
             return Ok(());
         }
@@ -65,9 +67,18 @@ pub(super) fn same_device(one: &Metadata, other: &Metadata) -> bool {
 }
 
 pub(super) fn is_writable_folder(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
+        return false;
+    };
     // SAFETY: `path` is a NUL-terminated string that lives through the call.
-    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::W_OK | libc::X_OK, libc::AT_EACCESS) == 0 }
+    unsafe {
+        libc::faccessat(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::W_OK | libc::X_OK,
+            libc::AT_EACCESS,
+        ) == 0
+    }
 }
 
 pub(super) fn ignore_file_size_signal() {
@@ -78,7 +89,8 @@ pub(super) fn ignore_file_size_signal() {
 pub(super) fn release(map: &Mmap, range: Range<usize>) {
     // SAFETY: the mapping is shared and file-backed, so a released page is read again from the
     // file and no content is lost.
-    let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+    let advised =
+        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
     // Only an optimisation: if the kernel declines, the pages stay until it needs them.
     let _ = advised;
 }

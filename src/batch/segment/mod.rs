@@ -78,14 +78,28 @@ impl ShardLog {
         };
         let errors = create(FileKind::Errors)?;
         let mut journal = create(FileKind::Journal)?;
-        let header = Header { run_id: folder.run_id(), generation, shard };
+        let header = Header {
+            run_id: folder.run_id(),
+            generation,
+            shard,
+        };
         journal.buffer().extend_from_slice(&header.encode());
         journal.flush()?;
         if durability == Durability::Power {
             journal.sync()?;
-            files::sync_directory(folder.path()).map_err(StorageError::io(folder.path(), "sync"))?;
+            files::sync_directory(folder.path())
+                .map_err(StorageError::io(folder.path(), "sync"))?;
         }
-        Ok(Self { header, durability, output, errors, journal, committed: 0, settled: 0, sync_failed: false })
+        Ok(Self {
+            header,
+            durability,
+            output,
+            errors,
+            journal,
+            committed: 0,
+            settled: 0,
+            sync_failed: false,
+        })
     }
 
     /// The buffer that the record of a line with this outcome is appended to, its newline included;
@@ -105,11 +119,21 @@ impl ShardLog {
     /// If what was appended is not one line: a bug that would tear the final files.
     pub fn commit(&mut self, entry: NewEntry, start: usize) {
         let record = &self.record_buffer(entry.outcome)[start..];
-        assert_eq!(record.last(), Some(&b'\n'), "a record ends with its newline");
-        debug_assert_eq!(memchr::memchr(b'\n', record), Some(record.len() - 1), "a record is one line");
+        assert_eq!(
+            record.last(),
+            Some(&b'\n'),
+            "a record ends with its newline"
+        );
+        debug_assert_eq!(
+            memchr::memchr(b'\n', record),
+            Some(record.len() - 1),
+            "a record is one line"
+        );
         let (length, record_checksum) = (record.len() as u64, crc32fast::hash(record));
         let (position, length, record_checksum) = match (entry.outcome, &mut self.output) {
-            (Outcome::Success, Output::Kept(file)) => (file.position(start), length, record_checksum),
+            (Outcome::Success, Output::Kept(file)) => {
+                (file.position(start), length, record_checksum)
+            }
             (Outcome::Failure, _) => (self.errors.position(start), length, record_checksum),
             (Outcome::Success, Output::Counted(buffer)) => {
                 buffer.clear();
@@ -127,7 +151,9 @@ impl ShardLog {
             attempts: entry.attempts,
             tokens: entry.tokens,
         };
-        self.journal.buffer().extend_from_slice(&entry.encode(&self.header, self.committed));
+        self.journal
+            .buffer()
+            .extend_from_slice(&entry.encode(&self.header, self.committed));
         self.committed += 1;
     }
 
@@ -206,7 +232,8 @@ impl ShardLog {
             return Ok(());
         }
         debug_assert_eq!(self.journal.written(), entry_offset(self.committed));
-        self.journal.overwrite(&self.header.mark(self.committed), MARK_OFFSET as u64)?;
+        self.journal
+            .overwrite(&self.header.mark(self.committed), MARK_OFFSET as u64)?;
         self.settled = self.committed;
         Ok(())
     }
@@ -221,7 +248,8 @@ impl ShardLog {
             file.reserve(bytes_ahead)?;
         }
         self.errors.reserve(bytes_ahead)?;
-        self.journal.reserve(bytes_ahead.min(JOURNAL_AHEAD_BYTES_MAX))
+        self.journal
+            .reserve(bytes_ahead.min(JOURNAL_AHEAD_BYTES_MAX))
     }
 
     /// Makes everything safe and gives unused reserved space back. The log can still be used.
