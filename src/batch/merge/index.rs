@@ -13,8 +13,8 @@ const SLOT_BYTES: u64 = 8;
 /// A slot is the source's number, plus one, above the entry's index: 16 million shards of 10^12
 /// entries each. Zero: the line has no record.
 const ENTRY_BITS: u32 = 40;
-/// Mapped pages are let go after so many entries, at 32 to 80 bytes of mapped memory each.
-const RELEASE_EVERY_ENTRIES: u64 = 1 << 18;
+/// Mapped pages are let go after so many entries, at 80 bytes of mapped memory each.
+const RELEASE_EVERY_ENTRIES: u64 = 1 << 16;
 
 /// The final entry of each line.
 #[derive(Debug)]
