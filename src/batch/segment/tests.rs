@@ -172,6 +172,35 @@ fn reserved_space_grows_in_steps_and_is_given_back() {
 
 #[test]
 #[cfg(target_os = "linux")]
+fn no_entry_is_written_before_its_record() {
+    let place = Place::new();
+    let opened = place.open();
+    let mut log = log(&opened.folder, 0);
+    let lines = [(1, Success), (2, Failure)];
+    append(&mut log, &lines);
+    let full = || {
+        fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("a device")
+    };
+    let real = log.errors.swap(full());
+    for _ in 0..2 {
+        assert!(matches!(log.flush(), Err(StorageError::NoSpace { .. })));
+        assert_eq!((log.buffered(), log.safe()), (2, 0));
+        assert_eq!(on_disk(&place), []);
+    }
+    log.errors.swap(real);
+    let real = log.journal.swap(full());
+    assert!(matches!(log.flush(), Err(StorageError::NoSpace { .. })));
+    assert_eq!((log.buffered(), log.safe()), (2, 0));
+    log.journal.swap(real);
+    log.flush().expect("room was made");
+    assert_eq!(on_disk(&place), expected(&lines));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
 fn a_reservation_that_cannot_be_met_names_path_and_need() {
     let place = Place::new();
     let opened = place.open();
