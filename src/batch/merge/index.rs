@@ -52,13 +52,17 @@ impl Index {
             });
         };
         let bytes = (line_number_max.saturating_add(1)).saturating_mul(SLOT_BYTES);
-        let map = create(&path, bytes)
-            .map_err(|error| StorageError::new(&path, "create", bytes, error))?;
         let mut index = Self {
             path,
-            map: Some(map),
+            map: None,
             totals: Totals::default(),
         };
+        let map = create(&index.path, bytes).map_err(|error| {
+            // Whoever makes room for the index alone would be back for the final files.
+            let needed = bytes + sources.iter().map(Source::record_bytes).sum::<u64>();
+            StorageError::new(&index.path, "create", needed, error)
+        })?;
+        index.map = Some(map);
         for (number, source) in sources.iter().enumerate() {
             for entry in 0..source.entries() {
                 index.add(

@@ -119,6 +119,12 @@ impl Source {
         segment.as_deref().unwrap_or_default()
     }
 
+    /// Bytes of all records.
+    pub(super) fn record_bytes(&self) -> u64 {
+        let bytes = |outcome| self.segment(outcome).len() as u64;
+        bytes(Outcome::Success) + bytes(Outcome::Failure)
+    }
+
     pub(super) fn segment_path(&self, outcome: Outcome) -> PathBuf {
         self.files.path(
             &self.folder,
