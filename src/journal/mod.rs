@@ -12,6 +12,9 @@ pub use header::{HEADER_BYTES, Header, MARK_BYTES, MARK_OFFSET, VERSION};
 
 use std::fmt;
 
+/// Entries between two calls of `passed`: about a megabyte.
+const STEP_ENTRIES: u64 = 1 << 14;
+
 /// A journal whose bytes were changed or cut where no crash can have done it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -67,6 +70,15 @@ pub struct Replay<'a> {
 /// crash left half-written, whose lines are simply sent again. A file shorter than a header belongs
 /// to a process that died before it wrote anything.
 pub fn replay(bytes: &[u8]) -> Result<Replay<'_>, Damage> {
+    replay_in_steps(bytes, &mut || {})
+}
+
+/// As [`replay`]; calls `passed` now and then, so that a caller whose bytes are a mapped file can
+/// let go of the pages read so far.
+pub fn replay_in_steps<'a>(
+    bytes: &'a [u8],
+    passed: &mut dyn FnMut(),
+) -> Result<Replay<'a>, Damage> {
     if bytes.len() < HEADER_BYTES {
         let torn = (!bytes.is_empty()).then_some(0);
         return Ok(Replay {
@@ -84,7 +96,11 @@ pub fn replay(bytes: &[u8]) -> Result<Replay<'_>, Damage> {
             break;
         }
         intact = index + 1;
+        if intact.is_multiple_of(STEP_ENTRIES) {
+            passed();
+        }
     }
+    passed();
     let end = intact as usize * ENTRY_BYTES;
     let offset = (HEADER_BYTES + end) as u64;
     if intact < settled {

@@ -190,4 +190,6 @@ impl RunFolder {
 }
 
 #[cfg(test)]
+pub(super) mod fixture;
+#[cfg(test)]
 mod tests;

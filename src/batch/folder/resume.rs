@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::name::{self, FileKind, ShardFiles};
 use crate::batch::storage_error::StorageError;
-use crate::journal::{Entry, Outcome, Replay, Tokens, entry_offset, replay};
+use crate::journal::{ENTRY_BYTES, Entry, Outcome, Replay, Tokens, entry_offset, replay_in_steps};
 use crate::runtime::files::Mapping;
 
 /// Mapped pages are let go after this much was read, so that verifying does not fill the memory.
-const RELEASE_EVERY_BYTES: u64 = 32 << 20;
+const RELEASE_EVERY_BYTES: u64 = 8 << 20;
 
 /// What a resumed run starts from.
 #[derive(Clone, Debug)]
@@ -120,9 +120,14 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
         let Some(journal) = map(&files.path(folder, FileKind::Journal))? else {
             continue;
         };
-        let replay = replay(&journal).map_err(|damage| damaged(folder, files, damage))?;
-        for entry in replay.entries() {
+        let mut unreleased = 0;
+        for entry in replay(folder, files, &journal)?.entries() {
             resume.add(&entry);
+            unreleased += ENTRY_BYTES as u64;
+            if unreleased >= RELEASE_EVERY_BYTES {
+                unreleased = 0;
+                journal.release_all();
+            }
         }
     }
     Ok(resume)
@@ -178,11 +183,11 @@ fn repair_all(folder: &Path, shards: &[ShardFiles], run_id: [u8; 16]) -> Result<
 fn repair(folder: &Path, files: ShardFiles, run_id: [u8; 16]) -> Result<(), StorageError> {
     let journal_path = files.path(folder, FileKind::Journal);
     let journal = map(&journal_path)?;
-    let replay = match &journal {
-        Some(journal) => Some(replay(journal).map_err(|damage| damaged(folder, files, damage))?),
-        None => None,
+    let Some(journal) = journal else {
+        return remove_unused(folder, files);
     };
-    let Some((replay, header)) = replay.and_then(|replay| Some((replay, replay.header()?))) else {
+    let replay = replay(folder, files, &journal)?;
+    let Some(header) = replay.header() else {
         drop(journal);
         return remove_unused(folder, files);
     };
@@ -193,12 +198,22 @@ fn repair(folder: &Path, files: ShardFiles, run_id: [u8; 16]) -> Result<(), Stor
             what: "the journal belongs to another run or shard".to_owned(),
         });
     }
-    let kept = verify(folder, files, &replay)?;
+    let kept = verify(folder, files, &journal, &replay)?;
     let journal_bytes = entry_offset(kept.entries);
     drop(journal);
     shorten(&journal_path, journal_bytes)?;
     shorten(&files.path(folder, FileKind::Output), kept.output_bytes)?;
     shorten(&files.path(folder, FileKind::Errors), kept.errors_bytes)
+}
+
+/// The journal's intact part; damage before its tail names the file.
+fn replay<'a>(
+    folder: &Path,
+    files: ShardFiles,
+    journal: &'a Mapping,
+) -> Result<Replay<'a>, StorageError> {
+    replay_in_steps(journal, &mut || journal.release_all())
+        .map_err(|damage| damaged(folder, files, damage))
 }
 
 /// What of a shard's files is whole.
@@ -211,7 +226,12 @@ struct Kept {
 
 /// Checks every record against its entry. Settled records must be there; after them the first one
 /// that is not ends the journal: power was lost before it was synced.
-fn verify(folder: &Path, files: ShardFiles, replay: &Replay<'_>) -> Result<Kept, StorageError> {
+fn verify(
+    folder: &Path,
+    files: ShardFiles,
+    journal: &Mapping,
+    replay: &Replay<'_>,
+) -> Result<Kept, StorageError> {
     let output = map(&files.path(folder, FileKind::Output))?;
     let errors = map(&files.path(folder, FileKind::Errors))?;
     let mut kept = Kept::default();
@@ -235,9 +255,10 @@ fn verify(folder: &Path, files: ShardFiles, replay: &Replay<'_>) -> Result<Kept,
         };
         *kept_bytes = (*kept_bytes).max(entry.position + record.len() as u64);
         kept.entries += 1;
-        unreleased += record.len() as u64;
+        unreleased += (record.len() + ENTRY_BYTES) as u64;
         if unreleased >= RELEASE_EVERY_BYTES {
             unreleased = 0;
+            journal.release_all();
             [&output, &errors]
                 .into_iter()
                 .flatten()

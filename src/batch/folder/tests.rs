@@ -1,1 +1,435 @@
+use super::fixture::{Place, cut, entry, flip, log, manifest, record};
+use super::*;
+use crate::config::Format;
+use crate::journal::Outcome::{Failure, Success};
+use crate::journal::{ENTRY_BYTES, HEADER_BYTES, entry_offset};
 
+fn done(resume: &Resume) -> Vec<u64> {
+    (0..200)
+        .filter(|number| resume.done.contains(*number))
+        .collect()
+}
+
+#[test]
+fn a_new_run_has_nothing_done_and_a_resumed_one_knows_what_is() {
+    let place = Place::new();
+    let opened = place.open();
+    assert!(opened.resume.is_none() && opened.published.is_none());
+    assert_eq!(opened.folder.generation(), 1);
+    drop(opened);
+    place.process(&[&[(1, Success), (64, Failure)], &[(130, Success)], &[]]);
+    place.process(&[&[(5, Failure)]]);
+    let Opened { folder, resume, .. } = place.open();
+    let resume = resume.expect("an unfinished run");
+    assert_eq!(done(&resume), [1, 5, 64, 130]);
+    assert_eq!(
+        (resume.succeeded, resume.failed, resume.attempts),
+        (2, 2, 8)
+    );
+    assert_eq!(
+        resume.tokens,
+        TokenTotals {
+            prompt: 40,
+            completion: 80,
+            cached: 20
+        }
+    );
+    assert_eq!(
+        (resume.generation, folder.generation()),
+        (3, 3),
+        "one generation for each process that wrote"
+    );
+    assert!(!resume.done.contains(u64::MAX));
+}
+
+#[test]
+fn an_error_that_was_sent_again_counts_once() {
+    let place = Place::new();
+    place.process(&[&[(1, Failure), (2, Failure)]]);
+    place.process(&[&[(1, Success), (2, Failure)]]);
+    let resume = place.open().resume.expect("an unfinished run");
+    assert_eq!((resume.succeeded, resume.failed), (1, 1));
+    assert!(
+        resume.done.succeeded.contains(1)
+            && !resume.done.failed.contains(1)
+            && resume.done.failed.contains(2)
+    );
+    assert_eq!(resume.tokens.prompt, 40, "both attempts were paid for");
+}
+
+#[test]
+fn a_second_process_is_refused_by_pid() {
+    let place = Place::new();
+    let opened = place.open();
+    let error = RunFolder::open_or_create(&place.run(), manifest(), true).expect_err("locked");
+    let expected = format!(
+        "{} is in use by another process (pid {}); wait for it to end",
+        place.run().display(),
+        std::process::id()
+    );
+    assert_eq!(error.to_string(), expected);
+    drop(opened);
+    place.open();
+}
+
+#[test]
+fn another_command_is_refused_and_fresh_throws_the_run_away() {
+    let place = Place::new();
+    place.process(&[&[(1, Success)]]);
+    let mut touched = manifest();
+    (
+        touched.input.mtime_ns,
+        touched.input.path,
+        touched.created_us,
+    ) = (6, "copy.jsonl".to_owned(), 7);
+    assert!(
+        RunFolder::open_or_create(&place.run(), touched, false)
+            .expect("the same run")
+            .resume
+            .is_some()
+    );
+    let mut others = [(); 5].map(|()| manifest());
+    others[0].input.size = 999;
+    others[1].input.fingerprint = "0b".repeat(16);
+    others[2].format = Format::OpenAi;
+    others[3].max_line_bytes = 5;
+    others[4].has_output = false;
+    for (other, what) in others.into_iter().zip([
+        "input",
+        "input",
+        "--format",
+        "--max-line-bytes",
+        "choice of output",
+    ]) {
+        let error = RunFolder::open_or_create(&place.run(), other.clone(), false)
+            .expect_err(what)
+            .to_string();
+        assert!(
+            error.contains(&format!("another {what} (")) && error.contains("--fresh"),
+            "{error}"
+        );
+        assert!(
+            place.shard_file(FileKind::Output, 1, 0).exists(),
+            "nothing was changed"
+        );
+    }
+    let mut other = manifest();
+    other.format = Format::OpenAi;
+    let fresh = RunFolder::open_or_create(&place.run(), other, true).expect("a new run");
+    assert!(fresh.resume.is_none());
+    assert_eq!(fresh.folder.generation(), 1);
+    assert!(!place.shard_file(FileKind::Output, 1, 0).exists());
+}
+
+#[test]
+fn overwrite_once_given_stays() {
+    let place = Place::new();
+    assert!(!place.open().folder.manifest().overwrite);
+    let overwriting = Manifest {
+        overwrite: true,
+        ..manifest()
+    };
+    RunFolder::open_or_create(&place.run(), overwriting, false).expect("the same run");
+    assert!(place.open().folder.manifest().overwrite);
+}
+
+#[test]
+fn manifests_of_others_are_refused() {
+    let place = Place::new();
+    place.open();
+    let path = place.run().join("manifest.json");
+    let text = fs::read_to_string(&path).expect("a manifest");
+    let cases = [
+        (
+            text.replace("\"version\": 1", "\"version\": 2"),
+            "newer version of blaze-uring (format 2)",
+        ),
+        (
+            text.replace("\"version\": 1", "\"version\": 0"),
+            "no known version",
+        ),
+        (text[..text.len() / 2].to_owned(), "cannot understand"),
+        (
+            text.replace("\"phase\"", "\"stage\""),
+            "unknown field `stage`",
+        ),
+        (text.replace("\"auto\"", "\"xml\""), "unknown format xml"),
+        (String::new(), "cannot understand"),
+    ];
+    for (text, expected) in cases {
+        fs::write(&path, &text).expect("a file");
+        let error = RunFolder::open_or_create(&place.run(), manifest(), false)
+            .expect_err(expected)
+            .to_string();
+        assert!(
+            error.contains(expected)
+                && error.contains("manifest.json")
+                && error.contains("--fresh"),
+            "{error}"
+        );
+    }
+    assert!(
+        RunFolder::open_or_create(&place.run(), manifest(), true)
+            .expect("a new run")
+            .resume
+            .is_none()
+    );
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_left_alone() {
+    let place = Place::new();
+    fs::create_dir(place.run()).expect("a folder");
+    fs::write(place.run().join("thesis.txt"), "years of work").expect("a file");
+    for fresh in [false, true] {
+        let error =
+            RunFolder::open_or_create(&place.run(), manifest(), fresh).expect_err("foreign");
+        assert!(
+            error
+                .to_string()
+                .ends_with("(it holds thesis.txt); move it away"),
+            "{error}"
+        );
+        assert_eq!(
+            fs::read_dir(place.run()).expect("a folder").count(),
+            1,
+            "not even a lock was put there"
+        );
+    }
+    fs::remove_dir_all(place.run()).expect("removed");
+    fs::write(place.run(), "a file").expect("a file");
+    assert!(matches!(
+        RunFolder::open_or_create(&place.run(), manifest(), true),
+        Err(FolderError::Foreign { .. })
+    ));
+}
+
+#[test]
+fn a_stray_file_hinders_neither_resuming_nor_removing() {
+    let place = Place::new();
+    place.process(&[&[(1, Success)]]);
+    fs::write(place.run().join(".DS_Store"), "").expect("a file");
+    let opened = place.open();
+    assert!(opened.resume.is_some());
+    opened.folder.remove().expect("removed");
+    let left: Vec<_> = fs::read_dir(place.run())
+        .expect("a folder")
+        .map(|entry| entry.expect("a file").file_name())
+        .collect();
+    assert_eq!(left, [".DS_Store"]);
+}
+
+#[test]
+fn leftovers_without_a_manifest_are_no_run() {
+    let place = Place::new();
+    place.process(&[&[(1, Success)]]);
+    fs::remove_file(place.run().join("manifest.json")).expect("removed");
+    assert!(!RunFolder::exists(&place.run()));
+    let opened = place.open();
+    assert!(opened.resume.is_none());
+    assert!(!place.shard_file(FileKind::Journal, 1, 0).exists());
+    opened.folder.remove().expect("removed");
+    assert!(!place.run().exists());
+}
+
+#[test]
+fn a_claimed_folder_keeps_its_spool_until_it_is_fresh() {
+    let place = Place::new();
+    let claim = RunFolder::claim(&place.run(), false).expect("a folder");
+    fs::write(claim.spool_path(), "{}\n").expect("a file");
+    let opened = claim.open(manifest()).expect("a run");
+    drop(opened);
+    let claim = RunFolder::claim(&place.run(), false).expect("a folder");
+    assert!(claim.spool_path().exists());
+    drop(claim);
+    assert!(
+        !RunFolder::claim(&place.run(), true)
+            .expect("a folder")
+            .spool_path()
+            .exists()
+    );
+}
+
+#[test]
+fn every_cut_and_every_flip_of_settled_files_is_refused_with_its_place() {
+    let place = Place::new();
+    place.process(&[&[(1, Success), (2, Failure), (3, Success), (4, Failure)]]);
+    let refusal = || {
+        let error = RunFolder::open_or_create(&place.run(), manifest(), false)
+            .expect_err("damage")
+            .to_string();
+        error.replace(&format!("{}/", place.run().display()), "")
+    };
+    let names = [
+        "output-0001-000.seg",
+        "errors-0001-000.seg",
+        "journal-0001-000.log",
+    ];
+    for (kind, name) in FileKind::ALL.into_iter().zip(names) {
+        let path = place.shard_file(kind, 1, 0);
+        let whole = fs::read(&path).expect("a file");
+        for at in 0..whole.len() {
+            for change in [
+                |path: &Path, at| cut(path, at as u64),
+                |path: &Path, at| flip(path, at),
+            ] {
+                change(&path, at);
+                let error = refusal();
+                assert!(
+                    error.starts_with(&format!("{name} is damaged at byte "))
+                        && error.contains("--fresh"),
+                    "{error}"
+                );
+                fs::write(&path, &whole).expect("restored");
+            }
+        }
+        fs::remove_file(&path).expect("removed");
+        assert!(
+            refusal().contains(" is damaged at byte 0: "),
+            "{name} is missing"
+        );
+        fs::write(&path, &whole).expect("restored");
+    }
+    let first = record(1, Success).len();
+    let check = |kind, change: &dyn Fn(&Path), expected: &str| {
+        let path = place.shard_file(kind, 1, 0);
+        let whole = fs::read(&path).expect("a file");
+        change(&path);
+        assert!(refusal().starts_with(expected), "{expected}: {}", refusal());
+        fs::write(&path, &whole).expect("restored");
+    };
+    let record_3 =
+        format!("output-0001-000.seg is damaged at byte {first}: the record of line 3 is");
+    check(
+        FileKind::Output,
+        &|path| cut(path, first as u64 + 3),
+        &format!("{record_3} cut off"),
+    );
+    check(
+        FileKind::Output,
+        &|path| flip(path, first + 3),
+        &format!("{record_3} altered"),
+    );
+    let entry_2 = "journal-0001-000.log is damaged at byte 136: ";
+    check(
+        FileKind::Journal,
+        &|path| flip(path, HEADER_BYTES + ENTRY_BYTES),
+        &format!("{entry_2}a journal entry is altered"),
+    );
+    check(
+        FileKind::Journal,
+        &|path| cut(path, 137),
+        &format!("{entry_2}the journal is cut short"),
+    );
+    assert_eq!(
+        done(&place.open().resume.expect("nothing was changed")),
+        [1, 2, 3, 4]
+    );
+}
+
+#[test]
+fn torn_tails_are_cut_off() {
+    let place = Place::new();
+    place.process(&[&[(1, Success), (2, Failure)]]);
+    let paths = FileKind::ALL.map(|kind| place.shard_file(kind, 1, 0));
+    let whole = paths.each_ref().map(|path| fs::read(path).expect("a file"));
+    for (path, bytes) in paths.iter().zip(&whole) {
+        fs::write(path, [bytes, &bytes[..20]].concat()).expect("a file");
+    }
+    assert_eq!(
+        done(&place.open().resume.expect("an unfinished run")),
+        [1, 2]
+    );
+    assert_eq!(
+        paths.each_ref().map(|path| fs::read(path).expect("a file")),
+        whole
+    );
+}
+
+#[test]
+fn records_lost_before_they_were_synced_are_sent_again() {
+    let place = Place::new();
+    let opened = place.open();
+    let mut log = crate::batch::segment::ShardLog::create(
+        &opened.folder,
+        1,
+        0,
+        true,
+        crate::config::Durability::Power,
+    )
+    .expect("a shard log");
+    let append = |log: &mut crate::batch::segment::ShardLog, number| {
+        log.append(entry(number, Success), record(number, Success).as_bytes());
+    };
+    append(&mut log, 1);
+    log.sync().expect("synced");
+    (2..=4).for_each(|number| append(&mut log, number));
+    log.flush().expect("written, not synced");
+    assert_eq!(log.safe(), 1);
+    drop((log, opened));
+    // The disk kept the journal's pages and lost one of the segment's.
+    flip(
+        &place.shard_file(FileKind::Output, 1, 0),
+        record(1, Success).len() + record(2, Success).len() + 2,
+    );
+    assert_eq!(
+        done(&place.open().resume.expect("an unfinished run")),
+        [1, 2]
+    );
+    assert_eq!(
+        fs::metadata(place.shard_file(FileKind::Journal, 1, 0))
+            .expect("a file")
+            .len(),
+        entry_offset(2)
+    );
+    flip(&place.shard_file(FileKind::Output, 1, 0), 2);
+    assert!(
+        RunFolder::open_or_create(&place.run(), manifest(), false).is_err(),
+        "the synced record must be there"
+    );
+}
+
+#[test]
+fn a_process_that_died_at_birth_leaves_nothing() {
+    for journal_bytes in [None, Some(0), Some(HEADER_BYTES as u64 - 1)] {
+        let place = Place::new();
+        let opened = place.open();
+        drop(log(&opened.folder, 0));
+        drop(opened);
+        let journal = place.shard_file(FileKind::Journal, 1, 0);
+        match journal_bytes {
+            Some(bytes) => cut(&journal, bytes),
+            None => fs::remove_file(&journal).expect("removed"),
+        }
+        let opened = place.open();
+        assert_eq!(done(&opened.resume.expect("an unfinished run")), [0; 0]);
+        assert!(!journal.exists() && !place.shard_file(FileKind::Errors, 1, 0).exists());
+    }
+}
+
+#[test]
+fn a_journal_of_another_run_is_refused() {
+    let (place, other) = (Place::new(), Place::new());
+    place.process(&[&[(1, Success)]]);
+    other.process(&[&[(1, Success)]]);
+    let journal = |place: &Place| place.shard_file(FileKind::Journal, 1, 0);
+    fs::copy(journal(&other), journal(&place)).expect("copied");
+    let error = RunFolder::open_or_create(&place.run(), manifest(), false)
+        .expect_err("damage")
+        .to_string();
+    assert!(error.contains("belongs to another run"), "{error}");
+}
+
+#[test]
+#[cfg(unix)]
+fn the_folder_is_private() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.process(&[&[(1, Success)]]);
+    let mode = |path: &Path| fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+    assert_eq!(mode(&place.run()), 0o700);
+    for entry in fs::read_dir(place.run()).expect("a folder") {
+        let path = entry.expect("a file").path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}

@@ -32,10 +32,6 @@ impl LineCursor {
     }
 
     /// The next line that is not blank.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "it borrows the input for one step only"
-    )]
     pub fn next(&mut self, input: &Input) -> Option<LineRef> {
         let bytes: &[u8] = &input.map;
         while self.next < self.end && self.next < bytes.len() as u64 {

@@ -13,8 +13,8 @@ const SLOT_BYTES: u64 = 8;
 /// A slot is the source's number, plus one, above the entry's index: 16 million shards of 10^12
 /// entries each. Zero: the line has no record.
 const ENTRY_BITS: u32 = 40;
-/// Mapped pages are let go after so many entries, at 32 to 80 bytes of mapped memory each.
-const RELEASE_EVERY_ENTRIES: u64 = 1 << 18;
+/// Mapped pages are let go after so many entries, at 80 bytes of mapped memory each.
+const RELEASE_EVERY_ENTRIES: u64 = 1 << 16;
 
 /// The final entry of each line.
 #[derive(Debug)]
@@ -52,13 +52,17 @@ impl Index {
             });
         };
         let bytes = (line_number_max.saturating_add(1)).saturating_mul(SLOT_BYTES);
-        let map = create(&path, bytes)
-            .map_err(|error| StorageError::new(&path, "create", bytes, error))?;
         let mut index = Self {
             path,
-            map: Some(map),
+            map: None,
             totals: Totals::default(),
         };
+        let map = create(&index.path, bytes).map_err(|error| {
+            // Whoever makes room for the index alone would be back for the final files.
+            let needed = bytes + sources.iter().map(Source::record_bytes).sum::<u64>();
+            StorageError::new(&index.path, "create", needed, error)
+        })?;
+        index.map = Some(map);
         for (number, source) in sources.iter().enumerate() {
             for entry in 0..source.entries() {
                 index.add(

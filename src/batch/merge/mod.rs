@@ -110,9 +110,7 @@ fn prepare(
         output,
         errors,
         overwrite,
-        durability,
-        lines,
-    } = plan;
+        durability, lines } = plan;
     let mut sources = Vec::new();
     for files in folder.shards()? {
         sources.extend(Source::open(folder.path().to_path_buf(), files)?);

@@ -4,8 +4,13 @@ use std::path::PathBuf;
 
 use crate::batch::folder::{FileKind, ShardFiles, damaged, map, record};
 use crate::batch::storage_error::StorageError;
-use crate::journal::{Damage, DamageKind, Entry, Header, Outcome, entry_at, entry_offset, replay};
+use crate::journal::{
+    Damage, DamageKind, Entry, Header, Outcome, entry_at, entry_offset, replay_in_steps,
+};
 use crate::runtime::files::Mapping;
+
+/// Mapped pages are let go after so many entries: about a megabyte.
+const RELEASE_EVERY_ENTRIES: u64 = 1 << 14;
 
 /// A journal and the segments it points into.
 #[derive(Debug)]
@@ -27,7 +32,8 @@ impl Source {
         let Some(journal) = map(&files.path(&folder, FileKind::Journal))? else {
             return Ok(None);
         };
-        let replay = replay(&journal).map_err(|damage| damaged(&folder, files, damage))?;
+        let replay = replay_in_steps(&journal, &mut || journal.release_all())
+            .map_err(|damage| damaged(&folder, files, damage))?;
         if let Some(offset) = replay.torn() {
             return Err(damaged(
                 &folder,
@@ -39,7 +45,13 @@ impl Source {
             ));
         }
         let entries = replay.len();
-        let line_number_max = replay.entries().map(|entry| entry.line_number).max();
+        let mut line_number_max = None;
+        for (at, entry) in (1_u64..).zip(replay.entries()) {
+            line_number_max = line_number_max.max(Some(entry.line_number));
+            if at.is_multiple_of(RELEASE_EVERY_ENTRIES) {
+                journal.release_all();
+            }
+        }
         let (Some(header), Some(line_number_max)) = (replay.header(), line_number_max) else {
             return Ok(None);
         };
@@ -105,6 +117,12 @@ impl Source {
             Outcome::Failure => &self.errors,
         };
         segment.as_deref().unwrap_or_default()
+    }
+
+    /// Bytes of all records.
+    pub(super) fn record_bytes(&self) -> u64 {
+        let bytes = |outcome| self.segment(outcome).len() as u64;
+        bytes(Outcome::Success) + bytes(Outcome::Failure)
     }
 
     pub(super) fn segment_path(&self, outcome: Outcome) -> PathBuf {

@@ -1,1 +1,527 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::batch::folder::fixture::{Place, cut, entry, flip, log, record};
+use crate::batch::folder::{FileKind, Manifest, Opened};
+use crate::journal::Outcome::{Failure, Success};
+
+fn plan(place: &Place, order: Order) -> MergePlan {
+    MergePlan {
+        order,
+        output: Some(Target::File(place.at("out.jsonl"))),
+        errors: Target::File(place.at("errors.jsonl")),
+        overwrite: false,
+        durability: Durability::Process,
+    }
+}
+
+fn merge_now(place: &Place, plan: MergePlan) -> Result<Merged, StorageError> {
+    merge(&place.open().folder, plan, &mut |_, _| {})
+}
+
+fn records(lines: &[(u64, Outcome)]) -> String {
+    lines
+        .iter()
+        .map(|&(number, outcome)| record(number, outcome))
+        .collect()
+}
+
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// The final files hold these lines in this order, and nothing else is left.
+fn expect_final(place: &Place, output: &[(u64, Outcome)], errors: &[(u64, Outcome)]) {
+    assert_eq!(read(&place.at("out.jsonl")), Some(records(output)));
+    assert_eq!(
+        read(&place.at("errors.jsonl")),
+        (!errors.is_empty()).then(|| records(errors))
+    );
+    assert!(!place.run().exists());
+}
+
+#[test]
+fn lines_come_out_in_input_order_whoever_finished_them() {
+    type Shards<'a> = &'a [&'a [(u64, Outcome)]];
+    let check = |processes: &[Shards<'_>], output: &[(u64, Outcome)], errors: &[(u64, Outcome)]| {
+        let place = Place::new();
+        processes.iter().for_each(|shards| place.process(shards));
+        let merged = merge_now(&place, plan(&place, Order::Input)).expect("merged");
+        assert_eq!(
+            merged,
+            Merged {
+                succeeded: output.len() as u64,
+                failed: errors.len() as u64
+            }
+        );
+        expect_final(&place, output, errors);
+    };
+    let good = |numbers: &[u64]| {
+        numbers
+            .iter()
+            .map(|number| (*number, Success))
+            .collect::<Vec<_>>()
+    };
+    let bad = |numbers: &[u64]| {
+        numbers
+            .iter()
+            .map(|number| (*number, Failure))
+            .collect::<Vec<_>>()
+    };
+    check(&[], &[], &[]);
+    check(&[&[&[]]], &[], &[]);
+    check(&[&[&good(&[1, 2, 3])]], &good(&[1, 2, 3]), &[]);
+    check(&[&[&good(&[3, 1, 2])]], &good(&[1, 2, 3]), &[]);
+    check(
+        &[&[&good(&[4, 2]), &good(&[5, 1]), &good(&[3])]],
+        &good(&[1, 2, 3, 4, 5]),
+        &[],
+    );
+    check(&[&[&bad(&[2, 1])]], &[], &bad(&[1, 2]));
+    check(&[&[&bad(&[1, 2])]], &[], &bad(&[1, 2]));
+    check(
+        &[&[
+            &[(2, Failure), (1, Success)],
+            &[(1000, Success), (7, Failure)],
+        ]],
+        &good(&[1, 1000]),
+        &bad(&[2, 7]),
+    );
+    check(
+        &[
+            &[&good(&[1, 4])],
+            &[&good(&[3]), &good(&[2])],
+            &[&bad(&[5])],
+        ],
+        &good(&[1, 2, 3, 4]),
+        &bad(&[5]),
+    );
+    // Errors sent again: the later record counts.
+    check(
+        &[&[&bad(&[1, 2, 3])], &[&[(3, Failure), (1, Success)]]],
+        &good(&[1]),
+        &bad(&[2, 3]),
+    );
+}
+
+#[test]
+fn completion_order_follows_the_clock_and_the_processes() {
+    let place = Place::new();
+    for (generation, shards) in [
+        [vec![(5, 10), (1, 30)], vec![(2, 20), (9, 40)]],
+        [vec![(3, 5)], vec![(9, 1), (4, 7)]],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let Opened { folder, .. } = place.open();
+        for (shard, lines) in shards.into_iter().enumerate() {
+            let mut log = log(&folder, shard);
+            for (number, completed_us) in lines {
+                // Line 9 fails first and succeeds in the second process.
+                let outcome = if number == 9 && generation == 0 {
+                    Failure
+                } else {
+                    Success
+                };
+                let entry = crate::batch::segment::NewEntry {
+                    completed_us,
+                    ..entry(number, outcome)
+                };
+                log.append(entry, record(number, outcome).as_bytes());
+            }
+            log.finish().expect("space");
+        }
+    }
+    merge_now(&place, plan(&place, Order::Completion)).expect("merged");
+    expect_final(
+        &place,
+        &[5, 2, 1, 9, 3, 4].map(|number| (number, Success)),
+        &[],
+    );
+}
+
+#[test]
+fn a_segment_that_is_the_final_file_is_renamed() {
+    #[cfg(unix)]
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let place = Place::new();
+    place.process(&[&[(1, Success), (2, Success)], &[(3, Failure)]]);
+    let metadata = |path: &Path| fs::metadata(path).expect("a file");
+    let segment = metadata(&place.shard_file(FileKind::Output, 1, 0));
+    merge_now(&place, plan(&place, Order::Input)).expect("merged");
+    expect_final(&place, &[(1, Success), (2, Success)], &[(3, Failure)]);
+    #[cfg(unix)]
+    {
+        let merged = metadata(&place.at("out.jsonl"));
+        assert_eq!(merged.ino(), segment.ino());
+        fs::write(place.at("any"), "").expect("a file");
+        let usual = metadata(&place.at("any")).permissions().mode();
+        assert_eq!(
+            merged.permissions().mode(),
+            usual,
+            "final files are not private"
+        );
+    }
+}
+
+#[test]
+fn successes_that_were_only_counted_make_no_file() {
+    let place = Place::new();
+    let manifest = Manifest {
+        has_output: false,
+        ..crate::batch::folder::fixture::manifest()
+    };
+    let folder = RunFolder::open_or_create(&place.run(), manifest, false)
+        .expect("a run")
+        .folder;
+    let mut log = crate::batch::segment::ShardLog::create(&folder, 1, 0, false, Durability::Power)
+        .expect("a log");
+    for (number, outcome) in [(2, Success), (1, Failure), (3, Success)] {
+        log.append(entry(number, outcome), record(number, outcome).as_bytes());
+    }
+    log.finish().expect("space");
+    let plan = MergePlan {
+        output: None,
+        durability: Durability::Power,
+        ..plan(&place, Order::Input)
+    };
+    assert_eq!(
+        merge(&folder, plan, &mut |_, _| {}).expect("merged"),
+        Merged {
+            succeeded: 2,
+            failed: 1
+        }
+    );
+    assert_eq!(read(&place.at("errors.jsonl")), Some(record(1, Failure)));
+    assert!(!place.at("out.jsonl").exists() && !place.run().exists());
+}
+
+/// A stream that remembers, or breaks.
+#[derive(Clone, Default)]
+struct Stream {
+    written: Rc<RefCell<Vec<u8>>>,
+    broken: bool,
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.written.borrow_mut().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn standard_output_gets_the_records_and_a_broken_one_loses_nothing() {
+    let place = Place::new();
+    place.process(&[&[(2, Success), (3, Failure), (1, Success)]]);
+    let to = |stream: &Stream| MergePlan {
+        output: Some(Target::Stdout(Box::new(stream.clone()))),
+        ..plan(&place, Order::Input)
+    };
+    let error = merge_now(
+        &place,
+        to(&Stream {
+            broken: true,
+            ..Stream::default()
+        }),
+    )
+    .expect_err("broken");
+    assert!(matches!(error, StorageError::Io { .. }), "{error}");
+    assert!(place.run().exists() && !place.at("errors.jsonl").exists());
+    let stream = Stream::default();
+    merge_now(&place, to(&stream)).expect("merged");
+    assert_eq!(
+        *stream.written.borrow(),
+        records(&[(1, Success), (2, Success)]).as_bytes()
+    );
+    assert_eq!(read(&place.at("errors.jsonl")), Some(record(3, Failure)));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_device_is_written_to_and_a_link_stays_a_link() {
+    let place = Place::new();
+    place.process(&[&[(2, Success), (1, Failure), (3, Success)]]);
+    fs::write(place.at("real"), "").expect("a file");
+    std::os::unix::fs::symlink("real", place.at("out.jsonl")).expect("a link");
+    let null = Target::File("/dev/null".into());
+    let plan = MergePlan {
+        errors: null,
+        overwrite: true,
+        ..plan(&place, Order::Input)
+    };
+    merge_now(&place, plan).expect("merged");
+    assert!(!fs::metadata("/dev/null").expect("a device").is_file());
+    assert!(
+        fs::symlink_metadata(place.at("out.jsonl"))
+            .expect("a link")
+            .is_symlink()
+    );
+    assert_eq!(
+        read(&place.at("real")),
+        Some(records(&[(2, Success), (3, Success)]))
+    );
+}
+
+#[test]
+fn old_final_files_are_replaced_only_if_asked() {
+    for overwrite in [false, true] {
+        let place = Place::new();
+        place.process(&[&[(1, Success)]]);
+        fs::write(place.at("out.jsonl"), "old").expect("a file");
+        fs::write(place.at("errors.jsonl"), "old").expect("a file");
+        let result = merge_now(
+            &place,
+            MergePlan {
+                overwrite,
+                ..plan(&place, Order::Input)
+            },
+        );
+        if overwrite {
+            result.expect("merged");
+            expect_final(&place, &[(1, Success)], &[]);
+        } else {
+            assert!(
+                matches!(result, Err(StorageError::TargetExists { path }) if path == place.at("out.jsonl"))
+            );
+            assert_eq!(read(&place.at("out.jsonl")).as_deref(), Some("old"));
+            assert!(place.run().exists(), "the records are kept");
+        }
+    }
+}
+
+#[test]
+fn damage_found_while_merging_publishes_nothing() {
+    for (kind, what) in [
+        (FileKind::Output, "altered"),
+        (FileKind::Errors, "altered"),
+        (FileKind::Output, "cut off"),
+        (FileKind::Journal, "damaged"),
+    ] {
+        let place = Place::new();
+        place.process(&[
+            &[(2, Success), (1, Success), (4, Failure), (3, Failure)],
+            &[(5, Success)],
+        ]);
+        let opened = place.open();
+        let path = place.shard_file(kind, 1, 0);
+        match what {
+            "cut off" => cut(&path, 7),
+            _ => flip(
+                &path,
+                fs::metadata(&path).expect("a file").len() as usize - 9,
+            ),
+        }
+        let error =
+            merge(&opened.folder, plan(&place, Order::Input), &mut |_, _| {}).expect_err("damage");
+        assert!(
+            !error.is_resumable() && error.to_string().contains(what),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains(&path.display().to_string()),
+            "{error}"
+        );
+        assert!(!place.at("out.jsonl").exists() && !place.at("errors.jsonl").exists());
+        for name in ["merge-index", "output.merged", "errors.merged"] {
+            assert!(!place.run().join(name).exists(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_merge_that_was_killed_is_done_again() {
+    let place = Place::new();
+    place.process(&[&[(2, Success), (1, Success), (3, Failure)]]);
+    for name in [
+        "merge-index",
+        "output.merged",
+        "errors.merged",
+        "manifest.json.partial",
+        "permissions",
+    ] {
+        fs::write(place.run().join(name), "half-written").expect("a file");
+    }
+    merge_now(&place, plan(&place, Order::Input)).expect("merged");
+    expect_final(&place, &[(1, Success), (2, Success)], &[(3, Failure)]);
+}
+
+#[test]
+fn publishing_is_completed_from_any_step() {
+    let lines = [(2, Success), (1, Success), (3, Failure)];
+    for steps_taken in 0..=2 {
+        let place = Place::new();
+        place.process(&[&lines]);
+        fs::write(place.at("out.jsonl"), "old").expect("a file");
+        let opened = place.open();
+        let plan = MergePlan {
+            overwrite: true,
+            ..plan(&place, Order::Input)
+        };
+        let mut publication = prepare(&opened.folder, plan, &mut |_, _| {}).expect("prepared");
+        assert_eq!(publication.steps.len(), 2);
+        opened
+            .folder
+            .set_phase(Phase::Publishing, &publication)
+            .expect("recorded");
+        publication.steps.truncate(steps_taken);
+        publication.perform().expect("published in part");
+        drop(opened);
+        let opened = place.open();
+        assert_eq!(
+            opened.published,
+            Some(Merged {
+                succeeded: 2,
+                failed: 1
+            })
+        );
+        expect_final(&place, &[(1, Success), (2, Success)], &[(3, Failure)]);
+    }
+}
+
+#[test]
+fn progress_ends_with_all_lines() {
+    let place = Place::new();
+    place.process(&[&[(2, Success), (1, Failure)]]);
+    let mut told = Vec::new();
+    merge(
+        &place.open().folder,
+        plan(&place, Order::Input),
+        &mut |done, total| told.push((done, total)),
+    )
+    .expect("merged");
+    assert_eq!(told, [(2, 2)]);
+}
+
+/// What happens to a run: a shard finishes a line, flushes, or the process is killed.
+#[derive(Clone, Debug)]
+enum Event {
+    Finish {
+        shard: usize,
+        success: bool,
+    },
+    Flush {
+        shard: usize,
+    },
+    /// `kept` decides how much of what the last flush wrote arrived.
+    Kill {
+        kept: usize,
+    },
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        6 => (0..3_usize, prop::bool::weighted(0.7)).prop_map(|(shard, success)| Event::Finish { shard, success }),
+        2 => (0..3_usize).prop_map(|shard| Event::Flush { shard }),
+        1 => (0..500_usize).prop_map(|kept| Event::Kill { kept }),
+    ];
+    prop::collection::vec(event, 0..80)
+}
+
+/// A flush that the kill interrupted: what is buffered would have gone to the files in their order,
+/// and `kept` bytes of it did.
+fn kill_in_flush(
+    place: &Place,
+    log: &mut crate::batch::segment::ShardLog,
+    generation: u32,
+    shard: u32,
+    kept: usize,
+) {
+    let paths = [FileKind::Output, FileKind::Errors, FileKind::Journal]
+        .map(|kind| place.shard_file(kind, generation, shard));
+    let before = paths
+        .each_ref()
+        .map(|path| fs::metadata(path).expect("a file").len());
+    let mark = fs::read(&paths[2]).expect("a journal")[..crate::journal::HEADER_BYTES].to_vec();
+    log.flush().expect("space");
+    let mut left = kept as u64;
+    for (path, before) in paths.iter().zip(before) {
+        let written = fs::metadata(path).expect("a file").len() - before;
+        let kept = written.min(left);
+        left -= kept;
+        cut(path, before + kept);
+    }
+    if left == 0 {
+        let mut journal = fs::read(&paths[2]).expect("a journal");
+        journal[..mark.len()].copy_from_slice(&mark);
+        fs::write(&paths[2], journal).expect("a journal");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// However often the process is killed, every line ends in exactly one record, in its place.
+    #[test]
+    fn kills_at_any_point_lose_and_repeat_nothing(events in events(), lines in 1_u64..40, completion: bool) {
+        let place = Place::new();
+        let mut opened = place.open();
+        let outcome_of = |number: u64| if number.is_multiple_of(3) { Failure } else { Success };
+        let mut logs: Vec<_> = (0..3).map(|shard| log(&opened.folder, shard)).collect();
+        let mut settled: BTreeMap<u64, Outcome> = BTreeMap::new();
+        let mut waiting: Vec<u64> = (1..=lines).rev().collect();
+        let mut buffered: [Vec<(u64, Outcome)>; 3] = Default::default();
+        for event in events {
+            match event {
+                Event::Finish { shard, success } => {
+                    // Shards take lines from either end, so that they interleave.
+                    let taken = if success { waiting.pop() } else { (!waiting.is_empty()).then(|| waiting.remove(0)) };
+                    let Some(number) = taken else { continue };
+                    logs[shard].append(entry(number, outcome_of(number)), record(number, outcome_of(number)).as_bytes());
+                    buffered[shard].push((number, outcome_of(number)));
+                }
+                Event::Flush { shard } => {
+                    logs[shard].flush().expect("space");
+                    settled.extend(buffered[shard].drain(..));
+                }
+                Event::Kill { kept } => {
+                    let generation = opened.folder.generation();
+                    kill_in_flush(&place, &mut logs[kept % 3], generation, (kept % 3) as u32, kept);
+                    logs.clear();
+                    drop(opened);
+                    opened = place.open();
+                    let resume = opened.resume.as_ref().expect("an unfinished run");
+                    for (number, outcome) in &settled {
+                        let set = if *outcome == Success { &resume.done.succeeded } else { &resume.done.failed };
+                        prop_assert!(set.contains(*number), "line {} was safe", number);
+                    }
+                    let done: Vec<u64> = (1..=lines).filter(|number| resume.done.contains(*number)).collect();
+                    prop_assert_eq!(resume.succeeded + resume.failed, done.len() as u64);
+                    settled = done.iter().map(|number| (*number, outcome_of(*number))).collect();
+                    waiting = (1..=lines).rev().filter(|number| !resume.done.contains(*number)).collect();
+                    buffered = Default::default();
+                    logs = (0..3).map(|shard| log(&opened.folder, shard)).collect();
+                }
+            }
+        }
+        while let Some(number) = waiting.pop() {
+            logs[(number % 3) as usize].append(entry(number, outcome_of(number)), record(number, outcome_of(number)).as_bytes());
+        }
+        logs.iter_mut().for_each(|log| log.finish().expect("space"));
+        let order = if completion { Order::Completion } else { Order::Input };
+        merge(&opened.folder, plan(&place, order), &mut |_, _| {}).expect("merged");
+        let sorted = |name: &str| {
+            let mut lines: Vec<String> = read(&place.at(name)).unwrap_or_default().split_inclusive('\n').map(str::to_owned).collect();
+            if completion {
+                lines.sort_by_key(|line| line[8..].split(',').next().expect("a number").parse::<u64>().expect("a number"));
+            }
+            lines.concat()
+        };
+        let expected = |wanted| records(&(1..=lines).map(|number| (number, outcome_of(number))).filter(|(_, outcome)| *outcome == wanted).collect::<Vec<_>>());
+        prop_assert_eq!(sorted("out.jsonl"), expected(Success));
+        prop_assert_eq!(sorted("errors.jsonl"), expected(Failure));
+        prop_assert!(!place.run().exists());
+    }
+}

@@ -127,6 +127,12 @@ impl AppendFile {
         Ok(())
     }
 
+    /// Lets another file take the writes, such as one that is always full.
+    #[cfg(test)]
+    pub(super) fn swap(&mut self, file: File) -> File {
+        std::mem::replace(&mut self.file, file)
+    }
+
     /// Gives back the space beyond the end.
     pub(super) fn trim(&mut self) -> Result<(), StorageError> {
         if self
@@ -139,5 +145,52 @@ impl AppendFile {
             self.reserved = Some(self.written());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_flush_that_failed_half_way_goes_on_where_it_stopped() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut file = AppendFile::create(folder.path().join("segment")).expect("a new file");
+        file.buffer().extend_from_slice(b"first\n");
+        file.flush().expect("space");
+        file.buffer().extend_from_slice(b"second\n");
+        // The disk takes three bytes more, then is full.
+        files::write_all_at(&file.file, b"sec", 6).expect("space");
+        file.flushed = 3;
+        let full = File::options()
+            .write(true)
+            .open("/dev/full")
+            .expect("a device");
+        let real = file.swap(full);
+        match file.flush() {
+            Err(StorageError::NoSpace {
+                path,
+                needed_bytes: 4,
+                ..
+            }) => assert_eq!(path, file.path),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(file.position(file.buffer.len()), 13);
+        file.buffer().extend_from_slice(b"third\n");
+        file.file = real;
+        file.flush().expect("room was made");
+        let content = std::fs::read(&file.path).expect("a file");
+        assert_eq!(content, b"first\nsecond\nthird\n");
+        assert_eq!((file.written(), file.pending()), (19, 0));
+    }
+
+    #[test]
+    fn a_huge_record_does_not_keep_its_memory() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut file = AppendFile::create(folder.path().join("segment")).expect("a new file");
+        file.buffer().resize(2 * BUFFER_BYTES_KEPT_MAX, b'x');
+        file.flush().expect("space");
+        assert!(file.buffer.capacity() <= BUFFER_BYTES_KEPT_MAX);
     }
 }

@@ -29,7 +29,7 @@ pub fn allocate(file: &File, length: u64) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
         Err(error) => return Err(error),
     }
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut offset = 0;
     while offset < length {
         let bytes = &ZEROS[..ZEROS

@@ -239,7 +239,9 @@ impl ShardLog {
     }
 
     /// Makes sure that `bytes_ahead` more bytes fit into each segment (and their entries into the
-    /// journal), whatever becomes of the free space. Call it before sending what will need them.
+    /// journal), whatever becomes of the free space. Call it before sending a request, with room for
+    /// the answers of all that are in flight; if it fails, send nothing more, and what is in flight
+    /// still fits.
     ///
     /// Grows in steps, so most calls cost nothing. Without effect where the file system cannot
     /// reserve.
