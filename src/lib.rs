@@ -6,6 +6,14 @@
 //! (`policy`, `provider`, `http`, `journal`, `tls`) → `runtime` → vocabulary (`config`, `metrics`,
 //! `json`, `error`).
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::disallowed_methods,
+        reason = "tests make their own files, sockets and clocks"
+    )
+)]
+
 #[doc(hidden)]
 pub mod batch;
 #[doc(hidden)]

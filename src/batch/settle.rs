@@ -160,6 +160,7 @@ impl<R: Runtime> Shard<R> {
                 ));
             }
         };
+        self.note_record(out.len() - start);
         log.commit(
             NewEntry {
                 line_offset: ticket.line.offset,
@@ -352,6 +353,7 @@ impl<R: Runtime> Shard<R> {
             failure,
             out,
         );
+        self.note_record(out.len() - start);
         log.commit(
             NewEntry {
                 line_offset: line.offset,

@@ -29,6 +29,10 @@ const SWEEP_EVERY: Duration = Duration::from_millis(20);
 const SWEEPS_PER_REPORT: u32 = 5;
 /// Records buffered at most while many lines in a row are refused without being sent.
 const REFUSED_PER_FLUSH: usize = 1024;
+/// What a record is taken for before the first one is written, in bytes.
+const RECORD_BYTES_FIRST: u64 = 4 << 10;
+/// Space is reserved for records this many times as long as usual.
+const RECORDS_VARY: u64 = 4;
 /// Buffers that grew beyond this are given back to the allocator after the request.
 const BUFFER_KEPT_MAX: usize = 256 << 10;
 
@@ -73,6 +77,9 @@ pub struct Shard<R: Runtime> {
     drained: Cell<bool>,
     left: Cell<bool>,
     released: Cell<u64>,
+    /// Moving average of the records' lengths, and the longest.
+    record_bytes_usual: Cell<u64>,
+    record_bytes_max: Cell<u64>,
 }
 
 /// The reusable memory of one request in flight.
@@ -118,6 +125,8 @@ impl<R: Runtime> Shard<R> {
             drained: Cell::new(false),
             left: Cell::new(false),
             released: Cell::new(0),
+            record_bytes_usual: Cell::new(RECORD_BYTES_FIRST),
+            record_bytes_max: Cell::new(RECORD_BYTES_FIRST),
         });
         R::spawn(shard.clone().sweep());
         shard.pump();
@@ -241,7 +250,9 @@ impl<R: Runtime> Shard<R> {
     /// Room for what is about to be received is taken before it is paid for.
     fn reserve_space(&self) -> bool {
         let in_flight = self.admission.borrow().in_flight() as u64;
-        match self.log.borrow_mut().reserve(in_flight) {
+        let bytes =
+            in_flight * self.record_bytes_usual.get() * RECORDS_VARY + self.record_bytes_max.get();
+        match self.log.borrow_mut().reserve(bytes) {
             Ok(()) => true,
             Err(error) => {
                 self.report(Report::Storage(error));
@@ -336,6 +347,14 @@ impl<R: Runtime> Shard<R> {
         self.report(Report::Metrics(delta));
     }
 
+    /// Remembers how long records are, for the space they need.
+    pub(super) fn note_record(&self, bytes: usize) {
+        let (usual, bytes) = (self.record_bytes_usual.get(), bytes as u64);
+        self.record_bytes_usual.set(usual - usual / 16 + bytes / 16);
+        self.record_bytes_max
+            .set(self.record_bytes_max.get().max(bytes));
+    }
+
     pub(super) fn report(&self, report: Report) {
         // The coordinator outlives its shards; if it panicked, there is nobody left to tell.
         let _ = self.events.send(Event {
@@ -347,8 +366,10 @@ impl<R: Runtime> Shard<R> {
     /// Everything finished is written; what is still in flight is abandoned and will be sent again.
     fn leave(&self) {
         self.left.set(true);
-        self.flush();
-        self.sync();
+        if let Err(error) = self.log.borrow_mut().finish() {
+            self.report(Report::Storage(error));
+        }
+        self.pool.close_idle();
         self.report_metrics();
     }
 }

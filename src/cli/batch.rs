@@ -67,6 +67,9 @@ fn try_run(
         ),
         None => None,
     };
+    if let Some(server) = &server {
+        tracing::info!("metrics at http://{}/metrics", server.address());
+    }
     let mut display = Display {
         progress: progress(console, block),
         server,

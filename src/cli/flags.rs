@@ -57,7 +57,7 @@ pub enum Command {
     /// Run a small batch end to end against a built-in endpoint: no key, no network
     Demo(DemoArgs),
     /// Serve a trial endpoint on loopback: deterministic replies, latency and faults
-    Mock(MockArgs),
+    Mock(Box<MockArgs>),
 }
 
 /// The batch's flags and the environment's answers to the same names, not yet merged.

@@ -18,15 +18,17 @@ use std::process::ExitCode;
 
 use crate::config::load_settings;
 use crate::mock;
+use crate::runtime::files;
 use flags::{BatchArgs, Cli, Command};
 
 /// Runs what the process's command line asks for.
 pub fn main() -> ExitCode {
+    files::ignore_file_size_signal();
     let Cli { command, batch } = flags::parse();
     match command {
         None => run_batch(&batch),
         Some(Command::Demo(args)) => demo::run(&args),
-        Some(Command::Mock(args)) => match mock::run(args) {
+        Some(Command::Mock(args)) => match mock::run(*args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("error: the trial endpoint could not run: {error}");

@@ -1,5 +1,10 @@
 //! Reads a config file's text, bounded; the only I/O of this folder.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "reads the config file that is named to it"
+)]
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;

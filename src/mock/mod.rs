@@ -7,6 +7,11 @@
 //! included. `connection` plays it; `server` owns the threads, `state` the clock and the books.
 //! What decides (`plan`, `limit`, `answer`, …) is pure.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the trial endpoint owns its clock and sockets"
+)]
+
 mod answer;
 mod connection;
 mod failure;

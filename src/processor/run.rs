@@ -66,7 +66,10 @@ pub(super) fn run(
     } = claim.open(manifest)?;
     if let Some(merged) = published {
         tracing::info!("the run had finished before; its final files are in place");
-        folder.remove()?;
+        if merged.succeeded + merged.failed != scan.lines {
+            // That was a run of another input. This one begins by looking at the files again.
+            return run(processor, job, observer, interrupts);
+        }
         return Ok(conclude(
             job,
             &scan,
@@ -117,9 +120,8 @@ pub(super) fn run(
         errors: Target::File(job.errors.clone()),
         overwrite: folder.manifest().overwrite,
         durability: config.durability,
-        lines: scan.lines,
     };
-    match merge::merge(&folder, plan, &mut |_, _| {}) {
+    match merge::merge(&folder, plan, scan.lines, &mut |_, _| {}) {
         Ok(merged) => Ok(conclude(job, &scan, None, &snapshot, merged)),
         // Every record is in the run folder: the same command ends the run when the cause is gone.
         Err(error) if error.is_resumable() => {

@@ -4,6 +4,11 @@
 //! are owned across the seam because io_uring writes into memory while nobody may borrow it. Both
 //! backends are whole files: `uring` (io_uring through monoio, Linux) and `tokio` (portable).
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the clock and the files of the system live here"
+)]
+
 pub mod backend;
 pub mod cores;
 pub mod dns;

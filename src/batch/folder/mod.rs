@@ -4,6 +4,8 @@
 //! journal, and at the end the merged files until they are renamed. `docs/RUN_FOLDER.md` has the
 //! format byte by byte.
 
+#![expect(clippy::disallowed_methods, reason = "the run folder is made of files")]
+
 mod claim;
 mod manifest;
 mod name;

@@ -5,6 +5,8 @@
 //! short while it is mapped, the kernel ends the process with SIGBUS on the next touch; the run
 //! resumes like after any kill. [`Input::changed`] catches every slower change.
 
+#![expect(clippy::disallowed_methods, reason = "the input is a file")]
+
 mod cursor;
 mod scan;
 mod spool;

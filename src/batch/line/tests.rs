@@ -1,3 +1,5 @@
+//! Lines in every shape, valid and not.
+
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 

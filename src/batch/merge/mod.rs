@@ -6,6 +6,11 @@
 //! the remaining steps. Memory stays constant: segments, journals and the index are mapped files,
 //! let go as the merge passes.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "final files are made and renamed here"
+)]
+
 mod index;
 mod sink;
 mod source;
@@ -52,8 +57,6 @@ pub struct MergePlan {
     pub overwrite: bool,
     /// Whether the final files survive power loss once this returns.
     pub durability: Durability,
-    /// Lines of the input; unless exactly as many have a record, nothing is published.
-    pub lines: u64,
 }
 
 /// A place for final records.
@@ -75,16 +78,27 @@ impl fmt::Debug for Target {
 
 /// Merges the run into its final files, puts them in place and deletes the run folder.
 ///
-/// Call it when every line has its record and every shard's log is finished. `progress` is told the
+/// Call it when every line has its record and every shard's log is finished; unless exactly `lines`
+/// lines have one, nothing is published. `progress` is told the
 /// lines merged so far and in all. Each record is verified on its way; if one is damaged or space
 /// runs out, the final files do not appear and the folder stays as it was.
 pub fn merge(
     folder: &RunFolder,
     plan: MergePlan,
+    lines: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Merged, StorageError> {
     let sync = plan.durability == Durability::Power;
     let publication = prepare(folder, plan, progress)?;
+    let Merged { succeeded, failed } = publication.merged;
+    if succeeded + failed != lines {
+        return Err(StorageError::Books {
+            path: folder.path().to_path_buf(),
+            lines,
+            succeeded,
+            failed,
+        });
+    }
     folder.set_phase(Phase::Publishing, &publication)?;
     publication.perform()?;
     if sync {
@@ -110,22 +124,14 @@ fn prepare(
         output,
         errors,
         overwrite,
-        durability, lines } = plan;
+        durability,
+    } = plan;
     let mut sources = Vec::new();
     for files in folder.shards()? {
         sources.extend(Source::open(folder.path().to_path_buf(), files)?);
     }
     let index = Index::build(folder.path(), &sources)?;
     let totals = index.totals();
-    let Merged { succeeded, failed } = totals.merged;
-    if succeeded + failed != lines {
-        return Err(StorageError::Books {
-            path: folder.path().to_path_buf(),
-            lines,
-            succeeded,
-            failed,
-        });
-    }
     if !overwrite {
         output
             .iter()

@@ -1,3 +1,5 @@
+//! Merges of runs made by hand, and a model of kills at any point.
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -21,7 +23,14 @@ fn plan(place: &Place, order: Order) -> MergePlan {
 }
 
 fn merge_now(place: &Place, plan: MergePlan) -> Result<Merged, StorageError> {
-    merge(&place.open().folder, plan, &mut |_, _| {})
+    let opened = place.open();
+    merge(&opened.folder, plan, recorded(&opened), &mut |_, _| {})
+}
+
+/// Lines that have a record.
+fn recorded(opened: &Opened) -> u64 {
+    let resume = opened.resume.as_ref();
+    resume.map_or(0, |resume| resume.succeeded + resume.failed)
 }
 
 fn records(lines: &[(u64, Outcome)]) -> String {
@@ -192,7 +201,7 @@ fn successes_that_were_only_counted_make_no_file() {
         ..plan(&place, Order::Input)
     };
     assert_eq!(
-        merge(&folder, plan, &mut |_, _| {}).expect("merged"),
+        merge(&folder, plan, 3, &mut |_, _| {}).expect("merged"),
         Merged {
             succeeded: 2,
             failed: 1
@@ -325,8 +334,13 @@ fn damage_found_while_merging_publishes_nothing() {
                 fs::metadata(&path).expect("a file").len() as usize - 9,
             ),
         }
-        let error =
-            merge(&opened.folder, plan(&place, Order::Input), &mut |_, _| {}).expect_err("damage");
+        let error = merge(
+            &opened.folder,
+            plan(&place, Order::Input),
+            recorded(&opened),
+            &mut |_, _| {},
+        )
+        .expect_err("damage");
         assert!(
             !error.is_resumable() && error.to_string().contains(what),
             "{error}"
@@ -400,6 +414,7 @@ fn progress_ends_with_all_lines() {
     merge(
         &place.open().folder,
         plan(&place, Order::Input),
+        2,
         &mut |done, total| told.push((done, total)),
     )
     .expect("merged");
@@ -511,7 +526,7 @@ proptest! {
         }
         logs.iter_mut().for_each(|log| log.finish().expect("space"));
         let order = if completion { Order::Completion } else { Order::Input };
-        merge(&opened.folder, plan(&place, order), &mut |_, _| {}).expect("merged");
+        merge(&opened.folder, plan(&place, order), lines, &mut |_, _| {}).expect("merged");
         let sorted = |name: &str| {
             let mut lines: Vec<String> = read(&place.at(name)).unwrap_or_default().split_inclusive('\n').map(str::to_owned).collect();
             if completion {
@@ -524,4 +539,32 @@ proptest! {
         prop_assert_eq!(sorted("errors.jsonl"), expected(Failure));
         prop_assert!(!place.run().exists());
     }
+}
+
+#[test]
+fn books_that_do_not_balance_publish_nothing() {
+    let place = Place::new();
+    place.process(&[&[(1, Success), (3, Failure)]]);
+    let opened = place.open();
+    let error = merge(
+        &opened.folder,
+        plan(&place, Order::Input),
+        3,
+        &mut |_, _| {},
+    )
+    .expect_err("line 2 has no record");
+    assert!(
+        matches!(
+            error,
+            StorageError::Books {
+                lines: 3,
+                succeeded: 1,
+                failed: 1,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(!place.at("out.jsonl").exists() && !place.at("errors.jsonl").exists());
+    assert!(place.run().exists());
 }

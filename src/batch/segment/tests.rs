@@ -1,3 +1,5 @@
+//! What a shard writes, byte for byte.
+
 use std::fs;
 
 use super::*;
