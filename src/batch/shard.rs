@@ -106,6 +106,7 @@ impl<R: Runtime> Shard<R> {
                     .map(|endpoint| endpoint.weight)
                     .collect(),
                 groups: plan.groups.clone(),
+                limits: plan.limits.clone(),
                 workers: start.workers,
                 endpoints: start.endpoints,
                 paced: plan.paced,

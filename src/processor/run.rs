@@ -422,6 +422,7 @@ fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
         latency: Latency::default(),
         ttft: Latency::default(),
         endpoints: plan.idle_endpoints(),
+        rate_found: None,
     }
 }
 
