@@ -83,6 +83,8 @@ pub struct Coordinator {
     last_failure: Vec<Option<String>>,
     totals: Totals,
     gauges: Gauges,
+    /// What earlier processes of this run spent, in US dollars.
+    spent_before: f64,
     started: Instant,
     stopped: Option<Stopped>,
     /// When shards that still have requests in flight are told to leave.
@@ -142,11 +144,19 @@ impl Coordinator {
             slices,
             pacer,
             gauges,
+            spent_before: 0.0,
             started: now,
             stopped: None,
             leave_at: None,
             actions: Vec::new(),
         }
+    }
+
+    /// The same, of a run whose earlier processes spent `usd` already.
+    #[must_use]
+    pub fn having_spent(mut self, usd: f64) -> Self {
+        self.spent_before = usd;
+        self
     }
 
     /// The permits `shard` starts with: of `--workers`, and of each endpoint.
@@ -246,7 +256,10 @@ impl Coordinator {
                 reason,
                 whole_group,
             } => self.disable(endpoint, &reason, whole_group, now),
-            Report::Metrics(delta) => self.totals.absorb(&delta),
+            Report::Metrics(delta) => {
+                self.totals.absorb(&delta);
+                self.check_cost(now);
+            }
             Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
             Report::Storage(error) => self.stop(Stopped::Storage(error), now),
             Report::Ended(result) => {
@@ -328,18 +341,25 @@ impl Coordinator {
             self.stop(Stopped::InputChanged, now);
             return;
         }
-        if let Some(max_cost) = self.plan.config.max_cost
-            && self.totals.cost_usd() >= max_cost
-        {
-            self.stop(Stopped::Cost(self.totals.cost_usd()), now);
-            return;
-        }
         if let Some(reason) =
             self.health
                 .verdict(now, self.plan.config.max_outage, MAX_OUTAGE_NEVER)
         {
             let reasons = self.unusable_because(&reason, now);
             self.stop(Stopped::NoEndpoint(reasons), now);
+        }
+    }
+
+    /// Stops the run if `--max-cost` is reached.
+    fn check_cost(&mut self, now: Instant) {
+        let spent = self.spent_before + self.totals.cost_usd();
+        if self
+            .plan
+            .config
+            .max_cost
+            .is_some_and(|max_cost| spent >= max_cost)
+        {
+            self.stop(Stopped::Cost(spent), now);
         }
     }
 

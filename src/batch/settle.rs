@@ -9,11 +9,12 @@ use crate::batch::message::Report;
 use crate::batch::record::{self, Failure, Success};
 use crate::batch::segment::NewEntry;
 use crate::batch::shard::Shard;
+use crate::batch::spend;
 use crate::batch::stream::StreamReply;
 use crate::client;
 use crate::error::ErrorKind;
 use crate::http::{Headers, Response};
-use crate::journal::{self, Outcome};
+use crate::journal::Outcome;
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision, Parked};
 use crate::policy::wait_hint::{self, WaitHint};
@@ -27,7 +28,15 @@ struct Failed<'a> {
     request_id: Option<&'a str>,
     body: Option<&'a [u8]>,
     wait: Option<Duration>,
+    tokens: Tokens,
 }
+
+/// Where servers put their own id of a request, by preference: OpenAI, Anthropic, Azure's gateway.
+const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
+
+/// How many times a shard reports on its way to `--max-cost`, besides regularly: so much of it, times
+/// the number of shards, may be spent before the coordinator knows.
+const COST_REPORTS: f64 = 256.0;
 
 impl<R: Runtime> Shard<R> {
     /// Ends an attempt.
@@ -47,12 +56,14 @@ impl<R: Runtime> Shard<R> {
                     kind: failure.kind(),
                     retry: failure.kind() != ErrorKind::TooLarge,
                     effect: Effect::Transient,
-                    message: failure.to_string(),
+                    // It may quote what the server sent.
+                    message: self.plan.endpoints[ticket.endpoint].redact(&failure.to_string()),
                 },
                 status: None,
                 request_id: None,
                 body: None,
                 wait: None,
+                tokens: Tokens::default(),
             },
             Ok(response) => {
                 match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
@@ -79,10 +90,11 @@ impl<R: Runtime> Shard<R> {
         let head = &reply[response.head.clone()];
         let body = &reply[response.body.clone()];
         let headers = Headers::new(head);
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
         let request_id = response
             .signals
             .has_request_id()
-            .then(|| headers.get("x-request-id").or(headers.get("request-id")))
+            .then(|| REQUEST_ID_HEADERS.iter().find_map(|name| headers.get(name)))
             .flatten()
             .and_then(|value| std::str::from_utf8(value).ok());
         let hint = if response.signals.has_wait_hint() || response.status >= 400 {
@@ -105,10 +117,10 @@ impl<R: Runtime> Shard<R> {
                 request_id,
                 body: Some(body),
                 wait: hint.wait,
+                tokens: usage_of(body).unwrap_or_default(),
             })
         };
         if !(200..300).contains(&response.status) {
-            let endpoint = &self.plan.endpoints[ticket.endpoint];
             return failed(endpoint.classify(response.status, headers.iter(), body));
         }
         if response.signals.content_encoded() {
@@ -120,9 +132,7 @@ impl<R: Runtime> Shard<R> {
         let assembled = match stream.filter(|_| response.signals.event_stream()) {
             Some(stream) => match stream.finish() {
                 Ok(assembled) => Some(assembled),
-                Err(message) => {
-                    return failed(Verdict::transient(ErrorKind::Protocol, message));
-                }
+                Err(error) => return failed(endpoint.classify_stream(&error)),
             },
             None => None,
         };
@@ -140,7 +150,7 @@ impl<R: Runtime> Shard<R> {
                 line,
                 parsed: &ticket.parsed,
                 response: assembled.as_ref().map_or(body, |assembled| &assembled.body),
-                endpoint: &self.plan.endpoints[ticket.endpoint].name,
+                endpoint: &endpoint.name,
                 latency_ms: latency.as_millis() as u64,
                 ttft_ms: first_token.map(|first| first.as_millis() as u64),
                 attempts: ticket.attempts + 1,
@@ -153,12 +163,7 @@ impl<R: Runtime> Shard<R> {
         );
         let tokens = match written {
             Ok(tokens) => tokens.unwrap_or_default(),
-            Err(syntax) => {
-                return failed(Verdict::transient(
-                    ErrorKind::NotJson,
-                    format!("HTTP {}: the answer is not JSON: {syntax}", response.status),
-                ));
-            }
+            Err(_) => return failed(endpoint.classify(response.status, headers.iter(), body)),
         };
         self.note_record(out.len() - start);
         log.commit(
@@ -168,7 +173,7 @@ impl<R: Runtime> Shard<R> {
                 completed_us: runtime::unix_micros(),
                 outcome: Outcome::Success,
                 attempts: ticket.attempts + 1,
-                tokens: journal_tokens(tokens),
+                tokens: spend::narrowed(tokens),
             },
             start,
         );
@@ -176,7 +181,28 @@ impl<R: Runtime> Shard<R> {
         self.metrics
             .borrow_mut()
             .success(ticket.endpoint, latency, tokens, first_token);
+        self.charge(ticket, line, tokens);
         None
+    }
+
+    /// Counts what an answer cost, and sees to it that `--max-cost` is noticed in time.
+    fn charge(&self, ticket: &Ticket, line: &[u8], tokens: Tokens) {
+        let plan = &self.plan;
+        let endpoint = &plan.endpoints[ticket.endpoint];
+        let usd = spend::of_answer(plan, endpoint, &ticket.parsed, line, tokens);
+        if usd <= 0.0 {
+            return;
+        }
+        self.metrics.borrow_mut().cost(usd);
+        let unreported = self.unreported_usd.get() + usd;
+        self.unreported_usd.set(unreported);
+        if plan
+            .config
+            .max_cost
+            .is_some_and(|max_cost| unreported >= max_cost / COST_REPORTS)
+        {
+            self.report_metrics();
+        }
     }
 
     fn succeeded(&self, ticket: &Ticket) {
@@ -196,10 +222,11 @@ impl<R: Runtime> Shard<R> {
     /// Tells the coordinator, then parks the line or writes its failure record.
     fn settle_failure(&self, ticket: &Ticket, line: &[u8], now: Instant, failed: &Failed<'_>) {
         let verdict = &failed.verdict;
-        let tokens = failed.body.and_then(usage_of).unwrap_or_default();
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
         self.metrics
             .borrow_mut()
-            .failed_attempt(ticket.endpoint, verdict.kind, tokens);
+            .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);
+        self.charge(ticket, line, failed.tokens);
         self.admission.borrow_mut().release(ticket.endpoint);
         self.tell(ticket, verdict);
         let disables_endpoint = match verdict.effect {
@@ -235,6 +262,7 @@ impl<R: Runtime> Shard<R> {
             }
             Decision::GiveUp => self.write_failure(
                 ticket.line,
+                failed.tokens,
                 &Failure {
                     line,
                     parsed: Some(&ticket.parsed),
@@ -243,9 +271,13 @@ impl<R: Runtime> Shard<R> {
                     status: failed.status,
                     attempts: ticket.attempts + 1,
                     line_number: ticket.line.number,
-                    body: failed.body,
+                    // Some servers repeat the key that they refuse.
+                    body: failed
+                        .body
+                        .map(|body| endpoint.redact_body(body))
+                        .as_deref(),
                     request_id: failed.request_id,
-                    endpoint: Some(&self.plan.endpoints[ticket.endpoint].name),
+                    endpoint: Some(&endpoint.name),
                 },
             ),
         }
@@ -305,6 +337,7 @@ impl<R: Runtime> Shard<R> {
     pub(super) fn refuse(&self, line: LineRef, kind: ErrorKind, message: &str) {
         self.write_failure(
             line,
+            Tokens::default(),
             &Failure {
                 line: self.input.line(line.offset),
                 parsed: None,
@@ -329,6 +362,7 @@ impl<R: Runtime> Shard<R> {
         self.admission.borrow_mut().release(ticket.endpoint);
         self.write_failure(
             ticket.line,
+            Tokens::default(),
             &Failure {
                 line: self.input.line(ticket.line.offset),
                 parsed: Some(&ticket.parsed),
@@ -344,7 +378,7 @@ impl<R: Runtime> Shard<R> {
         );
     }
 
-    fn write_failure(&self, line: LineRef, failure: &Failure<'_>) {
+    fn write_failure(&self, line: LineRef, tokens: Tokens, failure: &Failure<'_>) {
         let mut log = self.log.borrow_mut();
         let out = log.record_buffer(Outcome::Failure);
         let start = out.len();
@@ -361,21 +395,11 @@ impl<R: Runtime> Shard<R> {
                 completed_us: runtime::unix_micros(),
                 outcome: Outcome::Failure,
                 attempts: failure.attempts,
-                tokens: journal::Tokens::default(),
+                tokens: spend::narrowed(tokens),
             },
             start,
         );
         self.metrics.borrow_mut().line_failed(failure.kind);
-    }
-}
-
-/// Saturating: a line of more than four billion tokens is nobody's.
-fn journal_tokens(tokens: Tokens) -> journal::Tokens {
-    let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-    journal::Tokens {
-        prompt: narrow(tokens.prompt),
-        completion: narrow(tokens.completion),
-        cached: narrow(tokens.cached),
     }
 }
 
