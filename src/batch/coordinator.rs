@@ -87,6 +87,8 @@ pub struct Coordinator {
     last_failure: Vec<Option<String>>,
     totals: Totals,
     gauges: Gauges,
+    /// What earlier processes of this run spent, in US dollars.
+    spent_before: f64,
     started: Instant,
     stopped: Option<Stopped>,
     /// When shards that still have requests in flight are told to leave.
@@ -151,6 +153,7 @@ impl Coordinator {
             slices,
             pacer,
             gauges,
+            spent_before: 0.0,
             started: now,
             stopped: None,
             leave_at: None,
@@ -158,6 +161,13 @@ impl Coordinator {
             token_leases: Vec::new(),
             next_taker: 0,
         }
+    }
+
+    /// The same, of a run whose earlier processes spent `usd` already.
+    #[must_use]
+    pub fn having_spent(mut self, usd: f64) -> Self {
+        self.spent_before = usd;
+        self
     }
 
     /// The permits `shard` starts with: of `--workers`, and of each endpoint.
@@ -276,6 +286,7 @@ impl Coordinator {
                     }
                 }
                 self.totals.absorb(&delta);
+                self.check_cost(now);
             }
             Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
             Report::Storage(error) => self.stop(Stopped::Storage(error), now),
@@ -402,18 +413,25 @@ impl Coordinator {
             self.stop(Stopped::InputChanged, now);
             return;
         }
-        if let Some(max_cost) = self.plan.config.max_cost
-            && self.totals.cost_usd() >= max_cost
-        {
-            self.stop(Stopped::Cost(self.totals.cost_usd()), now);
-            return;
-        }
         if let Some(reason) =
             self.health
                 .verdict(now, self.plan.config.max_outage, MAX_OUTAGE_NEVER)
         {
             let reasons = self.unusable_because(&reason, now);
             self.stop(Stopped::NoEndpoint(reasons), now);
+        }
+    }
+
+    /// Stops the run if `--max-cost` is reached.
+    fn check_cost(&mut self, now: Instant) {
+        let spent = self.spent_before + self.totals.cost_usd();
+        if self
+            .plan
+            .config
+            .max_cost
+            .is_some_and(|max_cost| spent >= max_cost)
+        {
+            self.stop(Stopped::Cost(spent), now);
         }
     }
 

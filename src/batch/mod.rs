@@ -17,5 +17,6 @@ pub mod segment;
 mod settle;
 pub mod shard;
 pub mod slices;
+pub mod spend;
 pub mod storage_error;
 mod stream;

@@ -94,9 +94,9 @@ impl ShardMetrics {
         self.counts.retries += 1;
     }
 
-    /// A request went out again because its reused connection was closed.
-    pub fn stale_resend(&mut self) {
-        self.counts.stale_resends += 1;
+    /// Requests went out again because their reused connections were closed.
+    pub fn stale_resends(&mut self, count: u64) {
+        self.counts.stale_resends += count;
     }
 
     /// Bytes went over a connection.
