@@ -137,11 +137,13 @@ impl<R: Runtime> Shard<R> {
         });
         R::spawn(shard.clone().sweep());
         shard.pump();
-        while let Some(order) = mailbox.recv().await {
-            let exit = matches!(order, Order::Exit);
-            shard.admission.borrow_mut().handle(order);
-            while let Some(order) = mailbox.try_recv() {
+        while let Some(first) = mailbox.recv().await {
+            let mut exit = false;
+            let mut next = Some(first);
+            while let Some(order) = next {
+                exit |= matches!(order, Order::Exit);
                 shard.admission.borrow_mut().handle(order);
+                next = mailbox.try_recv();
             }
             if exit {
                 break;
