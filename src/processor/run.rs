@@ -19,6 +19,7 @@ use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
+use crate::batch::spend::Earlier;
 use crate::client::{self, ProxyRules, load_tls};
 use crate::config::{Config, InputSource, Job, OutputTarget};
 use crate::http::Scheme;
@@ -89,11 +90,23 @@ pub(super) fn run(
             scan.lines
         );
     }
+    let spent_before = match config.max_cost {
+        Some(_) if resume.is_some() => spent(&setup.plan, &folder, &input)?,
+        _ => 0.0,
+    };
     let done = resume.map(|resume| Arc::new(resume.done));
     let Finished { stopped, snapshot } = if before.succeeded + before.failed == scan.lines {
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
             stopped: None,
+            snapshot: still(&setup.plan, &scan, before),
+        }
+    } else if config
+        .max_cost
+        .is_some_and(|max_cost| spent_before >= max_cost)
+    {
+        Finished {
+            stopped: Some(Stopped::Cost(spent_before)),
             snapshot: still(&setup.plan, &scan, before),
         }
     } else {
@@ -103,6 +116,7 @@ pub(super) fn run(
             done,
             &scan,
             before,
+            spent_before,
             observer,
             interrupts,
         )?
@@ -111,6 +125,9 @@ pub(super) fn run(
         succeeded: snapshot.succeeded(),
         failed: snapshot.failed(),
     };
+    let is_finished = recorded.succeeded + recorded.failed == scan.lines;
+    // The budget that the last lines used up keeps nothing from being finished.
+    let stopped = stopped.filter(|stopped| !(is_finished && matches!(stopped, Stopped::Cost(_))));
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
@@ -130,6 +147,13 @@ pub(super) fn run(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// US dollars that earlier processes of the run in `folder` spent.
+fn spent(plan: &Plan, folder: &RunFolder, input: &Input) -> Result<f64, RunError> {
+    let mut earlier = Earlier::new(plan, input);
+    folder.each_finished(&mut |entry| earlier.add(entry))?;
+    Ok(earlier.usd())
 }
 
 /// The checks of [`run`], and the input; nothing is created.
@@ -216,6 +240,7 @@ impl Setup {
         done: Option<Arc<DoneSet>>,
         scan: &Scan,
         before: Merged,
+        spent_before: f64,
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
@@ -232,7 +257,8 @@ impl Setup {
             inbox,
             gauges(scan, before),
             runtime::now(),
-        );
+        )
+        .having_spent(spent_before);
         let keep_output = folder.manifest().has_output;
         let mut starts = Vec::with_capacity(shards);
         for (id, mailbox) in mailboxes.into_iter().enumerate() {
@@ -422,6 +448,7 @@ fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
         latency: Latency::default(),
         ttft: Latency::default(),
         endpoints: plan.idle_endpoints(),
+        rate_found: None,
     }
 }
 
