@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod coordinator;
 mod encode;
+pub mod finished;
 pub mod folder;
 mod gates;
 pub mod input;
