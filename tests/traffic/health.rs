@@ -21,11 +21,7 @@ fn an_outage_costs_few_requests_and_no_line() {
         for how in ["500ms..1500ms", "500ms..1500ms=refuse"] {
             let place = Place::new();
             let mock = mock_with(|options| options.outage = vec![how.parse().expect("a window")]);
-            config(
-                &place,
-                &[endpoint(&mock, "a", json!({}))],
-                json!({"retry": {"initial_backoff": "1ms", "max_attempts": 3}}),
-            );
+            config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
             place.input(&numbered(LINES));
             run(&place, &args(runtime, &["--rate", "200", "--workers", "4"])).expect(0);
             assert_complete(&place, LINES);
@@ -71,6 +67,36 @@ fn failures_between_successes_do_not_cool() {
             pause < Some(Duration::from_millis(800)),
             "{runtime}: {pause:?}"
         );
+    }
+}
+
+/// Lines that make the server fail, last in the file, end as failures: what remains to be sent fails
+/// throughout, as in an outage, but the server answers.
+#[test]
+fn lines_that_always_fail_end_when_their_attempts_are_spent() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = scripted(|request| {
+            let poison = request.body.windows(6).any(|bytes| bytes == b"poison");
+            poison.then(|| Scripted::json(500, "{}"))
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            json!({"retry": {"initial_backoff": "1ms"}}),
+        );
+        let mut lines = vec![r#"{"input":"good"}"#; 50];
+        lines.extend([r#"{"input":"poison"}"#; 2]);
+        place.input(&lines);
+        run(&place, &args(runtime, &["--max-outage", "30"])).expect(3);
+        let errors = place.records("errors.jsonl");
+        assert_eq!(errors.len(), 2, "{runtime}");
+        for error in errors {
+            assert_eq!(error["error_kind"], "server_error", "{runtime}");
+            assert_eq!(error["attempts"], 3, "{runtime}");
+        }
+        assert_eq!(place.records("out.jsonl").len(), 50, "{runtime}");
+        assert_eq!(mock.stats().requests, 50 + 2 * 3, "{runtime}");
     }
 }
 

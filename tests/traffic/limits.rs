@@ -120,13 +120,12 @@ fn the_rate_is_found() {
         let mock = mock_with(|options| options.rate_limit = Some(40.0));
         config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
         place.input(&numbered(300));
-        let ended = run(
+        run(
             &place,
             &args(runtime, &["--rate", "auto", "--max-attempts", "20"]),
         )
         .expect(0);
         assert_complete(&place, 300);
-        assert!(ended.stderr.contains("auto"), "{ended:?}");
         let stats = mock.stats();
         let refused = stats.statuses.get(&429).copied().unwrap_or(0);
         assert!(refused <= 15, "{runtime}: {refused} of {}", stats.requests);
