@@ -3,13 +3,16 @@
 pub mod admission;
 pub mod coordinator;
 mod encode;
+pub mod finished;
 pub mod folder;
+mod gates;
 pub mod input;
 pub mod line;
 pub mod merge;
 pub mod message;
 pub mod plan;
 pub mod progress;
+pub mod quotas;
 pub mod record;
 pub mod segment;
 mod settle;

@@ -29,6 +29,8 @@ struct Failed<'a> {
     body: Option<&'a [u8]>,
     wait: Option<Duration>,
     tokens: Tokens,
+    /// The server may have worked for it although no usage came back.
+    uncounted: bool,
 }
 
 /// Where servers put their own id of a request, by preference: OpenAI, Anthropic, Azure's gateway.
@@ -64,6 +66,7 @@ impl<R: Runtime> Shard<R> {
                 body: None,
                 wait: None,
                 tokens: Tokens::default(),
+                uncounted: failure.kind() == ErrorKind::Timeout,
             },
             Ok(response) => {
                 match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
@@ -110,6 +113,9 @@ impl<R: Runtime> Shard<R> {
         if let Some(wait) = hint.wait {
             self.hinted(ticket.endpoint, wait, now);
         }
+        if self.plan.searches_rate && hint.requests.remaining.is_some() {
+            self.report(Report::Remaining(ticket.endpoint, hint.requests));
+        }
         let failed = |verdict| {
             Some(Failed {
                 verdict,
@@ -118,6 +124,7 @@ impl<R: Runtime> Shard<R> {
                 body: Some(body),
                 wait: hint.wait,
                 tokens: usage_of(body).unwrap_or_default(),
+                uncounted: response.status < 300,
             })
         };
         if !(200..300).contains(&response.status) {
@@ -182,7 +189,18 @@ impl<R: Runtime> Shard<R> {
             .borrow_mut()
             .success(ticket.endpoint, latency, tokens, first_token);
         self.charge(ticket, line, tokens);
+        self.settle_tokens(ticket, tokens, true);
         None
+    }
+
+    /// Corrects what was taken from a `tpm_limit` for this request by what it used. An answer that
+    /// does not say, or that never came, is taken to have used the estimate.
+    fn settle_tokens(&self, ticket: &Ticket, tokens: Tokens, uncounted: bool) {
+        let used = match tokens.prompt.saturating_add(tokens.completion) {
+            0 if uncounted => ticket.tokens,
+            used => used,
+        };
+        self.admission.borrow_mut().settle_tokens(ticket, used);
     }
 
     /// Counts what an answer cost, and sees to it that `--max-cost` is noticed in time.
@@ -222,20 +240,29 @@ impl<R: Runtime> Shard<R> {
     /// Tells the coordinator, then parks the line or writes its failure record.
     fn settle_failure(&self, ticket: &Ticket, line: &[u8], now: Instant, failed: &Failed<'_>) {
         let verdict = &failed.verdict;
+        let effect = match verdict.effect {
+            // Without a hint there is nothing but the streak to cool the endpoint by.
+            Effect::RateLimited if failed.wait.is_none() => &Effect::Transient,
+            ref effect => effect,
+        };
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         self.metrics
             .borrow_mut()
             .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);
         self.charge(ticket, line, failed.tokens);
+        self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket.endpoint);
-        self.tell(ticket, verdict);
-        let disables_endpoint = match verdict.effect {
+        self.tell(ticket, effect, &verdict.message);
+        if self.plan.searches_rate && pushes_back(failed) {
+            self.report(Report::Pushback(ticket.endpoint));
+        }
+        let disables_endpoint = match effect {
             Effect::Disable { .. } => true,
             Effect::Exhausted { .. } => self.another_group_is_enabled(ticket.endpoint),
             _ => false,
         };
         // A failed probe and an endpoint that turned out unusable are not the line's fault.
-        let blameless = disables_endpoint || (ticket.probe && verdict.effect == Effect::Transient);
+        let blameless = disables_endpoint || (ticket.probe && *effect == Effect::Transient);
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -296,9 +323,9 @@ impl<R: Runtime> Shard<R> {
         admission.health().any_enabled_outside_group(endpoint)
     }
 
-    fn tell(&self, ticket: &Ticket, verdict: &Verdict) {
+    fn tell(&self, ticket: &Ticket, effect: &Effect, message: &str) {
         let endpoint = ticket.endpoint;
-        match &verdict.effect {
+        match effect {
             Effect::Transient => {
                 if ticket.probe {
                     self.report(Report::Probed {
@@ -308,7 +335,7 @@ impl<R: Runtime> Shard<R> {
                 }
                 self.report(Report::Transient {
                     endpoint,
-                    message: verdict.message.clone(),
+                    message: message.to_owned(),
                 });
             }
             // The endpoint answered: whatever it said, it is not out.
@@ -318,7 +345,7 @@ impl<R: Runtime> Shard<R> {
                     .note_answered(endpoint, ticket.probe);
             }
             Effect::Disable { reason } | Effect::Exhausted { reason } => {
-                let whole_group = matches!(verdict.effect, Effect::Exhausted { .. });
+                let whole_group = matches!(effect, Effect::Exhausted { .. });
                 let mut admission = self.admission.borrow_mut();
                 match whole_group {
                     true => admission.health().note_group_refused(endpoint),
@@ -401,6 +428,15 @@ impl<R: Runtime> Shard<R> {
         );
         self.metrics.borrow_mut().line_failed(failure.kind);
     }
+}
+
+/// Whether a failure says that requests came too fast: 429, 529 (Anthropic: overloaded), a timeout.
+fn pushes_back(failed: &Failed<'_>) -> bool {
+    failed.status == Some(529)
+        || matches!(
+            failed.verdict.kind,
+            ErrorKind::RateLimited | ErrorKind::Timeout
+        )
 }
 
 #[expect(

@@ -3,8 +3,10 @@
 //! threads. What may be sent is decided in `admission`, what an answer means in `settle`.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -73,6 +75,8 @@ pub struct Shard<R: Runtime> {
     events: Sender<Event>,
     buffers: RefCell<Vec<Buffers>>,
     flush_scheduled: Cell<bool>,
+    /// Tasks that have made a record and wait until it is written.
+    unwritten: RefCell<Vec<Waker>>,
     wake_armed: Cell<Option<Instant>>,
     drained: Cell<bool>,
     left: Cell<bool>,
@@ -110,6 +114,7 @@ impl<R: Runtime> Shard<R> {
                     .map(|endpoint| endpoint.weight)
                     .collect(),
                 groups: plan.groups.clone(),
+                limits: plan.limits.clone(),
                 workers: start.workers,
                 endpoints: start.endpoints,
                 paced: plan.paced,
@@ -125,6 +130,7 @@ impl<R: Runtime> Shard<R> {
             events: start.events,
             buffers: RefCell::default(),
             flush_scheduled: Cell::new(false),
+            unwritten: RefCell::default(),
             wake_armed: Cell::new(None),
             drained: Cell::new(false),
             left: Cell::new(false),
@@ -165,6 +171,7 @@ impl<R: Runtime> Shard<R> {
                 self.settle_panic(&ticket, &panic.to_string());
             }
             self.schedule_flush();
+            self.written().await;
             match self.next() {
                 Some(next) => ticket = next,
                 None => break,
@@ -207,8 +214,11 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// The next line that may be sent now; arms a wake-up if that is only a matter of time.
+    ///
+    /// Nothing is sent while a record waits to be written: otherwise a kill in that moment would
+    /// cost more than what is in flight. The flush pumps.
     fn next(self: &Rc<Self>) -> Option<Ticket> {
-        if self.left.get() {
+        if self.left.get() || self.flush_scheduled.get() {
             return None;
         }
         loop {
@@ -293,15 +303,33 @@ impl<R: Runtime> Shard<R> {
         self.flush_scheduled.set(true);
         let shard = self.clone();
         R::spawn(async move {
-            shard.flush_scheduled.set(false);
             shard.flush();
-            // The last record of a shard is written: now it may say that it is done.
-            shard.pump();
+            shard.flush_scheduled.set(false);
+            for waker in shard.unwritten.borrow_mut().drain(..) {
+                waker.wake();
+            }
+            // After those tasks: what they leave may be sent by others, and when the last record of
+            // a shard is written, it may say that it is done.
+            R::spawn(async move { shard.pump() });
         });
+    }
+
+    /// Waits for the flush that is scheduled, if one is.
+    async fn written(&self) {
+        poll_fn(|context| match self.flush_scheduled.get() {
+            false => Poll::Ready(()),
+            true => {
+                self.unwritten.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
     }
 
     fn flush(&self) {
         if let Err(error) = self.log.borrow_mut().flush() {
+            // Before the coordinator says so: nothing is sent whose record has no place.
+            self.admission.borrow_mut().handle(Order::Stop);
             self.report(Report::Storage(error));
         }
     }

@@ -30,6 +30,14 @@ pub struct Delta {
     pub(super) ttft: Vec<(u64, u32)>,
 }
 
+impl Delta {
+    /// Attempts that ended in a success record, by endpoint.
+    pub fn successes(&self) -> impl Iterator<Item = u64> {
+        let endpoints = self.counts.endpoints.iter();
+        endpoints.map(|endpoint| endpoint.successes)
+    }
+}
+
 impl ShardMetrics {
     /// All zero.
     pub fn new(endpoints: usize) -> Self {

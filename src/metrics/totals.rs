@@ -73,6 +73,7 @@ impl Totals {
             latency: Latency::of(&self.latency),
             ttft: Latency::of(&self.ttft),
             endpoints,
+            rate_found: None,
         }
     }
 }

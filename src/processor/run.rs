@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::reopen::{self, Begun};
 use super::{ProcessingResult, Processor, RunError};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
@@ -60,15 +61,26 @@ pub(super) fn run(
         overwrite: job.overwrite,
         created_us: runtime::unix_micros(),
     };
+    let begun = reopen::open(claim, &setup.folder, manifest, job, config, &input)?;
     let Opened {
         folder,
-        resume,
+        mut resume,
         published,
-    } = claim.open(manifest)?;
+    } = match begun {
+        Begun::Run(opened) => opened,
+        Begun::NothingFailed(merged) => {
+            let snapshot = still(&setup.plan, &scan, merged);
+            return Ok(conclude(job, &scan, None, &snapshot, merged));
+        }
+    };
     if let Some(merged) = published {
         tracing::info!("the run had finished before; its final files are in place");
         if merged.succeeded + merged.failed != scan.lines {
             // That was a run of another input. This one begins by looking at the files again.
+            return run(processor, job, observer, interrupts);
+        }
+        // Standard input cannot be read twice; the next command finds a finished run.
+        if job.retry_errors && merged.failed > 0 && job.input != InputSource::Stdin {
             return run(processor, job, observer, interrupts);
         }
         return Ok(conclude(
@@ -78,6 +90,10 @@ pub(super) fn run(
             &still(&setup.plan, &scan, merged),
             merged,
         ));
+    }
+    if let Some(resume) = resume.as_mut().filter(|_| job.retry_errors) {
+        let lines = resume.send_failures_again();
+        tracing::info!("sending {lines} failed lines again");
     }
     let before = resume.as_ref().map_or(Merged::default(), |resume| Merged {
         succeeded: resume.succeeded,
@@ -193,7 +209,9 @@ impl Setup {
             InputSource::Stdin => None,
         };
         let resumes = RunFolder::exists(&folder) && !job.fresh;
-        merge::check_targets(input, output, &job.errors, job.overwrite, resumes)?;
+        // What --retry-errors finds there it reads, and replaces only when that is complete.
+        let replaces = job.overwrite || job.retry_errors;
+        merge::check_targets(input, output, &job.errors, replaces, resumes)?;
         Ok(Self {
             plan: Arc::new(plan(processor)?),
             backend: choose_backend(&processor.config)?,
@@ -448,6 +466,7 @@ fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
         latency: Latency::default(),
         ttft: Latency::default(),
         endpoints: plan.idle_endpoints(),
+        rate_found: None,
     }
 }
 

@@ -181,20 +181,25 @@ impl RunFolder {
     /// Deletes the folder with everything of ours in it. An unknown file stays, and the folder with
     /// it. [`merge`](crate::batch::merge::merge) does it when the final files are in place.
     pub fn remove(&self) -> Result<(), StorageError> {
-        name::clear(&self.path).map_err(StorageError::io(&self.path, "empty"))?;
-        let lock = self.path.join(name::LOCK);
-        remove_if_there(&lock).map_err(StorageError::io(&lock, "remove"))?;
-        match fs::remove_dir(&self.path) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-                ) =>
-            {
-                Ok(())
-            }
-            result => result.map_err(StorageError::io(&self.path, "remove")),
+        remove(&self.path)
+    }
+}
+
+/// Deletes what is ours in the folder, and the folder if nothing else is in it.
+fn remove(folder: &Path) -> Result<(), StorageError> {
+    name::clear(folder).map_err(StorageError::io(folder, "empty"))?;
+    let lock = folder.join(name::LOCK);
+    remove_if_there(&lock).map_err(StorageError::io(&lock, "remove"))?;
+    match fs::remove_dir(folder) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
         }
+        result => result.map_err(StorageError::io(folder, "remove")),
     }
 }
 

@@ -144,6 +144,13 @@ pub(super) fn each_entry(
 }
 
 impl Resume {
+    /// Takes failed lines for unfinished (`--retry-errors`), and tells how many there are. Their
+    /// records stay until a later one of the same line replaces them.
+    pub fn send_failures_again(&mut self) -> u64 {
+        self.done.failed = LineSet::default();
+        std::mem::take(&mut self.failed)
+    }
+
     fn add(&mut self, entry: &Entry) {
         self.attempts += u64::from(entry.attempts);
         self.tokens += entry.tokens;
