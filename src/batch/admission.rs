@@ -344,6 +344,12 @@ impl Admission {
         self.answered[endpoint] = true;
     }
 
+    /// An attempt failed in a way that counts towards the endpoint's streak: the next answer ends
+    /// it, whether or not the coordinator's view of it has come by then.
+    pub fn note_transient(&mut self, endpoint: usize) {
+        self.answered[endpoint] = false;
+    }
+
     /// A line waits here for its next attempt; it holds no place in flight.
     pub fn park(&mut self, parked: Parked) {
         self.parked.push(parked);

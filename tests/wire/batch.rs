@@ -99,12 +99,13 @@ impl Batch {
             "--no-progress",
             "--cores",
             "1",
-            "--rate",
-            "0",
             "--runtime",
             self.runtime,
         ];
         args.extend(&self.args);
+        if !self.args.contains(&"--rate") {
+            args.extend(["--rate", "0"]);
+        }
         let run = run_with(&place, &args, change);
         Outcome {
             answers: by_line(&place, "out.jsonl"),

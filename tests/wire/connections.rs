@@ -1,16 +1,15 @@
 //! Connections: kept, stale, late, slow; answers that come early; redirects.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use blaze_uring::mock::Scripted;
-use serde_json::json;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::batch::{Batch, answer_to, content};
-use crate::servers::{Server, await_close, read_head, read_request, reply};
+use crate::servers::{Server, await_close, length_of, read_head, read_request, reply};
 use crate::support::{mock, mock_with, runtimes, scripted};
 
 fn contents(count: usize) -> impl Iterator<Item = String> {
@@ -24,9 +23,7 @@ fn a_connection_closed_while_idle_costs_no_attempt() {
         let mock = mock_with(|options| options.idle_close = Some(Duration::from_millis(30)));
         let batch = Batch::chat(runtime, &mock.url("/v1/chat/completions"), contents(12));
         // Ten a second: every connection has been closed when it is wanted again.
-        let mut batch = batch.with(&["--workers", "1"]);
-        batch.settings = json!({"request": {"rate_limit": 10}});
-        let outcome = batch.run();
+        let outcome = batch.with(&["--workers", "1", "--rate", "10"]).run();
         for number in 1..=12 {
             assert_eq!(outcome.attempts(number), 1, "{runtime}");
         }
@@ -72,9 +69,7 @@ fn bytes_on_an_idle_connection_are_no_answer() {
             }
         });
         let batch = Batch::chat(runtime, &server.url("/v1/chat/completions"), contents(5));
-        let mut batch = batch.with(&["--workers", "1"]);
-        batch.settings = json!({"request": {"rate_limit": 5}});
-        let outcome = batch.run();
+        let outcome = batch.with(&["--workers", "1", "--rate", "5"]).run();
         for number in 1..=5 {
             let id = format!("line {}", number - 1);
             assert_eq!(outcome.answer(number)["id"], *id, "{runtime}");
@@ -92,9 +87,9 @@ fn an_answer_may_come_before_the_request_is_out() {
         for closes in [false, true] {
             let server = Server::start(move |_, mut stream| {
                 while let Some(head) = read_head(&mut stream) {
-                    if crate::servers::length_of(&head) < 1 << 20 {
-                        let mut body = vec![0; crate::servers::length_of(&head)];
-                        std::io::Read::read_exact(&mut stream, &mut body).expect("a body");
+                    if length_of(&head) < 1 << 20 {
+                        let mut body = vec![0; length_of(&head)];
+                        stream.read_exact(&mut body).expect("a body");
                         reply(&mut stream, 200, &answer_to(&content(&body)));
                         continue;
                     }
@@ -102,8 +97,10 @@ fn an_answer_may_come_before_the_request_is_out() {
                     if closes {
                         let _ = stream.shutdown(std::net::Shutdown::Write);
                         // Unread bytes would turn the close into a reset, which may eat the answer.
+                        return await_close(&mut stream);
                     }
-                    return await_close(&mut stream);
+                    let mut rest = (&mut stream).take(length_of(&head) as u64);
+                    let _ = std::io::copy(&mut rest, &mut std::io::sink());
                 }
             });
             let lines = ["before", &large, "after"].map(str::to_owned);
