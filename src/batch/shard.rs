@@ -19,7 +19,7 @@ use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::stream::StreamReply;
-use crate::client::Pool;
+use crate::client::{Pool, PoolStats};
 use crate::metrics::ShardMetrics;
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
@@ -84,6 +84,10 @@ pub struct Shard<R: Runtime> {
     /// Moving average of the records' lengths, and the longest.
     record_bytes_usual: Cell<u64>,
     record_bytes_max: Cell<u64>,
+    /// US dollars spent since the last report.
+    pub(super) unreported_usd: Cell<f64>,
+    /// The pool's figures at the last report.
+    reported: Cell<PoolStats>,
 }
 
 /// The reusable memory of one request in flight.
@@ -110,6 +114,7 @@ impl<R: Runtime> Shard<R> {
                     .map(|endpoint| endpoint.weight)
                     .collect(),
                 groups: plan.groups.clone(),
+                limits: plan.limits.clone(),
                 workers: start.workers,
                 endpoints: start.endpoints,
                 paced: plan.paced,
@@ -132,6 +137,8 @@ impl<R: Runtime> Shard<R> {
             released: Cell::new(0),
             record_bytes_usual: Cell::new(RECORD_BYTES_FIRST),
             record_bytes_max: Cell::new(RECORD_BYTES_FIRST),
+            unreported_usd: Cell::default(),
+            reported: Cell::default(),
         });
         R::spawn(shard.clone().sweep());
         shard.pump();
@@ -369,8 +376,18 @@ impl<R: Runtime> Shard<R> {
         self.released.set(self.input.release_before(from..read.end));
     }
 
-    fn report_metrics(&self) {
-        let delta = self.metrics.borrow_mut().take_delta();
+    pub(super) fn report_metrics(&self) {
+        let stats = self.pool.stats();
+        let reported = self.reported.replace(stats);
+        self.unreported_usd.set(0.0);
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.transferred(
+            stats.bytes_out - reported.bytes_out,
+            stats.bytes_in - reported.bytes_in,
+        );
+        metrics.stale_resends(stats.stale_resends - reported.stale_resends);
+        let delta = metrics.take_delta();
+        drop(metrics);
         self.report(Report::Metrics(delta));
     }
 
