@@ -269,7 +269,7 @@ fn cases() -> Vec<Case> {
         case(
             "HTML",
             ok("content-length: 13\r\n", "<html></html>"),
-            Failure("not_json", "<html></html>"),
+            Failure("not_json", "HTTP 200: the body is not JSON"),
         ),
         case(
             "two values",
