@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -143,9 +144,10 @@ impl<R: Runtime> Shard<R> {
         R::spawn(shard.clone().sweep());
         shard.pump();
         while let Some(order) = mailbox.recv().await {
-            let exit = matches!(order, Order::Exit);
-            shard.admission.borrow_mut().handle(order);
-            while let Some(order) = mailbox.try_recv() {
+            let mut exit = false;
+            // The order to leave may be any of those that came together.
+            for order in iter::once(order).chain(iter::from_fn(|| mailbox.try_recv())) {
+                exit |= matches!(order, Order::Exit);
                 shard.admission.borrow_mut().handle(order);
             }
             if exit {
