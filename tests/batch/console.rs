@@ -135,6 +135,11 @@ fn scrape(address: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("answered");
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    // The text is OpenMetrics; as the older format its counters would lose their type.
+    assert!(
+        answer.contains("\r\ncontent-type: application/openmetrics-text; version=1.0.0"),
+        "{answer}"
+    );
     answer
         .split_once("\r\n\r\n")
         .expect("a head and a body")
@@ -154,7 +159,7 @@ fn metrics_can_be_scraped_during_a_run() {
         let mut lines = vec![r#"{"input":"a"}"#; 5];
         lines.push(r#"{"input":"held"}"#);
         place.input(&lines);
-        let more = ["--metrics-addr", "127.0.0.1:0", "-a", "1", "-t", "4"];
+        let more = ["--metrics-addr", "127.0.0.1:0", "--grace", "0"];
         let mut running = spawn(&place, &batch_args(&mock, runtime, &more));
         let said = running.until_stderr("/metrics");
         let address = said
@@ -166,13 +171,12 @@ fn metrics_can_be_scraped_during_a_run() {
         let mut text = String::new();
         running.until("five successes in the metrics", || {
             text = scrape(&address);
-            text.lines().any(|line| {
-                !line.starts_with('#') && line.contains("success") && line.ends_with(" 5")
-            })
+            text.contains("\nblaze_lines_total{outcome=\"succeeded\"} 5\n")
         });
         assert!(text.contains("# TYPE"), "{text}");
         assert!(text.trim_end().ends_with("# EOF"), "{text}");
-        running.wait().expect(3);
+        running.signal(libc::SIGINT);
+        running.wait().expect(130);
         assert!(
             TcpStream::connect(&address).is_err(),
             "it stops with the run"

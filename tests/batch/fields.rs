@@ -39,7 +39,9 @@ fn the_users_fields_come_back_verbatim() {
     let back = r#""id":12345678901234567890,"x":[1.0, 2.50,1e3],"né\u0065":"\u00e9\/","n":null,"o":{"b":1,"a":{"b":2}}"#;
     for (line, begins) in [
         (
-            format!(r#"{{{fields},"body":{{"messages":[{{"role":"user","content":"x"}}],"model":"m"}}}}"#),
+            format!(
+                r#"{{{fields},"body":{{"messages":[{{"role":"user","content":"x"}}],"model":"m"}}}}"#
+            ),
             format!("{{{back},\"response\":{{"),
         ),
         (
@@ -83,7 +85,9 @@ fn a_users_field_makes_room_for_the_records_own() {
 fn bare_metadata_comes_back_renamed() {
     for runtime in runtimes() {
         let (place, mock) = (Place::new(), mock());
-        place.input(&[r#"{"messages":[{"role":"user","content":"x"}],"model":"m","metadata":{"row": 1}}"#]);
+        place.input(&[
+            r#"{"messages":[{"role":"user","content":"x"}],"model":"m","metadata":{"row": 1}}"#,
+        ]);
         run(&place, &batch_args(&mock, runtime, &[])).expect(0);
         let record = &place.records("out.jsonl")[0];
         assert_eq!(record["request_metadata"], json!({"row": 1}));

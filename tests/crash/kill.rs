@@ -13,9 +13,9 @@ const LINES: Lines = Lines {
 /// Kill points of each of the tests by requests: 16 in the fast suite, as many as
 /// `BLAZE_CRASH_POINTS` says otherwise.
 fn points() -> u64 {
-    std::env::var("BLAZE_CRASH_POINTS")
-        .ok()
-        .map_or(16, |text| text.parse().expect("BLAZE_CRASH_POINTS is a number"))
+    std::env::var("BLAZE_CRASH_POINTS").ok().map_or(16, |text| {
+        text.parse().expect("BLAZE_CRASH_POINTS is a number")
+    })
 }
 
 /// Once, after a share of the requests.
@@ -74,12 +74,12 @@ fn killed_during_earlier_resumes_with_other_settings() {
 fn killed_between_any_two_changes_of_the_disk() {
     // How many of each a run makes at least on its way, in the thread that makes most of them.
     const CALLS: [(&str, u32); 8] = [
-        ("pwrite64", 14),      // segments, journal, mark
-        ("fallocate", 4),      // space for them, for the merge
-        ("rename", 5),         // manifest, its phases, the final files
+        ("pwrite64", 14),       // segments, journal, mark
+        ("fallocate", 4),       // space for them, for the merge
+        ("rename", 5),          // manifest, its phases, the final files
         ("unlink,unlinkat", 7), // the run folder's end
         ("rmdir", 1),
-        ("ftruncate", 4),      // torn tails, space given back, the index
+        ("ftruncate", 4), // torn tails, space given back, the index
         ("fsync,fdatasync", 2),
         ("flock", 1),
     ];
