@@ -9,11 +9,12 @@ use crate::batch::message::Report;
 use crate::batch::record::{self, Failure, Success};
 use crate::batch::segment::NewEntry;
 use crate::batch::shard::Shard;
+use crate::batch::spend;
 use crate::batch::stream::StreamReply;
 use crate::client;
 use crate::error::ErrorKind;
 use crate::http::{Headers, Response};
-use crate::journal::{self, Outcome};
+use crate::journal::Outcome;
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision, Parked};
 use crate::policy::wait_hint::{self, WaitHint};
@@ -27,7 +28,17 @@ struct Failed<'a> {
     request_id: Option<&'a str>,
     body: Option<&'a [u8]>,
     wait: Option<Duration>,
+    tokens: Tokens,
+    /// The server may have worked for it although no usage came back.
+    uncounted: bool,
 }
+
+/// Where servers put their own id of a request, by preference: OpenAI, Anthropic, Azure's gateway.
+const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
+
+/// How many times a shard reports on its way to `--max-cost`, besides regularly: so much of it, times
+/// the number of shards, may be spent before the coordinator knows.
+const COST_REPORTS: f64 = 256.0;
 
 impl<R: Runtime> Shard<R> {
     /// Ends an attempt.
@@ -47,12 +58,15 @@ impl<R: Runtime> Shard<R> {
                     kind: failure.kind(),
                     retry: failure.kind() != ErrorKind::TooLarge,
                     effect: Effect::Transient,
-                    message: failure.to_string(),
+                    // It may quote what the server sent.
+                    message: self.plan.endpoints[ticket.endpoint].redact(&failure.to_string()),
                 },
                 status: None,
                 request_id: None,
                 body: None,
                 wait: None,
+                tokens: Tokens::default(),
+                uncounted: failure.kind() == ErrorKind::Timeout,
             },
             Ok(response) => {
                 match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
@@ -79,10 +93,11 @@ impl<R: Runtime> Shard<R> {
         let head = &reply[response.head.clone()];
         let body = &reply[response.body.clone()];
         let headers = Headers::new(head);
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
         let request_id = response
             .signals
             .has_request_id()
-            .then(|| headers.get("x-request-id").or(headers.get("request-id")))
+            .then(|| REQUEST_ID_HEADERS.iter().find_map(|name| headers.get(name)))
             .flatten()
             .and_then(|value| std::str::from_utf8(value).ok());
         let hint = if response.signals.has_wait_hint() || response.status >= 400 {
@@ -98,6 +113,9 @@ impl<R: Runtime> Shard<R> {
         if let Some(wait) = hint.wait {
             self.hinted(ticket.endpoint, wait, now);
         }
+        if self.plan.searches_rate && hint.requests.remaining.is_some() {
+            self.report(Report::Remaining(ticket.endpoint, hint.requests));
+        }
         let failed = |verdict| {
             Some(Failed {
                 verdict,
@@ -105,10 +123,11 @@ impl<R: Runtime> Shard<R> {
                 request_id,
                 body: Some(body),
                 wait: hint.wait,
+                tokens: usage_of(body).unwrap_or_default(),
+                uncounted: response.status < 300,
             })
         };
         if !(200..300).contains(&response.status) {
-            let endpoint = &self.plan.endpoints[ticket.endpoint];
             return failed(endpoint.classify(response.status, headers.iter(), body));
         }
         if response.signals.content_encoded() {
@@ -120,9 +139,7 @@ impl<R: Runtime> Shard<R> {
         let assembled = match stream.filter(|_| response.signals.event_stream()) {
             Some(stream) => match stream.finish() {
                 Ok(assembled) => Some(assembled),
-                Err(message) => {
-                    return failed(Verdict::transient(ErrorKind::Protocol, message));
-                }
+                Err(error) => return failed(endpoint.classify_stream(&error)),
             },
             None => None,
         };
@@ -140,7 +157,7 @@ impl<R: Runtime> Shard<R> {
                 line,
                 parsed: &ticket.parsed,
                 response: assembled.as_ref().map_or(body, |assembled| &assembled.body),
-                endpoint: &self.plan.endpoints[ticket.endpoint].name,
+                endpoint: &endpoint.name,
                 latency_ms: latency.as_millis() as u64,
                 ttft_ms: first_token.map(|first| first.as_millis() as u64),
                 attempts: ticket.attempts + 1,
@@ -153,12 +170,7 @@ impl<R: Runtime> Shard<R> {
         );
         let tokens = match written {
             Ok(tokens) => tokens.unwrap_or_default(),
-            Err(syntax) => {
-                return failed(Verdict::transient(
-                    ErrorKind::NotJson,
-                    format!("HTTP {}: the answer is not JSON: {syntax}", response.status),
-                ));
-            }
+            Err(_) => return failed(endpoint.classify(response.status, headers.iter(), body)),
         };
         self.note_record(out.len() - start);
         log.commit(
@@ -168,7 +180,7 @@ impl<R: Runtime> Shard<R> {
                 completed_us: runtime::unix_micros(),
                 outcome: Outcome::Success,
                 attempts: ticket.attempts + 1,
-                tokens: journal_tokens(tokens),
+                tokens: spend::narrowed(tokens),
             },
             start,
         );
@@ -176,7 +188,39 @@ impl<R: Runtime> Shard<R> {
         self.metrics
             .borrow_mut()
             .success(ticket.endpoint, latency, tokens, first_token);
+        self.charge(ticket, line, tokens);
+        self.settle_tokens(ticket, tokens, true);
         None
+    }
+
+    /// Corrects what was taken from a `tpm_limit` for this request by what it used. An answer that
+    /// does not say, or that never came, is taken to have used the estimate.
+    fn settle_tokens(&self, ticket: &Ticket, tokens: Tokens, uncounted: bool) {
+        let used = match tokens.prompt.saturating_add(tokens.completion) {
+            0 if uncounted => ticket.tokens,
+            used => used,
+        };
+        self.admission.borrow_mut().settle_tokens(ticket, used);
+    }
+
+    /// Counts what an answer cost, and sees to it that `--max-cost` is noticed in time.
+    fn charge(&self, ticket: &Ticket, line: &[u8], tokens: Tokens) {
+        let plan = &self.plan;
+        let endpoint = &plan.endpoints[ticket.endpoint];
+        let usd = spend::of_answer(plan, endpoint, &ticket.parsed, line, tokens);
+        if usd <= 0.0 {
+            return;
+        }
+        self.metrics.borrow_mut().cost(usd);
+        let unreported = self.unreported_usd.get() + usd;
+        self.unreported_usd.set(unreported);
+        if plan
+            .config
+            .max_cost
+            .is_some_and(|max_cost| unreported >= max_cost / COST_REPORTS)
+        {
+            self.report_metrics();
+        }
     }
 
     fn succeeded(&self, ticket: &Ticket) {
@@ -196,19 +240,29 @@ impl<R: Runtime> Shard<R> {
     /// Tells the coordinator, then parks the line or writes its failure record.
     fn settle_failure(&self, ticket: &Ticket, line: &[u8], now: Instant, failed: &Failed<'_>) {
         let verdict = &failed.verdict;
-        let tokens = failed.body.and_then(usage_of).unwrap_or_default();
+        let effect = match verdict.effect {
+            // Without a hint there is nothing but the streak to cool the endpoint by.
+            Effect::RateLimited if failed.wait.is_none() => &Effect::Transient,
+            ref effect => effect,
+        };
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
         self.metrics
             .borrow_mut()
-            .failed_attempt(ticket.endpoint, verdict.kind, tokens);
+            .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);
+        self.charge(ticket, line, failed.tokens);
+        self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket.endpoint);
-        self.tell(ticket, verdict);
-        let disables_endpoint = match verdict.effect {
+        self.tell(ticket, effect, &verdict.message);
+        if self.plan.searches_rate && pushes_back(failed) {
+            self.report(Report::Pushback(ticket.endpoint));
+        }
+        let disables_endpoint = match effect {
             Effect::Disable { .. } => true,
             Effect::Exhausted { .. } => self.another_group_is_enabled(ticket.endpoint),
             _ => false,
         };
         // A failed probe and an endpoint that turned out unusable are not the line's fault.
-        let blameless = disables_endpoint || (ticket.probe && verdict.effect == Effect::Transient);
+        let blameless = disables_endpoint || (ticket.probe && *effect == Effect::Transient);
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -235,6 +289,7 @@ impl<R: Runtime> Shard<R> {
             }
             Decision::GiveUp => self.write_failure(
                 ticket.line,
+                failed.tokens,
                 &Failure {
                     line,
                     parsed: Some(&ticket.parsed),
@@ -243,9 +298,13 @@ impl<R: Runtime> Shard<R> {
                     status: failed.status,
                     attempts: ticket.attempts + 1,
                     line_number: ticket.line.number,
-                    body: failed.body,
+                    // Some servers repeat the key that they refuse.
+                    body: failed
+                        .body
+                        .map(|body| endpoint.redact_body(body))
+                        .as_deref(),
                     request_id: failed.request_id,
-                    endpoint: Some(&self.plan.endpoints[ticket.endpoint].name),
+                    endpoint: Some(&endpoint.name),
                 },
             ),
         }
@@ -264,9 +323,9 @@ impl<R: Runtime> Shard<R> {
         admission.health().any_enabled_outside_group(endpoint)
     }
 
-    fn tell(&self, ticket: &Ticket, verdict: &Verdict) {
+    fn tell(&self, ticket: &Ticket, effect: &Effect, message: &str) {
         let endpoint = ticket.endpoint;
-        match &verdict.effect {
+        match effect {
             Effect::Transient => {
                 if ticket.probe {
                     self.report(Report::Probed {
@@ -276,7 +335,7 @@ impl<R: Runtime> Shard<R> {
                 }
                 self.report(Report::Transient {
                     endpoint,
-                    message: verdict.message.clone(),
+                    message: message.to_owned(),
                 });
             }
             // The endpoint answered: whatever it said, it is not out.
@@ -286,7 +345,7 @@ impl<R: Runtime> Shard<R> {
                     .note_answered(endpoint, ticket.probe);
             }
             Effect::Disable { reason } | Effect::Exhausted { reason } => {
-                let whole_group = matches!(verdict.effect, Effect::Exhausted { .. });
+                let whole_group = matches!(effect, Effect::Exhausted { .. });
                 let mut admission = self.admission.borrow_mut();
                 match whole_group {
                     true => admission.health().note_group_refused(endpoint),
@@ -305,6 +364,7 @@ impl<R: Runtime> Shard<R> {
     pub(super) fn refuse(&self, line: LineRef, kind: ErrorKind, message: &str) {
         self.write_failure(
             line,
+            Tokens::default(),
             &Failure {
                 line: self.input.line(line.offset),
                 parsed: None,
@@ -329,6 +389,7 @@ impl<R: Runtime> Shard<R> {
         self.admission.borrow_mut().release(ticket.endpoint);
         self.write_failure(
             ticket.line,
+            Tokens::default(),
             &Failure {
                 line: self.input.line(ticket.line.offset),
                 parsed: Some(&ticket.parsed),
@@ -344,7 +405,7 @@ impl<R: Runtime> Shard<R> {
         );
     }
 
-    fn write_failure(&self, line: LineRef, failure: &Failure<'_>) {
+    fn write_failure(&self, line: LineRef, tokens: Tokens, failure: &Failure<'_>) {
         let mut log = self.log.borrow_mut();
         let out = log.record_buffer(Outcome::Failure);
         let start = out.len();
@@ -361,7 +422,7 @@ impl<R: Runtime> Shard<R> {
                 completed_us: runtime::unix_micros(),
                 outcome: Outcome::Failure,
                 attempts: failure.attempts,
-                tokens: journal::Tokens::default(),
+                tokens: spend::narrowed(tokens),
             },
             start,
         );
@@ -369,14 +430,13 @@ impl<R: Runtime> Shard<R> {
     }
 }
 
-/// Saturating: a line of more than four billion tokens is nobody's.
-fn journal_tokens(tokens: Tokens) -> journal::Tokens {
-    let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-    journal::Tokens {
-        prompt: narrow(tokens.prompt),
-        completion: narrow(tokens.completion),
-        cached: narrow(tokens.cached),
-    }
+/// Whether a failure says that requests came too fast: 429, 529 (Anthropic: overloaded), a timeout.
+fn pushes_back(failed: &Failed<'_>) -> bool {
+    failed.status == Some(529)
+        || matches!(
+            failed.verdict.kind,
+            ErrorKind::RateLimited | ErrorKind::Timeout
+        )
 }
 
 #[expect(

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::reopen::{self, Begun};
-use super::{ProcessingResult, Processor, RunError};
+use super::{ProcessingResult, Processor, RunError, open_files};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
@@ -20,6 +20,7 @@ use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
+use crate::batch::spend::Earlier;
 use crate::client::{self, ProxyRules, load_tls};
 use crate::config::{Config, InputSource, Job, OutputTarget};
 use crate::http::Scheme;
@@ -105,11 +106,23 @@ pub(super) fn run(
             scan.lines
         );
     }
+    let spent_before = match config.max_cost {
+        Some(_) if resume.is_some() => spent(&setup.plan, &folder, &input)?,
+        _ => 0.0,
+    };
     let done = resume.map(|resume| Arc::new(resume.done));
     let Finished { stopped, snapshot } = if before.succeeded + before.failed == scan.lines {
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
             stopped: None,
+            snapshot: still(&setup.plan, &scan, before),
+        }
+    } else if config
+        .max_cost
+        .is_some_and(|max_cost| spent_before >= max_cost)
+    {
+        Finished {
+            stopped: Some(Stopped::Cost(spent_before)),
             snapshot: still(&setup.plan, &scan, before),
         }
     } else {
@@ -119,6 +132,7 @@ pub(super) fn run(
             done,
             &scan,
             before,
+            spent_before,
             observer,
             interrupts,
         )?
@@ -127,6 +141,9 @@ pub(super) fn run(
         succeeded: snapshot.succeeded(),
         failed: snapshot.failed(),
     };
+    let is_finished = recorded.succeeded + recorded.failed == scan.lines;
+    // The budget that the last lines used up keeps nothing from being finished.
+    let stopped = stopped.filter(|stopped| !(is_finished && matches!(stopped, Stopped::Cost(_))));
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
@@ -146,6 +163,13 @@ pub(super) fn run(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// US dollars that earlier processes of the run in `folder` spent.
+fn spent(plan: &Plan, folder: &RunFolder, input: &Input) -> Result<f64, RunError> {
+    let mut earlier = Earlier::new(plan, input);
+    folder.each_finished(&mut |entry| earlier.add(entry))?;
+    Ok(earlier.usd())
 }
 
 /// The checks of [`run`], and the input; nothing is created.
@@ -188,10 +212,12 @@ impl Setup {
         // What --retry-errors finds there it reads, and replaces only when that is complete.
         let replaces = job.overwrite || job.retry_errors;
         merge::check_targets(input, output, &job.errors, replaces, resumes)?;
+        let cores = cores(&processor.config);
+        let config = open_files::fit(&processor.config, cores.len());
         Ok(Self {
-            plan: Arc::new(plan(processor)?),
+            plan: Arc::new(plan(processor, config)?),
             backend: choose_backend(&processor.config)?,
-            cores: cores(&processor.config),
+            cores,
             folder,
         })
     }
@@ -234,6 +260,7 @@ impl Setup {
         done: Option<Arc<DoneSet>>,
         scan: &Scan,
         before: Merged,
+        spent_before: f64,
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
@@ -250,7 +277,8 @@ impl Setup {
             inbox,
             gauges(scan, before),
             runtime::now(),
-        );
+        )
+        .having_spent(spent_before);
         let keep_output = folder.manifest().has_output;
         let mut starts = Vec::with_capacity(shards);
         for (id, mailbox) in mailboxes.into_iter().enumerate() {
@@ -353,8 +381,7 @@ impl Drop for Ended {
     clippy::disallowed_methods,
     reason = "proxies come from the environment, as for every HTTP client"
 )]
-fn plan(processor: &Processor) -> Result<Plan, RunError> {
-    let config = &processor.config;
+fn plan(processor: &Processor, config: Config) -> Result<Plan, RunError> {
     let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
         .map_err(|error| RunError::Setup(error.to_string()))?;
     let mut targets = Vec::with_capacity(processor.endpoints.len());
@@ -386,12 +413,7 @@ fn plan(processor: &Processor) -> Result<Plan, RunError> {
         }
         false => None,
     };
-    Ok(Plan::new(
-        config.clone(),
-        processor.endpoints.clone(),
-        targets,
-        tls,
-    ))
+    Ok(Plan::new(config, processor.endpoints.clone(), targets, tls))
 }
 
 fn choose_backend(config: &Config) -> Result<Backend, RunError> {
@@ -440,6 +462,7 @@ fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
         latency: Latency::default(),
         ttft: Latency::default(),
         endpoints: plan.idle_endpoints(),
+        rate_found: None,
     }
 }
 

@@ -27,6 +27,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::storage_error::StorageError;
+use crate::journal::Entry;
 use manifest::Stored;
 
 /// The folder of this process's run. While it lives, no other process can open the run.
@@ -155,6 +156,12 @@ impl RunFolder {
     /// Every shard that wrote here, in order of generation and shard.
     pub(super) fn shards(&self) -> Result<Vec<ShardFiles>, StorageError> {
         name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))
+    }
+
+    /// Every line that a process of this run has finished, in the order of the journals; a line whose
+    /// error was sent again comes twice.
+    pub fn each_finished(&self, on_entry: &mut dyn FnMut(&Entry)) -> Result<(), StorageError> {
+        resume::each_entry(&self.path, &self.shards()?, on_entry)
     }
 
     /// Records how far publishing has come.
