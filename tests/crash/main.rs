@@ -12,5 +12,8 @@
 mod support;
 
 mod kill;
+mod refused;
 mod scene;
 mod signals;
+mod space;
+mod system;
