@@ -142,8 +142,11 @@ pub(super) fn run(
         failed: snapshot.failed(),
     };
     let is_finished = recorded.succeeded + recorded.failed == scan.lines;
-    // The budget that the last lines used up keeps nothing from being finished.
-    let stopped = stopped.filter(|stopped| !(is_finished && matches!(stopped, Stopped::Cost(_))));
+    // The budget that the last lines used up, or the endpoint that went away after them, keeps
+    // nothing from being finished.
+    let stopped = stopped.filter(|stopped| {
+        !(is_finished && matches!(stopped, Stopped::Cost(_) | Stopped::NoEndpoint(_)))
+    });
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
