@@ -1,6 +1,7 @@
 //! The system under the run: an input cut short, few descriptors, readers that go, no io_uring.
 
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -42,6 +43,32 @@ fn an_input_cut_short_ends_the_run_with_a_message() {
         scene.place.write("in.jsonl", &input);
         scene.finish(&[]);
         scene.check(&undisturbed, &[kept], WORKERS.into());
+    }
+}
+
+#[test]
+fn an_input_that_grows_stops_the_run() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, LINES, "300ms");
+        let input = scene.place.read("in.jsonl");
+        let running = spawn(&scene.place, &scene.args(&[]));
+        assert!(scene.arrivals.wait_for(u64::from(WORKERS), WATCHDOG));
+        let file = OpenOptions::new()
+            .append(true)
+            .open(scene.place.path("in.jsonl"));
+        file.and_then(|mut file| file.write_all(b"{\"input\": \"line 999\"}\n"))
+            .expect("one more line");
+        let stopped = running.wait().expect(4);
+        assert!(
+            stopped.stderr.contains("the input file changed"),
+            "{stopped:#?}"
+        );
+        let kept = scene.kept();
+        assert!(kept.seen.keys().all(|line| kept.finished.contains(line)));
+        scene.place.write("in.jsonl", &input);
+        scene.finish(&[]);
+        scene.check(&undisturbed, &[kept], 0);
     }
 }
 
