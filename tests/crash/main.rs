@@ -6,7 +6,7 @@
     clippy::disallowed_methods,
     reason = "a test makes its own files, sockets and clocks"
 )]
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 #[path = "../support/mod.rs"]
 mod support;
