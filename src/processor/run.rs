@@ -317,6 +317,7 @@ impl Setup {
         let core = self.cores[start.id];
         let pin = self.cores.len() > 1 || self.plan.config.cores.is_some();
         let backend = self.backend;
+        let choice = self.plan.config.runtime;
         thread::Builder::new()
             .name(format!("shard-{}", start.id))
             .spawn(move || {
@@ -324,7 +325,7 @@ impl Setup {
                     runtime::pin_current_thread(core);
                 }
                 let ended = Ended::new(start.id, start.events.clone());
-                let result = backend::run(backend, RunShard(start));
+                let result = backend::run(backend, choice, RunShard(start));
                 ended.tell(result.map_err(|error| error.to_string()));
             })
             .map_err(|error| RunError::Setup(format!("cannot start a shard's thread: {error}")))
