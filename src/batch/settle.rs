@@ -59,7 +59,11 @@ impl<R: Runtime> Shard<R> {
                 verdict: Verdict {
                     kind: failure.kind(),
                     retry: failure.kind() != ErrorKind::TooLarge,
-                    effect: Effect::Transient,
+                    effect: match failure.kind() {
+                        // The endpoint is well; the line asks for too much.
+                        ErrorKind::TooLarge => Effect::None,
+                        _ => Effect::Transient,
+                    },
                     // It may quote what the server sent.
                     message: self.plan.endpoints[ticket.endpoint].redact(&failure.to_string()),
                 },
