@@ -1,7 +1,7 @@
 #!/bin/sh
 # Does `--rate auto` find what an endpoint sustains? Runs 40 s against the trial endpoint at each
 # limit: from second 20 on at least 90 % of the limit must be served, and less than 2 % of all answers
-# be refusals. Takes two minutes. Usage: scripts/auto_rate.sh [BINARY]
+# be refusals. Takes two minutes. Usage: [LIMITS="20 500"] scripts/auto_rate.sh [BINARY]
 set -eu
 
 binary=${1:-target/release/blaze-uring}
@@ -10,7 +10,7 @@ port=18470
 trap 'kill "$mock" 2>/dev/null || true; rm -rf "$folder"' EXIT INT TERM
 failed=0
 
-for limit in 20 500 8000; do
+for limit in ${LIMITS:-20 500 8000}; do
     port=$((port + 1))
     : >"$folder/mock.log"
     "$binary" mock --listen 127.0.0.1:$port --rate-limit $limit --latency 5ms 2>"$folder/mock.log" &
