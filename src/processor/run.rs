@@ -267,7 +267,12 @@ impl Setup {
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
-        let shards = self.cores.len().min(scan.ranges.len()).max(1);
+        let shards = self
+            .cores
+            .len()
+            .min(scan.ranges.len())
+            .min(in_flight_max(&self.plan.config))
+            .max(1);
         let resolver = Resolver::start()
             .map_err(|error| RunError::Setup(format!("cannot start name resolution: {error}")))?;
         let (events, inbox) = unbounded();
@@ -426,6 +431,15 @@ fn choose_backend(config: &Config) -> Result<Backend, RunError> {
         tracing::warn!("io_uring cannot be used here ({reason}); running on tokio");
     }
     Ok(backend)
+}
+
+/// Requests that can ever be in flight. More shards than this would only hand the permits to and fro.
+fn in_flight_max(config: &Config) -> usize {
+    let endpoints = config.endpoints.iter();
+    let room = endpoints.fold(0_usize, |room, endpoint| {
+        room.saturating_add(endpoint.max_concurrent)
+    });
+    config.request.workers.min(room)
 }
 
 /// The cores of the shards: as many as asked for, no more than there are.
