@@ -11,6 +11,9 @@ mod batch;
 mod connections;
 mod cuts;
 mod framing;
+mod providers;
 mod servers;
+mod spending;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
