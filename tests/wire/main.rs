@@ -12,8 +12,10 @@ mod connections;
 mod cuts;
 mod framing;
 mod providers;
+mod proxies;
 mod servers;
 mod spending;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
