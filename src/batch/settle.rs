@@ -31,6 +31,8 @@ struct Failed<'a> {
     tokens: Tokens,
     /// The server may have worked for it although no usage came back.
     uncounted: bool,
+    /// The request never left.
+    unsent: bool,
 }
 
 /// Where servers put their own id of a request, by preference: OpenAI, Anthropic, Azure's gateway.
@@ -71,6 +73,7 @@ impl<R: Runtime> Shard<R> {
                 wait: None,
                 tokens: Tokens::default(),
                 uncounted: failure.kind() == ErrorKind::Timeout,
+                unsent: failure.is_before_request(),
             },
             Ok(response) => {
                 match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
@@ -129,6 +132,7 @@ impl<R: Runtime> Shard<R> {
                 wait: hint.wait,
                 tokens: usage_of(body).unwrap_or_default(),
                 uncounted: response.status < 300,
+                unsent: false,
             })
         };
         if !(200..300).contains(&response.status) {
@@ -265,8 +269,12 @@ impl<R: Runtime> Shard<R> {
             Effect::Exhausted { .. } => self.another_group_is_enabled(ticket.endpoint),
             _ => false,
         };
-        // A failed probe and an endpoint that turned out unusable are not the line's fault.
-        let blameless = disables_endpoint || (ticket.probe && *effect == Effect::Transient);
+        // An endpoint that turned out unusable is not the line's fault, nor one that nobody reaches.
+        // One that answers with errors may fail because of the line, which therefore pays also for
+        // a probe: or the last lines of a run, all of that kind, would never end.
+        let unreachable =
+            failed.unsent && (ticket.probe || self.admission.borrow().seems_out(ticket.endpoint));
+        let blameless = disables_endpoint || unreachable;
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -337,7 +345,7 @@ impl<R: Runtime> Shard<R> {
                         ok: false,
                     });
                 }
-                self.admission.borrow_mut().note_transient(endpoint);
+                self.admission.borrow_mut().note_failed(endpoint);
                 self.report(Report::Transient {
                     endpoint,
                     message: message.to_owned(),

@@ -12,11 +12,13 @@ struct AroundBlock(MultiProgress);
 
 impl Write for AroundBlock {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(bytes))
+        // A reader that has gone (`2>&1 | head`) must not end the run: the logger would panic.
+        let _ = self.0.suspend(|| io::stderr().write_all(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

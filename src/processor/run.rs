@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::reopen::{self, Begun};
-use super::{ProcessingResult, Processor, RunError};
+use super::{ProcessingResult, Processor, RunError, open_files};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
@@ -142,8 +142,11 @@ pub(super) fn run(
         failed: snapshot.failed(),
     };
     let is_finished = recorded.succeeded + recorded.failed == scan.lines;
-    // The budget that the last lines used up keeps nothing from being finished.
-    let stopped = stopped.filter(|stopped| !(is_finished && matches!(stopped, Stopped::Cost(_))));
+    // The budget that the last lines used up, or the endpoint that went away after them, keeps
+    // nothing from being finished.
+    let stopped = stopped.filter(|stopped| {
+        !(is_finished && matches!(stopped, Stopped::Cost(_) | Stopped::NoEndpoint(_)))
+    });
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
@@ -212,10 +215,12 @@ impl Setup {
         // What --retry-errors finds there it reads, and replaces only when that is complete.
         let replaces = job.overwrite || job.retry_errors;
         merge::check_targets(input, output, &job.errors, replaces, resumes)?;
+        let cores = cores(&processor.config);
+        let config = open_files::fit(&processor.config, cores.len());
         Ok(Self {
-            plan: Arc::new(plan(processor)?),
+            plan: Arc::new(plan(processor, config)?),
             backend: choose_backend(&processor.config)?,
-            cores: cores(&processor.config),
+            cores,
             folder,
         })
     }
@@ -379,8 +384,7 @@ impl Drop for Ended {
     clippy::disallowed_methods,
     reason = "proxies come from the environment, as for every HTTP client"
 )]
-fn plan(processor: &Processor) -> Result<Plan, RunError> {
-    let config = &processor.config;
+fn plan(processor: &Processor, config: Config) -> Result<Plan, RunError> {
     let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
         .map_err(|error| RunError::Setup(error.to_string()))?;
     let mut targets = Vec::with_capacity(processor.endpoints.len());
@@ -412,12 +416,7 @@ fn plan(processor: &Processor) -> Result<Plan, RunError> {
         }
         false => None,
     };
-    Ok(Plan::new(
-        config.clone(),
-        processor.endpoints.clone(),
-        targets,
-        tls,
-    ))
+    Ok(Plan::new(config, processor.endpoints.clone(), targets, tls))
 }
 
 fn choose_backend(config: &Config) -> Result<Backend, RunError> {

@@ -13,3 +13,4 @@ mod support;
 
 mod kill;
 mod scene;
+mod signals;

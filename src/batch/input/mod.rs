@@ -48,7 +48,7 @@ struct Stamp {
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// No such file.
-    #[error("input {} does not exist", path.display())]
+    #[error("input {} does not exist; give a JSONL file of requests", path.display())]
     Missing {
         /// As given.
         path: PathBuf,
