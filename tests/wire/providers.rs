@@ -1,10 +1,10 @@
 //! What each provider's endpoint receives: path, headers, body.
 
-use blaze_uring::mock::{Mock, SeenRequest};
+use blaze_uring::mock::{Mock, Scripted, SeenRequest};
 use serde_json::{Value, json};
 
-use crate::batch::{Batch, Outcome};
-use crate::support::{mock, runtimes};
+use crate::batch::{Batch, Outcome, content};
+use crate::support::{Place, mock, runtimes, scripted};
 
 /// Runs one line against `mock` and returns its request.
 fn sent(
@@ -171,5 +171,50 @@ fn bodies_are_spliced_and_lines_have_their_own_path_and_headers() {
             "{runtime}: embeddings know none"
         );
         outcome.run.expect(0);
+    }
+}
+
+/// The server's own id of a request, whichever header has it, in records of the `openai` format.
+#[test]
+fn request_ids_come_back() {
+    let names = ["x-request-id", "request-id", "apim-request-id", "x-other"];
+    for runtime in runtimes() {
+        for status in [200, 400] {
+            let mock = scripted(move |request| {
+                let name = content(&request.body);
+                Some(Scripted::json(status, "{}").header(&name, "req-7"))
+            });
+            let line = |name: &&str| {
+                let messages = json!([{"role": "user", "content": name}]);
+                let (url, body) = ("/v1/chat/completions", json!({"messages": messages}));
+                json!({"custom_id": name, "method": "POST", "url": url, "body": body}).to_string()
+            };
+            let place = Place::new();
+            let batch = Batch {
+                lines: names.iter().map(line).collect(),
+                ..Batch::chat(runtime, &mock.url("/v1"), [])
+            };
+            let outcome = batch.attempt_raw(place, |_| {});
+            let file = if status == 200 {
+                "out.jsonl"
+            } else {
+                "errors.jsonl"
+            };
+            let records = outcome.1.records(file);
+            assert_eq!(records.len(), names.len(), "{runtime}: {:?}", outcome.0);
+            for record in records {
+                let id = &record["response"]["request_id"];
+                let expect = if record["custom_id"] == "x-other" {
+                    Value::Null
+                } else {
+                    "req-7".into()
+                };
+                assert_eq!(*id, expect, "{runtime}: {record}");
+                assert_eq!(
+                    record["response"]["status_code"], status,
+                    "{runtime}: {record}"
+                );
+            }
+        }
     }
 }
