@@ -90,6 +90,41 @@ fn failed_attempts_and_cached_tokens_cost_what_they_cost() {
     }
 }
 
+/// Anthropic tells the prompt's tokens first: a stream that breaks after that has been billed.
+#[test]
+fn a_broken_stream_costs_what_it_said() {
+    for runtime in runtimes() {
+        let mock = scripted(|request| {
+            let message = json!({"id": "x", "usage": {"input_tokens": 9, "output_tokens": 1}});
+            let start = json!({"type": "message_start", "message": message});
+            let answer = Scripted::raw(format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{}\r\nevent: message_start\ndata: {start}\n\n",
+                if content(&request.body) == "cut" {
+                    "content-length: 9999\r\n"
+                } else {
+                    ""
+                },
+            ));
+            Some(answer.then_close())
+        });
+        let mut batch = Batch::chat(runtime, &mock.url("/v1/messages"), []).with(&["--json-logs"]);
+        batch.settings = prices();
+        batch.lines = ["cut", "ends"]
+            .map(|content| {
+                let messages = json!([{"role": "user", "content": content}]);
+                let body =
+                    json!({"model": "m", "stream": true, "max_tokens": 9, "messages": messages});
+                json!({"body": body}).to_string()
+            })
+            .to_vec();
+        let outcome = batch.run();
+        let summary = summary(&(outcome.run.stderr.clone() + &outcome.run.stdout));
+        assert_eq!(summary["cost_usd"], 22.0, "{runtime}: {summary}");
+        assert_eq!(outcome.failures.len(), 2, "{runtime}");
+        outcome.run.expect(3);
+    }
+}
+
 /// A server that repeats the key wherever it can.
 #[test]
 fn an_echoed_key_is_in_no_record_and_no_log() {
