@@ -67,7 +67,7 @@ pub(super) fn run(
         mut resume,
         published,
     } = match begun {
-        Begun::Run(opened) => opened,
+        Begun::Run(opened) => *opened,
         Begun::NothingFailed(merged) => {
             let snapshot = still(&setup.plan, &scan, merged);
             return Ok(conclude(job, &scan, None, &snapshot, merged));
