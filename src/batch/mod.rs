@@ -2,9 +2,10 @@
 
 pub mod admission;
 pub mod coordinator;
-mod encode;
+pub mod encode;
 pub mod folder;
 pub mod input;
+pub mod judgement;
 pub mod line;
 pub mod merge;
 pub mod message;
@@ -16,4 +17,4 @@ mod settle;
 pub mod shard;
 pub mod slices;
 pub mod storage_error;
-mod stream;
+pub mod stream;

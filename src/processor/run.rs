@@ -19,12 +19,9 @@ use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
-use crate::client::{self, ProxyRules, load_tls};
 use crate::config::{Config, InputSource, Job, OutputTarget};
-use crate::http::Scheme;
 use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
-use crate::provider::Authorization;
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime, mailbox};
@@ -171,7 +168,10 @@ impl Setup {
         let resumes = RunFolder::exists(&folder) && !job.fresh;
         merge::check_targets(input, output, &job.errors, job.overwrite, resumes)?;
         Ok(Self {
-            plan: Arc::new(plan(processor)?),
+            plan: Arc::new(
+                Plan::prepare(processor.config.clone(), processor.endpoints.clone())
+                    .map_err(RunError::Setup)?,
+            ),
             backend: choose_backend(&processor.config)?,
             cores: cores(&processor.config),
             folder,
@@ -329,51 +329,6 @@ impl Drop for Ended {
             )));
         }
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "proxies come from the environment, as for every HTTP client"
-)]
-fn plan(processor: &Processor) -> Result<Plan, RunError> {
-    let config = &processor.config;
-    let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
-        .map_err(|error| RunError::Setup(error.to_string()))?;
-    let mut targets = Vec::with_capacity(processor.endpoints.len());
-    let mut speaks_tls = false;
-    for endpoint in &processor.endpoints {
-        if let Authorization::Entra(_) = endpoint.authorization {
-            return Err(RunError::Setup(format!(
-                "endpoint {}: Entra tokens (api_key \"default\", \"az\" or \"interactive\") are not supported yet; \
-                 set api_key to the resource's key",
-                endpoint.name
-            )));
-        }
-        speaks_tls |= endpoint.origin.scheme == Scheme::Https;
-        targets.push(client::Target {
-            origin: endpoint.origin.clone(),
-            connect_timeout: config.request.connect_timeout,
-            proxy: proxies.proxy_for(&endpoint.origin).cloned(),
-        });
-    }
-    let tls = match speaks_tls {
-        true => {
-            let further = |_: &str| {
-                let path = config.ssl_cert_file.as_ref()?;
-                path.to_str().map(str::to_owned)
-            };
-            let tls = load_tls(config.ca_file.as_deref(), further)
-                .map_err(|error| RunError::Setup(error.to_string()))?;
-            Some(tls)
-        }
-        false => None,
-    };
-    Ok(Plan::new(
-        config.clone(),
-        processor.endpoints.clone(),
-        targets,
-        tls,
-    ))
 }
 
 fn choose_backend(config: &Config) -> Result<Backend, RunError> {
