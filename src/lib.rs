@@ -2,7 +2,7 @@
 //! exactly one record.
 //!
 //! Layers, top to bottom; imports point down only (`tests/architecture.rs` checks it):
-//! faces (`cli`, `demo`) → `processor` → `batch` → drivers (`client`, `mock`) → pure machines
+//! faces (`cli`, `demo`) → `processor`, `calls` → `batch` → drivers (`client`, `mock`) → pure machines
 //! (`policy`, `provider`, `http`, `journal`, `tls`) → `runtime` → vocabulary (`config`, `metrics`,
 //! `json`, `error`).
 
@@ -16,6 +16,7 @@
 
 #[doc(hidden)]
 pub mod batch;
+pub mod calls;
 #[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]
@@ -41,5 +42,6 @@ pub mod runtime;
 #[doc(hidden)]
 pub mod tls;
 
+pub use calls::{CallOptions, Client};
 pub use config::{Config, EndpointConfig};
 pub use processor::{ProcessingResult, Processor, RunError};

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("demo", 6),
     ("lib", 7),
     ("processor", 5),
+    ("calls", 5),
     ("batch", 4),
     ("client", 3),
     ("mock", 3),
