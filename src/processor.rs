@@ -1,6 +1,7 @@
 //! Runs a batch from input to final files: plan, run folder, shards, coordinator, merge, books.
 
 mod on_thread;
+mod reopen;
 mod run;
 
 use std::future::Future;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::batch::coordinator::{Observer, Stopped};
+use crate::batch::finished::FinishedError;
 use crate::batch::folder::FolderError;
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::TargetError;
@@ -38,6 +40,9 @@ pub enum RunError {
     /// The run folder or a target file is in the way.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The failures of a finished run cannot be sent again.
+    #[error(transparent)]
+    Finished(#[from] FinishedError),
     /// An endpoint cannot be used as configured.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),

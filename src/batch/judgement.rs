@@ -1,26 +1,90 @@
-//! What an answer means: a body to keep, or a verdict. Wait hints are read on the way. Shared by
-//! lines and single calls; pure but for the wall clock that dated headers need.
+//! What became of an attempt: an answer to keep, or a judged failure. Wait hints are read on the way.
+//! Shared by lines and single calls. Pure.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::batch::stream::StreamReply;
+use crate::client;
 use crate::error::ErrorKind;
 use crate::http::{Headers, Response};
+use crate::metrics::tokens::Tokens;
 use crate::policy::wait_hint::{self, WaitHint};
-use crate::provider::{Endpoint, Verdict};
+use crate::provider::{Effect, Endpoint, Verdict, usage_of};
 
-/// An answer, judged.
-pub struct Judged<'a> {
-    /// The server's own name for the request.
+/// Where servers put their own id of a request, by preference: OpenAI, Anthropic, a gateway's.
+const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
+
+/// A failed attempt, judged.
+pub struct Failed<'a> {
+    /// What it means.
+    pub verdict: Verdict,
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// The server's own id of the request.
+    pub request_id: Option<&'a str>,
+    /// The answer's body; it may repeat the endpoint's secrets.
+    pub body: Option<&'a [u8]>,
+    /// How long the server asked to wait.
+    pub wait: Option<Duration>,
+    /// What was billed.
+    pub tokens: Tokens,
+    /// The server may have worked for it although no usage came back.
+    pub uncounted: bool,
+}
+
+impl Failed<'_> {
+    /// An exchange with `endpoint` that brought no answer.
+    pub fn without_answer(endpoint: &Endpoint, failure: &client::Failure) -> Self {
+        Self {
+            verdict: Verdict {
+                kind: failure.kind(),
+                retry: failure.kind() != ErrorKind::TooLarge,
+                effect: Effect::Transient,
+                // It may quote what the server sent.
+                message: endpoint.redact(&failure.to_string()),
+            },
+            status: None,
+            request_id: None,
+            body: None,
+            wait: None,
+            tokens: Tokens::default(),
+            uncounted: failure.kind() == ErrorKind::Timeout,
+        }
+    }
+
+    /// What it does to the endpoint's standing.
+    pub fn effect(&self) -> &Effect {
+        match self.verdict.effect {
+            // Without a hint there is nothing but the streak to cool the endpoint by.
+            Effect::RateLimited if self.wait.is_none() => &Effect::Transient,
+            ref effect => effect,
+        }
+    }
+
+    /// Whether it says that requests came too fast: 429, 529 (overloaded), a timeout.
+    pub fn pushes_back(&self) -> bool {
+        self.status == Some(529)
+            || matches!(
+                self.verdict.kind,
+                ErrorKind::RateLimited | ErrorKind::Timeout
+            )
+    }
+}
+
+/// What `endpoint` answered, read as far as every outcome needs.
+pub struct Judge<'e, 'a> {
+    endpoint: &'e Endpoint,
+    response: &'e Response,
+    headers: Headers<'a>,
+    body: &'a [u8],
+    /// The server's own id of the request.
     pub request_id: Option<&'a str>,
     /// What it says about waiting, also where it succeeded.
     pub hint: WaitHint,
-    /// What it holds, or why the attempt failed.
-    pub outcome: Result<Answer<'a>, Verdict>,
 }
 
-/// A successful answer; whether it is JSON is for the reader to find out ([`not_json`]).
+/// A successful answer. Whether it is JSON is for the reader to find out: see [`Judge::not_json`].
 pub struct Answer<'a> {
     /// The body, or the JSON that a stream was put together to.
     pub body: Cow<'a, [u8]>,
@@ -28,61 +92,88 @@ pub struct Answer<'a> {
     pub first_token_at: Option<Instant>,
 }
 
-/// Judges the answer that `endpoint` gave; `reply` is what was received, `stream` the assembler
-/// that has seen its body, if the request asked for a stream.
-pub fn judge<'a>(
-    endpoint: &Endpoint,
-    response: &Response,
-    reply: &'a [u8],
-    stream: Option<Box<StreamReply>>,
-    unix_now_ms: i64,
-) -> Judged<'a> {
-    let body = &reply[response.body.clone()];
-    let headers = Headers::new(&reply[response.head.clone()]);
-    let request_id = response
-        .signals
-        .has_request_id()
-        .then(|| headers.get("x-request-id").or(headers.get("request-id")))
-        .flatten()
-        .and_then(|value| std::str::from_utf8(value).ok());
-    let hint = if response.signals.has_wait_hint() || response.status >= 400 {
-        wait_hint::parse(response.status, headers.iter(), body, unix_now_ms)
-    } else {
-        WaitHint::default()
-    };
-    let outcome = if !(200..300).contains(&response.status) {
-        Err(endpoint.classify(response.status, headers.iter(), body))
-    } else if response.signals.content_encoded() {
-        Err(Verdict::transient(
-            ErrorKind::Protocol,
-            "the server compressed its answer although nothing asked for it".to_owned(),
-        ))
-    } else {
-        match stream.filter(|_| response.signals.event_stream()) {
+impl<'e, 'a> Judge<'e, 'a> {
+    /// Reads head and wait hints; `reply` is what was received.
+    pub fn new(
+        endpoint: &'e Endpoint,
+        response: &'e Response,
+        reply: &'a [u8],
+        unix_now_ms: i64,
+    ) -> Self {
+        let headers = Headers::new(&reply[response.head.clone()]);
+        let body = &reply[response.body.clone()];
+        let request_id = response
+            .signals
+            .has_request_id()
+            .then(|| REQUEST_ID_HEADERS.iter().find_map(|name| headers.get(name)))
+            .flatten()
+            .and_then(|value| std::str::from_utf8(value).ok());
+        let hint = if response.signals.has_wait_hint() || response.status >= 400 {
+            wait_hint::parse(response.status, headers.iter(), body, unix_now_ms)
+        } else {
+            WaitHint::default()
+        };
+        Self {
+            endpoint,
+            response,
+            headers,
+            body,
+            request_id,
+            hint,
+        }
+    }
+
+    /// The answer, or why the attempt failed; `stream` has seen the body of a stream.
+    ///
+    /// # Errors
+    /// Not a 2xx, compressed, or a stream that broke.
+    pub fn answer(&self, stream: Option<Box<StreamReply>>) -> Result<Answer<'a>, Box<Failed<'a>>> {
+        if !(200..300).contains(&self.response.status) {
+            return Err(self.classified());
+        }
+        if self.response.signals.content_encoded() {
+            return Err(self.failed(Verdict::transient(
+                ErrorKind::Protocol,
+                "the server compressed its answer although nothing asked for it".to_owned(),
+            )));
+        }
+        match stream.filter(|_| self.response.signals.event_stream()) {
             None => Ok(Answer {
-                body: Cow::Borrowed(body),
+                body: Cow::Borrowed(self.body),
                 first_token_at: None,
             }),
-            Some(stream) => stream
-                .finish()
-                .map(|assembled| Answer {
+            Some(stream) => match stream.finish() {
+                Ok(assembled) => Ok(Answer {
                     body: Cow::Owned(assembled.body),
                     first_token_at: assembled.first_token_at,
-                })
-                .map_err(|message| Verdict::transient(ErrorKind::Protocol, message)),
+                }),
+                Err(error) => Err(self.failed(self.endpoint.classify_stream(&error))),
+            },
         }
-    };
-    Judged {
-        request_id,
-        hint,
-        outcome,
     }
-}
 
-/// The verdict on a success whose body is not JSON for the reason `why`.
-pub fn not_json(status: u16, why: impl std::fmt::Display) -> Verdict {
-    Verdict::transient(
-        ErrorKind::NotJson,
-        format!("HTTP {status}: the answer is not JSON: {why}"),
-    )
+    /// The failure of a success whose body turned out not to be JSON.
+    pub fn not_json(&self) -> Box<Failed<'a>> {
+        self.classified()
+    }
+
+    fn classified(&self) -> Box<Failed<'a>> {
+        let headers = self.headers.iter();
+        self.failed(
+            self.endpoint
+                .classify(self.response.status, headers, self.body),
+        )
+    }
+
+    fn failed(&self, verdict: Verdict) -> Box<Failed<'a>> {
+        Box::new(Failed {
+            verdict,
+            status: Some(self.response.status),
+            request_id: self.request_id,
+            body: Some(self.body),
+            wait: self.hint.wait,
+            tokens: usage_of(self.body).unwrap_or_default(),
+            uncounted: self.response.status < 300,
+        })
+    }
 }

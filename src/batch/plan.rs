@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::batch::quotas::GroupLimits;
 use crate::client::{PoolSettings, ProxyRules, Target, load_tls};
 use crate::config::{Config, Rate};
 use crate::http::{Limits, MAX_HEAD_BYTES, Scheme};
@@ -28,8 +29,12 @@ pub struct Plan {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Waits between attempts.
     pub backoff: Backoff,
-    /// Whether requests need send slots.
+    /// What each quota group may do.
+    pub limits: Vec<GroupLimits>,
+    /// Whether every request needs a send slot of the run.
     pub paced: bool,
+    /// `--rate auto`.
+    pub searches_rate: bool,
 }
 
 impl Plan {
@@ -84,7 +89,7 @@ impl Plan {
         tls: Option<Arc<rustls::ClientConfig>>,
     ) -> Self {
         let mut names: Vec<&str> = Vec::new();
-        let groups = endpoints
+        let groups: Vec<usize> = endpoints
             .iter()
             .map(|endpoint| {
                 let group = endpoint.quota_group.as_str();
@@ -97,12 +102,25 @@ impl Plan {
                     })
             })
             .collect();
+        let searches_rate = config.request.rate_limit == Rate::Auto;
+        let unlimited = GroupLimits {
+            search_rate: searches_rate,
+            ..GroupLimits::default()
+        };
+        let mut limits = vec![unlimited; names.len()];
+        for (endpoint, &group) in endpoints.iter().zip(&groups) {
+            let limits = &mut limits[group];
+            limits.requests_per_minute = smaller(limits.requests_per_minute, endpoint.rpm_limit);
+            limits.tokens_per_minute = smaller(limits.tokens_per_minute, endpoint.tpm_limit);
+        }
         Self {
             groups,
+            limits,
+            searches_rate,
             targets,
             tls,
             backoff: Backoff::from(&config.retry),
-            paced: config.request.rate_limit != Rate::Unlimited,
+            paced: matches!(config.request.rate_limit, Rate::PerSecond(_)),
             endpoints,
             config,
         }
@@ -129,4 +147,9 @@ impl Plan {
             tls: self.tls.clone(),
         }
     }
+}
+
+/// The lower of two limits, of which either may be missing.
+fn smaller(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }

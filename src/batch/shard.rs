@@ -3,8 +3,10 @@
 //! threads. What may be sent is decided in `admission`, what an answer means in `settle`.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -17,7 +19,7 @@ use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::stream::StreamReply;
-use crate::client::Pool;
+use crate::client::{Pool, PoolStats};
 use crate::metrics::ShardMetrics;
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
@@ -73,6 +75,8 @@ pub struct Shard<R: Runtime> {
     events: Sender<Event>,
     buffers: RefCell<Vec<Buffers>>,
     flush_scheduled: Cell<bool>,
+    /// Tasks that have made a record and wait until it is written.
+    unwritten: RefCell<Vec<Waker>>,
     wake_armed: Cell<Option<Instant>>,
     drained: Cell<bool>,
     left: Cell<bool>,
@@ -80,6 +84,10 @@ pub struct Shard<R: Runtime> {
     /// Moving average of the records' lengths, and the longest.
     record_bytes_usual: Cell<u64>,
     record_bytes_max: Cell<u64>,
+    /// US dollars spent since the last report.
+    pub(super) unreported_usd: Cell<f64>,
+    /// The pool's figures at the last report.
+    reported: Cell<PoolStats>,
 }
 
 /// The reusable memory of one request in flight.
@@ -106,6 +114,7 @@ impl<R: Runtime> Shard<R> {
                     .map(|endpoint| endpoint.weight)
                     .collect(),
                 groups: plan.groups.clone(),
+                limits: plan.limits.clone(),
                 workers: start.workers,
                 endpoints: start.endpoints,
                 paced: plan.paced,
@@ -121,12 +130,15 @@ impl<R: Runtime> Shard<R> {
             events: start.events,
             buffers: RefCell::default(),
             flush_scheduled: Cell::new(false),
+            unwritten: RefCell::default(),
             wake_armed: Cell::new(None),
             drained: Cell::new(false),
             left: Cell::new(false),
             released: Cell::new(0),
             record_bytes_usual: Cell::new(RECORD_BYTES_FIRST),
             record_bytes_max: Cell::new(RECORD_BYTES_FIRST),
+            unreported_usd: Cell::default(),
+            reported: Cell::default(),
         });
         R::spawn(shard.clone().sweep());
         shard.pump();
@@ -159,6 +171,7 @@ impl<R: Runtime> Shard<R> {
                 self.settle_panic(&ticket, &panic.to_string());
             }
             self.schedule_flush();
+            self.written().await;
             match self.next() {
                 Some(next) => ticket = next,
                 None => break,
@@ -201,8 +214,11 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// The next line that may be sent now; arms a wake-up if that is only a matter of time.
+    ///
+    /// Nothing is sent while a record waits to be written: otherwise a kill in that moment would
+    /// cost more than what is in flight. The flush pumps.
     fn next(self: &Rc<Self>) -> Option<Ticket> {
-        if self.left.get() {
+        if self.left.get() || self.flush_scheduled.get() {
             return None;
         }
         loop {
@@ -287,15 +303,33 @@ impl<R: Runtime> Shard<R> {
         self.flush_scheduled.set(true);
         let shard = self.clone();
         R::spawn(async move {
-            shard.flush_scheduled.set(false);
             shard.flush();
-            // The last record of a shard is written: now it may say that it is done.
-            shard.pump();
+            shard.flush_scheduled.set(false);
+            for waker in shard.unwritten.borrow_mut().drain(..) {
+                waker.wake();
+            }
+            // After those tasks: what they leave may be sent by others, and when the last record of
+            // a shard is written, it may say that it is done.
+            R::spawn(async move { shard.pump() });
         });
+    }
+
+    /// Waits for the flush that is scheduled, if one is.
+    async fn written(&self) {
+        poll_fn(|context| match self.flush_scheduled.get() {
+            false => Poll::Ready(()),
+            true => {
+                self.unwritten.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
     }
 
     fn flush(&self) {
         if let Err(error) = self.log.borrow_mut().flush() {
+            // Before the coordinator says so: nothing is sent whose record has no place.
+            self.admission.borrow_mut().handle(Order::Stop);
             self.report(Report::Storage(error));
         }
     }
@@ -342,8 +376,18 @@ impl<R: Runtime> Shard<R> {
         self.released.set(self.input.release_before(from..read.end));
     }
 
-    fn report_metrics(&self) {
-        let delta = self.metrics.borrow_mut().take_delta();
+    pub(super) fn report_metrics(&self) {
+        let stats = self.pool.stats();
+        let reported = self.reported.replace(stats);
+        self.unreported_usd.set(0.0);
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.transferred(
+            stats.bytes_out - reported.bytes_out,
+            stats.bytes_in - reported.bytes_in,
+        );
+        metrics.stale_resends(stats.stale_resends - reported.stale_resends);
+        let delta = metrics.take_delta();
+        drop(metrics);
         self.report(Report::Metrics(delta));
     }
 

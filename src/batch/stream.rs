@@ -3,15 +3,16 @@
 
 use std::time::Instant;
 
-use crate::http::sse::EventReader;
+use crate::error::ErrorKind;
+use crate::http::sse::{EventReader, SseError};
 use crate::provider::ApiPath;
-use crate::provider::assemble::StreamAssembler;
+use crate::provider::assemble::{StreamAssembler, StreamError};
 
 /// One streamed answer.
 pub struct StreamReply {
     events: EventReader,
     assembler: StreamAssembler,
-    broken: Option<String>,
+    broken: Option<StreamError>,
 }
 
 /// What became of a stream.
@@ -53,26 +54,29 @@ impl StreamReply {
             }
             match assembler.feed(event.event, event.data, now) {
                 Ok(()) => on_event(event.data),
-                Err(error) => *broken = Some(error.to_string()),
+                Err(error) => *broken = Some(error),
             }
         });
         if let Err(error) = fed {
-            broken.get_or_insert_with(|| error.to_string());
+            broken.get_or_insert_with(|| StreamError {
+                kind: match error {
+                    SseError::EventTooLarge { .. } => ErrorKind::TooLarge,
+                },
+                message: error.to_string(),
+            });
         }
     }
 
     /// The stream has ended; an error says how it broke.
-    pub fn finish(self) -> Result<Assembled, String> {
+    pub fn finish(self) -> Result<Assembled, StreamError> {
         if let Some(broken) = self.broken {
             return Err(broken);
         }
         let first_token_at = self.assembler.first_token_at();
-        match self.assembler.finish() {
-            Ok(body) => Ok(Assembled {
-                body,
-                first_token_at,
-            }),
-            Err(error) => Err(error.to_string()),
-        }
+        let body = self.assembler.finish()?;
+        Ok(Assembled {
+            body,
+            first_token_at,
+        })
     }
 }

@@ -18,7 +18,6 @@ use crate::batch::stream::StreamReply;
 use crate::client::{self, Pool};
 use crate::error::ErrorKind;
 use crate::http::Response;
-use crate::provider::cost::estimate_tokens;
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::{Mailbox, Sender};
@@ -75,8 +74,6 @@ pub(super) struct Attempt {
     endpoint: usize,
     probe: bool,
     sent: Instant,
-    /// What was charged to `tpm_limit`.
-    tokens_estimated: u64,
 }
 
 /// An attempt's result.
@@ -238,13 +235,13 @@ impl<R: Runtime> Engine<R> {
                 self.fail(*call, CallError::new(ErrorKind::QuotaExhausted, message));
                 continue;
             }
-            let tokens = estimate_tokens(call.line.len(), call.max_tokens);
+            let tokens = call.tokens_estimated;
             // Nobody asks for more slots than `u32` at once.
             let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
             match self.traffic.admit(call.avoid, tokens, waiting, now) {
                 Admitted::Go { endpoint, probe } => {
                     let call = self.waiting.pop_front().expect("a call waits");
-                    self.send(call, endpoint, probe, tokens, now);
+                    self.send(call, endpoint, probe, now);
                 }
                 Admitted::Wait(at) => {
                     let wake = [at, next_due].into_iter().flatten().min();
@@ -256,14 +253,7 @@ impl<R: Runtime> Engine<R> {
     }
 
     /// Starts an attempt.
-    fn send(
-        &mut self,
-        call: Box<Call>,
-        endpoint: usize,
-        probe: bool,
-        tokens_estimated: u64,
-        now: Instant,
-    ) {
+    fn send(&mut self, call: Box<Call>, endpoint: usize, probe: bool, now: Instant) {
         let (mut body, mut request) = (Vec::new(), Vec::new());
         let outgoing = Outgoing {
             index: endpoint,
@@ -287,7 +277,6 @@ impl<R: Runtime> Engine<R> {
             endpoint,
             probe,
             sent: now,
-            tokens_estimated,
         };
         R::spawn(async move {
             let id = attempt.call.id;

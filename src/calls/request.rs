@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::outcome::CallError;
 use crate::batch::line::Parsed;
 use crate::error::ErrorKind;
+use crate::provider::cost::estimate_tokens;
 
 /// The messages of a chat.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +91,8 @@ pub(super) struct Call {
     pub parsed: Parsed,
     /// In the place of the endpoint's limit.
     pub max_tokens: Option<u64>,
+    /// What a `tpm_limit` is charged until the answer says better.
+    pub tokens_estimated: u64,
     /// One attempt, if not the configured time.
     pub timeout: Option<Duration>,
     /// Attempts allowed, if not the configured number.
@@ -164,8 +167,10 @@ impl Call {
         parsed
             .parse(&line)
             .map_err(|error| CallError::new(ErrorKind::InvalidInput, error.message))?;
+        let completion = max_completion_tokens.or_else(|| parsed.completion_tokens_max(&line));
         Ok(Self {
             id,
+            tokens_estimated: estimate_tokens(parsed.body_bytes(), completion),
             streams: parsed.stream(),
             parsed,
             line,

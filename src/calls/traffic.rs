@@ -3,15 +3,17 @@
 
 use std::time::{Duration, Instant};
 
+use crate::batch::judgement::Failed;
 use crate::batch::plan::Plan;
+use crate::batch::quotas::{GroupLimits, Quotas, TokenLease};
 use crate::config::Rate;
 use crate::error::ErrorKind;
-use crate::policy::adapt::Adaptive;
 use crate::policy::balance::Ring;
-use crate::policy::budget::{Allowance, Budget, Leased};
+use crate::policy::budget::Allowance;
 use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, State, StopReason};
 use crate::policy::pacer::{Pacer, SlotQueue, Taken};
 use crate::policy::permits::Lease;
+use crate::policy::wait_hint::WaitHint;
 use crate::provider::{Effect, Verdict};
 
 /// The only sender there is.
@@ -42,119 +44,43 @@ pub(super) struct Traffic {
     ring: Ring,
     workers: Lease,
     caps: Vec<Lease>,
-    pace: Option<Pace>,
+    /// The schedule of all requests together.
+    pace: Option<(Pacer, SlotQueue)>,
+    quotas: Quotas,
     /// By quota group.
-    budgets: Vec<GroupBudgets>,
+    gates: Vec<GroupGate>,
+    leases: Vec<TokenLease>,
     last_failure: Vec<Option<(ErrorKind, String)>>,
     max_outage: Duration,
 }
 
-/// The rate as a schedule.
-struct Pace {
-    pacer: Pacer,
-    slots: SlotQueue,
-    /// `--rate auto`: one search for all endpoints together.
-    adaptive: Option<Adaptive>,
+/// What a quota group's requests need besides: send slots and tokens.
+struct GroupGate {
+    slots: Option<SlotQueue>,
+    tokens: Option<TokenGate>,
 }
 
-/// `rpm_limit` and `tpm_limit` of one quota group.
-#[derive(Default)]
-struct GroupBudgets {
-    requests: Option<Limited>,
-    tokens: Option<Limited>,
-}
-
-struct Limited {
-    budget: Budget,
+struct TokenGate {
     allowance: Allowance,
+    /// The limit itself. Nothing is taken for more, or it could never be sent.
+    per_minute: u64,
 }
 
-impl Limited {
-    /// The strictest of the limits that a group's endpoints name: they share one quota.
-    fn strictest(limits: impl Iterator<Item = u64>, now: Instant) -> Option<Self> {
-        limits.min().map(|per_minute| Self {
-            budget: Budget::new(per_minute, now),
-            allowance: Allowance::new(),
-        })
+/// Whether a slot can be spent; leases some if there are none. The error says when.
+fn slot_open(
+    slots: &mut SlotQueue,
+    pacer: &mut Pacer,
+    want: u32,
+    now: Instant,
+) -> Result<(), Instant> {
+    if slots.look(now) == Taken::Empty {
+        slots.add(pacer.lease(want, now));
     }
-
-    /// Leases until `amount` can be taken; the error says when to ask again.
-    fn prepare(&mut self, amount: u64, now: Instant) -> Result<(), Instant> {
-        loop {
-            let missing = self.allowance.missing(amount);
-            if missing == 0 {
-                return Ok(());
-            }
-            match self.budget.lease(missing, now) {
-                Leased::Now(leased) => self.allowance.add(leased),
-                Leased::At(at) => return Err(at),
-            }
-        }
-    }
-}
-
-impl GroupBudgets {
-    fn prepare(&mut self, tokens: u64, now: Instant) -> Result<(), Instant> {
-        let requests = self.requests.as_mut().map(|limit| limit.prepare(1, now));
-        let tokens = self.tokens.as_mut().map(|limit| limit.prepare(tokens, now));
-        match (requests.unwrap_or(Ok(())), tokens.unwrap_or(Ok(()))) {
-            (Ok(()), Ok(())) => Ok(()),
-            (Err(at), Ok(())) | (Ok(()), Err(at)) => Err(at),
-            (Err(one), Err(other)) => Err(one.max(other)),
-        }
-    }
-
-    fn take(&mut self, tokens: u64) {
-        for (limit, amount) in [(&mut self.requests, 1), (&mut self.tokens, tokens)] {
-            if let Some(limit) = limit {
-                assert!(limit.allowance.take(amount), "an allowance was prepared");
-            }
-        }
-    }
-}
-
-impl Pace {
-    fn new(rate: Rate, now: Instant) -> Option<Self> {
-        let (per_second, adaptive) = match rate {
-            Rate::Unlimited => return None,
-            Rate::PerSecond(per_second) => (per_second, None),
-            Rate::Auto => {
-                let adaptive = Adaptive::new(now);
-                (adaptive.rate(), Some(adaptive))
-            }
-        };
-        Some(Self {
-            pacer: Pacer::new(per_second, now),
-            slots: SlotQueue::new(),
-            adaptive,
-        })
-    }
-
-    /// Spends a slot; the error says when there is one.
-    fn take(&mut self, want: u32, now: Instant) -> Result<(), Instant> {
-        // The second look is for a lease that followed an expired one.
-        for _ in 0..2 {
-            match self.slots.take(now) {
-                Taken::Go => return Ok(()),
-                Taken::At(at) => return Err(at),
-                Taken::Empty => self.slots.add(self.pacer.lease(want, now)),
-            }
-        }
-        match self.slots.take(now) {
-            Taken::Go => Ok(()),
-            Taken::At(at) => Err(at),
-            Taken::Empty => Err(now + SLOT_RETRY),
-        }
-    }
-
-    fn adapt(&mut self, learn: impl FnOnce(&mut Adaptive), now: Instant) {
-        if let Some(adaptive) = &mut self.adaptive {
-            let before = adaptive.rate();
-            learn(adaptive);
-            if adaptive.rate() != before {
-                self.pacer.set_rate(adaptive.rate(), now);
-            }
-        }
+    match slots.look(now) {
+        Taken::Go => Ok(()),
+        Taken::At(at) => Err(at),
+        // The lease had expired at once.
+        Taken::Empty => Err(now + SLOT_RETRY),
     }
 }
 
@@ -165,20 +91,17 @@ impl Traffic {
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
         // More than four billion in flight are no cap at all.
         let lease = |cap: usize| Lease::new(u32::try_from(cap).unwrap_or(u32::MAX));
-        let groups_len = plan.groups.iter().max().map_or(0, |last| last + 1);
-        let budgets = (0..groups_len).map(|group| {
-            let members = || {
-                let of_group = plan.groups.iter().map(move |&other| other == group);
-                endpoints
-                    .iter()
-                    .zip(of_group)
-                    .filter_map(|(endpoint, belongs)| belongs.then_some(endpoint))
-            };
-            GroupBudgets {
-                requests: Limited::strictest(members().filter_map(|one| one.rpm_limit), now),
-                tokens: Limited::strictest(members().filter_map(|one| one.tpm_limit), now),
-            }
-        });
+        let gate = |limits: &GroupLimits| GroupGate {
+            slots: limits.paced().then(SlotQueue::new),
+            tokens: limits.tokens_per_minute.map(|per_minute| TokenGate {
+                allowance: Allowance::new(),
+                per_minute,
+            }),
+        };
+        let pace = match plan.config.request.rate_limit {
+            Rate::PerSecond(rate) => Some((Pacer::new(rate, now), SlotQueue::new())),
+            Rate::Unlimited | Rate::Auto => None,
+        };
         let mut health = Health::new(plan.groups.clone(), 1);
         health.set_working(SHARD, false);
         Self {
@@ -191,8 +114,10 @@ impl Traffic {
                 .iter()
                 .map(|one| lease(one.max_concurrent))
                 .collect(),
-            pace: Pace::new(plan.config.request.rate_limit, now),
-            budgets: budgets.collect(),
+            pace,
+            quotas: Quotas::new(&plan.limits, now),
+            gates: plan.limits.iter().map(gate).collect(),
+            leases: Vec::new(),
             last_failure: vec![None; endpoints.len()],
             max_outage: plan.config.max_outage,
             groups: plan.groups.clone(),
@@ -214,19 +139,21 @@ impl Traffic {
             return Admitted::Wait(wake);
         }
         let mut ready = vec![false; self.caps.len()];
-        for (index, cap) in self.caps.iter().enumerate() {
-            if !self.local.usable(index, now) || cap.available() == 0 {
+        for (index, ready) in ready.iter_mut().enumerate() {
+            if !self.local.usable(index, now) || self.caps[index].available() == 0 {
                 continue;
             }
-            match self.budgets[self.groups[index]].prepare(tokens, now) {
-                Ok(()) => ready[index] = true,
+            match self.gate_open(self.groups[index], tokens, waiting, now) {
+                Ok(()) => *ready = true,
                 Err(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
             }
         }
         if !ready.contains(&true) {
             return Admitted::Wait(wake);
         }
-        if let Some(Err(at)) = self.pace.as_mut().map(|pace| pace.take(waiting, now)) {
+        if let Some((pacer, slots)) = &mut self.pace
+            && let Err(at) = slot_open(slots, pacer, waiting, now)
+        {
             return Admitted::Wait(Some(at));
         }
         let endpoint = self
@@ -235,10 +162,58 @@ impl Traffic {
             .expect("an endpoint was ready");
         assert!(self.workers.try_acquire(), "a worker was free");
         assert!(self.caps[endpoint].try_acquire(), "the cap had room");
-        self.budgets[self.groups[endpoint]].take(tokens);
+        self.spend(self.groups[endpoint], tokens, now);
         Admitted::Go {
             endpoint,
             probe: self.local.take_probe(endpoint),
+        }
+    }
+
+    /// Whether the group lets a request go now; leases what is missing. The error says when to look
+    /// again.
+    fn gate_open(
+        &mut self,
+        group: usize,
+        tokens: u64,
+        waiting: u32,
+        now: Instant,
+    ) -> Result<(), Instant> {
+        let gate = &mut self.gates[group];
+        if let (Some(slots), Some(pacer)) = (&mut gate.slots, self.quotas.pacer(group)) {
+            slot_open(slots, pacer, waiting, now)?;
+        }
+        let Some(gate) = &mut gate.tokens else {
+            return Ok(());
+        };
+        let missing = gate.allowance.missing(tokens.min(gate.per_minute));
+        if missing == 0 {
+            return Ok(());
+        }
+        self.quotas.handle_want(SHARD, group, missing);
+        self.quotas.poll(now, &mut self.leases);
+        for lease in self.leases.drain(..) {
+            if let Some(gate) = &mut self.gates[lease.group].tokens {
+                gate.allowance.add(lease.amount);
+            }
+        }
+        // What was missing came in part: the rest is asked for at the next look.
+        let holds = |gate: &TokenGate| gate.allowance.missing(tokens.min(gate.per_minute)) == 0;
+        match self.gates[group].tokens.as_ref().is_some_and(holds) {
+            true => Ok(()),
+            false => Err(self.quotas.next_wake().unwrap_or(now + SLOT_RETRY)),
+        }
+    }
+
+    /// Spends what an open gate has shown.
+    fn spend(&mut self, group: usize, tokens: u64, now: Instant) {
+        let shared = self.pace.as_mut().map(|(_, slots)| slots);
+        let gate = &mut self.gates[group];
+        for slots in shared.into_iter().chain(&mut gate.slots) {
+            assert_eq!(slots.take(now), Taken::Go, "a slot was open");
+        }
+        if let Some(gate) = &mut gate.tokens {
+            let amount = tokens.min(gate.per_minute);
+            assert!(gate.allowance.take(amount), "the tokens were there");
         }
     }
 
@@ -258,39 +233,54 @@ impl Traffic {
         }
     }
 
-    /// A request was answered well; `delta` tokens more were billed than estimated.
-    pub fn handle_success(&mut self, endpoint: usize, probe: bool, delta: i64, now: Instant) {
+    /// A request was answered well; it used `used` tokens, if the answer says.
+    pub fn handle_success(
+        &mut self,
+        endpoint: usize,
+        probe: bool,
+        estimated: u64,
+        used: Option<u64>,
+        now: Instant,
+    ) {
         self.answered(endpoint, probe, now);
-        self.correct(endpoint, delta);
-        if let Some(pace) = &mut self.pace {
-            pace.adapt(|adaptive| adaptive.handle_success(now), now);
+        self.settle_tokens(endpoint, estimated, used);
+        self.quotas.handle_successes(self.groups[endpoint], 1, now);
+    }
+
+    /// What an answer says about waiting.
+    pub fn handle_hint(&mut self, endpoint: usize, hint: &WaitHint, now: Instant) {
+        if let Some(wait) = hint.wait {
+            self.health.handle_hint(endpoint, wait, now);
         }
+        self.quotas
+            .handle_remaining(self.groups[endpoint], &hint.requests, now);
     }
 
-    /// The server asked to wait.
-    pub fn handle_hint(&mut self, endpoint: usize, wait: Duration, now: Instant) {
-        self.health.handle_hint(endpoint, wait, now);
-    }
-
-    /// A request failed; `delta` tokens more were billed than estimated. Returns whether the
-    /// endpoint is to blame alone: no call can succeed there, and there may be others.
+    /// A request failed. Returns whether the endpoint is to blame alone: no call can succeed there,
+    /// and there may be others.
     pub fn handle_failure(
         &mut self,
         endpoint: usize,
         probe: bool,
-        delta: i64,
-        verdict: &Verdict,
+        estimated: u64,
+        failed: &Failed<'_>,
         now: Instant,
     ) -> bool {
-        self.correct(endpoint, delta);
-        if verdict.effect != Effect::None {
-            self.last_failure[endpoint] = Some((verdict.kind, verdict.message.clone()));
+        let used = failed
+            .tokens
+            .prompt
+            .saturating_add(failed.tokens.completion);
+        let unknown = used == 0 && failed.uncounted;
+        self.settle_tokens(endpoint, estimated, (!unknown).then_some(used));
+        let effect = failed.effect();
+        if *effect != Effect::None {
+            let Verdict { kind, message, .. } = &failed.verdict;
+            self.last_failure[endpoint] = Some((*kind, message.clone()));
         }
-        let pushback = verdict.effect == Effect::RateLimited || verdict.kind == ErrorKind::Timeout;
-        if let (true, Some(pace)) = (pushback, &mut self.pace) {
-            pace.adapt(|adaptive| adaptive.handle_pushback(now), now);
+        if failed.pushes_back() {
+            self.quotas.handle_pushback(self.groups[endpoint], now);
         }
-        match &verdict.effect {
+        match effect {
             Effect::Transient => {
                 if probe {
                     self.health.handle_probe_result(endpoint, false, now);
@@ -324,6 +314,11 @@ impl Traffic {
     pub fn usable_elsewhere(&mut self, endpoint: usize, now: Instant) -> bool {
         self.poll(now);
         (0..self.caps.len()).any(|other| other != endpoint && self.local.usable(other, now))
+    }
+
+    /// `--rate auto`: the rate found, per second.
+    pub fn rate_found(&self) -> Option<f64> {
+        self.quotas.found_rate()
     }
 
     /// Why no call can be sent for as long as anybody should wait, if that is so: the kind and the
@@ -368,9 +363,15 @@ impl Traffic {
         self.health.handle_success(endpoint, now);
     }
 
-    fn correct(&mut self, endpoint: usize, delta: i64) {
-        if let Some(limit) = &mut self.budgets[self.groups[endpoint]].tokens {
-            limit.budget.correct(delta);
+    /// Corrects what was taken of a `tpm_limit` by what was used.
+    fn settle_tokens(&mut self, endpoint: usize, estimated: u64, used: Option<u64>) {
+        let group = self.groups[endpoint];
+        if let (Some(gate), Some(used)) = (&self.gates[group].tokens, used) {
+            // A count beyond 2^63 is a broken server's.
+            let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            let taken = estimated.min(gate.per_minute);
+            self.quotas
+                .handle_settled(group, signed(used).saturating_sub(signed(taken)));
         }
     }
 

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::reopen::{self, Begun};
 use super::{ProcessingResult, Processor, RunError};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
@@ -19,6 +20,7 @@ use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
+use crate::batch::spend::Earlier;
 use crate::config::{Config, InputSource, Job, OutputTarget};
 use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
@@ -56,15 +58,26 @@ pub(super) fn run(
         overwrite: job.overwrite,
         created_us: runtime::unix_micros(),
     };
+    let begun = reopen::open(claim, &setup.folder, manifest, job, config, &input)?;
     let Opened {
         folder,
-        resume,
+        mut resume,
         published,
-    } = claim.open(manifest)?;
+    } = match begun {
+        Begun::Run(opened) => opened,
+        Begun::NothingFailed(merged) => {
+            let snapshot = still(&setup.plan, &scan, merged);
+            return Ok(conclude(job, &scan, None, &snapshot, merged));
+        }
+    };
     if let Some(merged) = published {
         tracing::info!("the run had finished before; its final files are in place");
         if merged.succeeded + merged.failed != scan.lines {
             // That was a run of another input. This one begins by looking at the files again.
+            return run(processor, job, observer, interrupts);
+        }
+        // Standard input cannot be read twice; the next command finds a finished run.
+        if job.retry_errors && merged.failed > 0 && job.input != InputSource::Stdin {
             return run(processor, job, observer, interrupts);
         }
         return Ok(conclude(
@@ -74,6 +87,10 @@ pub(super) fn run(
             &still(&setup.plan, &scan, merged),
             merged,
         ));
+    }
+    if let Some(resume) = resume.as_mut().filter(|_| job.retry_errors) {
+        let lines = resume.send_failures_again();
+        tracing::info!("sending {lines} failed lines again");
     }
     let before = resume.as_ref().map_or(Merged::default(), |resume| Merged {
         succeeded: resume.succeeded,
@@ -86,11 +103,23 @@ pub(super) fn run(
             scan.lines
         );
     }
+    let spent_before = match config.max_cost {
+        Some(_) if resume.is_some() => spent(&setup.plan, &folder, &input)?,
+        _ => 0.0,
+    };
     let done = resume.map(|resume| Arc::new(resume.done));
     let Finished { stopped, snapshot } = if before.succeeded + before.failed == scan.lines {
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
             stopped: None,
+            snapshot: still(&setup.plan, &scan, before),
+        }
+    } else if config
+        .max_cost
+        .is_some_and(|max_cost| spent_before >= max_cost)
+    {
+        Finished {
+            stopped: Some(Stopped::Cost(spent_before)),
             snapshot: still(&setup.plan, &scan, before),
         }
     } else {
@@ -100,6 +129,7 @@ pub(super) fn run(
             done,
             &scan,
             before,
+            spent_before,
             observer,
             interrupts,
         )?
@@ -108,6 +138,9 @@ pub(super) fn run(
         succeeded: snapshot.succeeded(),
         failed: snapshot.failed(),
     };
+    let is_finished = recorded.succeeded + recorded.failed == scan.lines;
+    // The budget that the last lines used up keeps nothing from being finished.
+    let stopped = stopped.filter(|stopped| !(is_finished && matches!(stopped, Stopped::Cost(_))));
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
@@ -127,6 +160,13 @@ pub(super) fn run(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// US dollars that earlier processes of the run in `folder` spent.
+fn spent(plan: &Plan, folder: &RunFolder, input: &Input) -> Result<f64, RunError> {
+    let mut earlier = Earlier::new(plan, input);
+    folder.each_finished(&mut |entry| earlier.add(entry))?;
+    Ok(earlier.usd())
 }
 
 /// The checks of [`run`], and the input; nothing is created.
@@ -166,7 +206,9 @@ impl Setup {
             InputSource::Stdin => None,
         };
         let resumes = RunFolder::exists(&folder) && !job.fresh;
-        merge::check_targets(input, output, &job.errors, job.overwrite, resumes)?;
+        // What --retry-errors finds there it reads, and replaces only when that is complete.
+        let replaces = job.overwrite || job.retry_errors;
+        merge::check_targets(input, output, &job.errors, replaces, resumes)?;
         Ok(Self {
             plan: Arc::new(
                 Plan::prepare(processor.config.clone(), processor.endpoints.clone())
@@ -216,6 +258,7 @@ impl Setup {
         done: Option<Arc<DoneSet>>,
         scan: &Scan,
         before: Merged,
+        spent_before: f64,
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
@@ -232,7 +275,8 @@ impl Setup {
             inbox,
             gauges(scan, before),
             runtime::now(),
-        );
+        )
+        .having_spent(spent_before);
         let keep_output = folder.manifest().has_output;
         let mut starts = Vec::with_capacity(shards);
         for (id, mailbox) in mailboxes.into_iter().enumerate() {
@@ -377,6 +421,7 @@ fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
         latency: Latency::default(),
         ttft: Latency::default(),
         endpoints: plan.idle_endpoints(),
+        rate_found: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Engine;
 use crate::calls::report::{ClientReport, EndpointReport, SAMPLES_MAX, Sample};
 use crate::error::ErrorKind;
-use crate::metrics::{Availability, EndpointState, Gauges, ShardMetrics, Totals};
+use crate::metrics::{Availability, EndpointState, Gauges, ShardMetrics, Snapshot, Totals};
 use crate::policy::health::State;
 use crate::runtime::{self, Runtime};
 
@@ -100,7 +100,10 @@ impl<R: Runtime> Engine<R> {
         };
         let shown = states.iter().map(|(shown, _, _)| shown.clone()).collect();
         let elapsed = now.saturating_duration_since(ledger.started);
-        let snapshot = ledger.totals.snapshot(&gauges, elapsed, shown);
+        let snapshot = Snapshot {
+            rate_found: self.traffic.rate_found(),
+            ..ledger.totals.snapshot(&gauges, elapsed, shown)
+        };
         let endpoints = (states.into_iter().enumerate())
             .map(|(index, (shown, state, failure_streak))| EndpointReport {
                 name: shown.name,

@@ -1,29 +1,22 @@
 //! What became of an attempt: an outcome for whoever waits, or another place among the retries.
 
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::{Attempt, Engine, Finished, Received};
-use crate::batch::judgement::{Answer, Judged, judge, not_json};
+use crate::batch::judgement::{Answer, Failed, Judge};
 use crate::batch::record::RESPONSE_TEXT_BYTES_MAX;
+use crate::batch::spend;
 use crate::calls::outcome::{CallError, Completion};
 use crate::calls::request::Call;
 use crate::error::ErrorKind;
 use crate::http::Response;
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision};
-use crate::provider::cost::cost_usd;
-use crate::provider::{Effect, Verdict, usage_of};
+use crate::provider::{Effect, usage_of};
 use crate::runtime::{self, Runtime};
-
-/// A failed attempt, judged.
-struct Failed<'a> {
-    verdict: Verdict,
-    status: Option<u16>,
-    body: &'a [u8],
-    wait: Option<Duration>,
-}
 
 impl<R: Runtime> Engine<R> {
     /// Ends an attempt.
@@ -51,48 +44,26 @@ impl<R: Runtime> Engine<R> {
         let response = match result {
             Ok(response) => response,
             Err(failure) => {
-                let failed = Failed {
-                    verdict: Verdict {
-                        kind: failure.kind(),
-                        retry: failure.kind() != ErrorKind::TooLarge,
-                        effect: Effect::Transient,
-                        message: failure.to_string(),
-                    },
-                    status: None,
-                    body: &[],
-                    wait: None,
-                };
+                let endpoint = &self.plan.endpoints[attempt.endpoint];
+                let failed = Failed::without_answer(endpoint, &failure);
                 return self.settle_failure(attempt, now, &failed, delta_seen);
             }
         };
         let unix_now_ms = (runtime::unix_micros() / 1000) as i64;
-        let endpoint = &self.plan.endpoints[attempt.endpoint];
-        let Judged {
-            request_id,
-            hint,
-            outcome,
-        } = judge(endpoint, &response, &reply, stream, unix_now_ms);
-        if let Some(wait) = hint.wait {
-            self.traffic.handle_hint(attempt.endpoint, wait, now);
-        }
-        let parsed = outcome.and_then(|answer| match serde_json::from_slice(&answer.body) {
-            Ok(json) => Ok((json, answer)),
-            Err(syntax) => Err(not_json(response.status, syntax)),
+        let plan = Rc::clone(&self.plan);
+        let endpoint = &plan.endpoints[attempt.endpoint];
+        let judge = Judge::new(endpoint, &response, &reply, unix_now_ms);
+        self.traffic.handle_hint(attempt.endpoint, &judge.hint, now);
+        let parsed = judge.answer(stream).and_then(|answer| {
+            let json = serde_json::from_slice(&answer.body).map_err(|_| judge.not_json())?;
+            Ok((json, answer))
         });
         match parsed {
             Ok((json, answer)) => {
-                let request_id = request_id.map(str::to_owned);
+                let request_id = judge.request_id.map(str::to_owned);
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
-            Err(verdict) => {
-                let failed = Failed {
-                    verdict,
-                    status: Some(response.status),
-                    body: &reply[response.body.clone()],
-                    wait: hint.wait,
-                };
-                self.settle_failure(attempt, now, &failed, delta_seen);
-            }
+            Err(failed) => self.settle_failure(attempt, now, &failed, delta_seen),
         }
     }
 
@@ -106,11 +77,13 @@ impl<R: Runtime> Engine<R> {
         answer: &Answer<'_>,
     ) {
         let endpoint = attempt.endpoint;
-        let tokens = self.account(&attempt, &answer.body);
-        let delta = more_than_estimated(&attempt, tokens);
+        let tokens = usage_of(&answer.body);
+        let used = tokens.map(|tokens| tokens.prompt.saturating_add(tokens.completion));
+        let estimated = attempt.call.tokens_estimated;
         self.traffic
-            .handle_success(endpoint, attempt.probe, delta, now);
+            .handle_success(endpoint, attempt.probe, estimated, used, now);
         let tokens = tokens.unwrap_or_default();
+        self.charge(&attempt, tokens);
         let latency = now.saturating_duration_since(attempt.sent);
         let ttft = answer
             .first_token_at
@@ -143,15 +116,18 @@ impl<R: Runtime> Engine<R> {
     ) {
         let endpoint = attempt.endpoint;
         let verdict = &failed.verdict;
-        let tokens = self.account(&attempt, failed.body);
         let metrics = &mut self.ledger.metrics;
-        metrics.failed_attempt(endpoint, verdict.kind, tokens.unwrap_or_default());
+        metrics.failed_attempt(endpoint, verdict.kind, failed.tokens);
+        self.charge(&attempt, failed.tokens);
         self.ledger
             .sample(endpoint, verdict.kind, failed.status, &verdict.message);
-        let delta = more_than_estimated(&attempt, tokens);
-        let disables_endpoint =
-            self.traffic
-                .handle_failure(endpoint, attempt.probe, delta, verdict, now);
+        let disables_endpoint = self.traffic.handle_failure(
+            endpoint,
+            attempt.probe,
+            attempt.call.tokens_estimated,
+            failed,
+            now,
+        );
         let mut call = attempt.call;
         let error = CallError {
             kind: verdict.kind,
@@ -159,7 +135,10 @@ impl<R: Runtime> Engine<R> {
             status: failed.status,
             attempts: call.attempts + 1,
             endpoint: Some(self.plan.endpoints[endpoint].name.clone()),
-            response_text: excerpt(failed.body),
+            // Some servers repeat the key that they refuse.
+            response_text: (failed.body)
+                .map(|body| self.plan.endpoints[endpoint].redact_body(body))
+                .and_then(|body| excerpt(&body)),
         };
         let given_up = self.leave_at.is_some()
             || delta_seen
@@ -169,7 +148,8 @@ impl<R: Runtime> Engine<R> {
             return self.fail(*call, error);
         }
         // A failed probe and an endpoint that turned out unusable are not the call's fault.
-        let blameless = disables_endpoint || (attempt.probe && verdict.effect == Effect::Transient);
+        let blameless =
+            disables_endpoint || (attempt.probe && *failed.effect() == Effect::Transient);
         call.attempts += u32::from(!blameless);
         let retry = &self.plan.config.retry;
         let decision = retry::decide(
@@ -205,25 +185,13 @@ impl<R: Runtime> Engine<R> {
         self.open.finish(call.id, Err(error));
     }
 
-    /// Books what an answer cost; `None` if it does not say.
-    fn account(&mut self, attempt: &Attempt, body: &[u8]) -> Option<Tokens> {
-        let tokens = usage_of(body)?;
-        let model = attempt.call.parsed.model(&attempt.call.line);
-        let configured = self.plan.endpoints[attempt.endpoint].model();
-        if let Some(model) = model.as_deref().or(configured) {
-            let usd = cost_usd(&self.plan.config.prices, model, tokens);
-            self.ledger.cost(usd);
-        }
-        Some(tokens)
+    /// Books what an answer cost.
+    fn charge(&mut self, attempt: &Attempt, tokens: Tokens) {
+        let Call { parsed, line, .. } = &*attempt.call;
+        let endpoint = &self.plan.endpoints[attempt.endpoint];
+        let usd = spend::of_answer(&self.plan, endpoint, parsed, line, tokens);
+        self.ledger.cost(usd);
     }
-}
-
-/// What `tpm_limit` was charged too little; an answer without figures cost what was thought.
-fn more_than_estimated(attempt: &Attempt, tokens: Option<Tokens>) -> i64 {
-    let Some(tokens) = tokens else { return 0 };
-    let billed = tokens.prompt.saturating_add(tokens.completion);
-    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    signed(billed).saturating_sub(signed(attempt.tokens_estimated))
 }
 
 fn excerpt(body: &[u8]) -> Option<String> {
