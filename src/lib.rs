@@ -22,6 +22,8 @@ pub mod cli;
 #[doc(hidden)]
 pub mod client;
 pub mod config;
+#[doc(hidden)]
+pub mod entra;
 pub mod error;
 #[doc(hidden)]
 pub mod http;

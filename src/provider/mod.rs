@@ -14,6 +14,7 @@ pub mod cost;
 mod credentials;
 mod dialect;
 mod endpoint;
+pub mod entra;
 mod openai;
 pub mod text;
 mod usage;
