@@ -2,6 +2,7 @@
 //! slot, all or nothing. Pure: `now` is an argument, and what the coordinator should hear goes out
 //! through [`Admission::reports`].
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::batch::message::{Order, Pool, Report, Schedule};
 use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
-use crate::policy::health::LocalHealth;
+use crate::policy::health::{LocalHealth, STREAK_TO_COOL};
 use crate::policy::pacer::Taken;
 use crate::policy::permits::Lease;
 use crate::policy::retry::{Parked, RetryQueue};
@@ -36,6 +37,8 @@ pub struct Ticket {
     pub tokens: u64,
     /// This request decides whether a cooled endpoint is usable again.
     pub probe: bool,
+    /// Generation of the fetched token it was sent with; 0: none.
+    pub token: Cell<u32>,
 }
 
 /// The answer of [`Admission::admit`].
@@ -78,6 +81,8 @@ pub struct Admission {
     health: LocalHealth,
     /// By endpoint: it has answered this shard at least once.
     answered: Vec<bool>,
+    /// By endpoint: attempts of this shard that failed since it last answered one.
+    failed_in_a_row: Vec<u32>,
     ring: Ring,
     in_flight: usize,
     /// The coordinator knows that this shard has something to send.
@@ -131,6 +136,7 @@ impl Admission {
             endpoints: opening.endpoints.into_iter().map(Permits::new).collect(),
             health: LocalHealth::new(opening.groups, opening.shard),
             answered: vec![false; opening.weights.len()],
+            failed_in_a_row: vec![0; opening.weights.len()],
             ring: Ring::new(&opening.weights),
             in_flight: 0,
             working: true,
@@ -147,10 +153,11 @@ impl Admission {
                 _ => Admitted::Wait(None),
             };
         }
-        let retry_due = self.parked.next_due().is_some_and(|due| due <= now);
-        if !retry_due {
+        let mut retry_due = self.parked.next_due().is_some_and(|due| due <= now);
+        // A probe may well fail: better a line that has all its attempts left.
+        if !retry_due || self.health.holds_probe() {
             match self.source.fill(input, &mut self.reports) {
-                Filled::Ready => {}
+                Filled::Ready => retry_due = false,
                 Filled::Refused(line, kind, message) => {
                     return Admitted::Refused {
                         line,
@@ -158,6 +165,7 @@ impl Admission {
                         message,
                     };
                 }
+                Filled::Empty if retry_due => {}
                 Filled::Empty => return self.nothing_to_send(),
             }
         }
@@ -282,6 +290,7 @@ impl Admission {
             endpoint,
             tokens: self.gates[self.groups[endpoint]].spend(tokens, now),
             probe: self.health.take_probe(endpoint),
+            token: Cell::new(0),
         }
     }
 
@@ -342,6 +351,17 @@ impl Admission {
             self.reports.push(Report::Success(endpoint));
         }
         self.answered[endpoint] = true;
+        self.failed_in_a_row[endpoint] = 0;
+    }
+
+    /// An attempt failed in a way that speaks against the endpoint.
+    pub fn note_failed(&mut self, endpoint: usize) {
+        self.failed_in_a_row[endpoint] += 1;
+    }
+
+    /// By what this shard has seen the endpoint is out, though the coordinator may not have said so yet.
+    pub fn seems_out(&self, endpoint: usize) -> bool {
+        self.failed_in_a_row[endpoint] >= STREAK_TO_COOL
     }
 
     /// A line waits here for its next attempt; it holds no place in flight.
@@ -370,6 +390,8 @@ impl Admission {
             }
             Order::Endpoint(index, view) => self.health.apply(index, view),
             Order::Stop | Order::Exit => self.stopping = true,
+            // Not a matter of admission: the shard keeps them.
+            Order::Token(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::batch::admission::Ticket;
 use crate::batch::line::Parsed;
 use crate::batch::shard::{Buffers, Shard};
+use crate::config::Secret;
 use crate::http::HeadTemplate;
 use crate::provider::{ApiPath, Endpoint};
 use crate::runtime::Runtime;
@@ -15,10 +16,15 @@ const ROUTES_KEPT: usize = 32;
 impl<R: Runtime> Shard<R> {
     /// Writes the whole request of `ticket` into `buffers.request`.
     pub(super) fn encode(&self, ticket: &Ticket, line: &[u8], buffers: &mut Buffers) -> ApiPath {
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
+        let tokens = self.tokens.as_ref().map(|tokens| tokens.borrow());
+        let token = tokens.as_ref().and_then(|tokens| tokens.of(endpoint));
+        ticket.token.set(token.map_or(0, |token| token.generation));
         self.routes.borrow_mut().encode(
             &Outgoing {
                 index: ticket.endpoint,
-                endpoint: &self.plan.endpoints[ticket.endpoint],
+                endpoint,
+                token: token.map(|token| &token.secret),
                 parsed: &ticket.parsed,
                 line,
                 max_tokens: None,
@@ -39,6 +45,8 @@ pub struct Outgoing<'a> {
     pub parsed: &'a Parsed,
     /// The line that was parsed.
     pub line: &'a [u8],
+    /// A fetched token for the endpoint.
+    pub token: Option<&'a Secret>,
     /// Limits the completion in the place of the endpoint's own setting.
     pub max_tokens: Option<u64>,
 }
@@ -84,6 +92,7 @@ impl RouteCache {
             endpoint,
             parsed,
             line,
+            token,
             max_tokens,
         } = *outgoing;
         let route = self.find(
@@ -106,8 +115,16 @@ impl RouteCache {
         parsed.write_body(line, &rules, body);
         request.clear();
         let extra: Vec<(Cow<'_, str>, Cow<'_, str>)> = parsed.headers(line).collect();
+        // A line's own header of that name counts, as it does for keys.
+        let token = token
+            .filter(|_| !(extra.iter()).any(|(name, _)| name.eq_ignore_ascii_case("authorization")))
+            .and_then(|token| endpoint.token_header(token));
+        let token = (token.as_ref()).map(|(name, value)| (name.as_str(), value.expose()));
         route.head.write(
-            extra.iter().map(|(name, value)| (&**name, &**value)),
+            extra
+                .iter()
+                .map(|(name, value)| (&**name, &**value))
+                .chain(token),
             body.len(),
             request,
         );

@@ -15,6 +15,9 @@ use crate::provider::{Effect, Endpoint, Verdict, usage_of};
 /// Where servers put their own id of a request, by preference: OpenAI, Anthropic, a gateway's.
 const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
 
+/// How long an endpoint is left alone while its refused token is renewed; then it is tried again.
+pub const TOKEN_PAUSE: Duration = Duration::from_millis(500);
+
 /// A failed attempt, judged.
 pub struct Failed<'a> {
     /// What it means.
@@ -31,6 +34,10 @@ pub struct Failed<'a> {
     pub tokens: Tokens,
     /// The server may have worked for it although no usage came back.
     pub uncounted: bool,
+    /// The request never left.
+    pub unsent: bool,
+    /// Only its token had to be renewed: it costs no attempt.
+    pub excused: bool,
 }
 
 impl Failed<'_> {
@@ -50,6 +57,8 @@ impl Failed<'_> {
             wait: None,
             tokens: Tokens::default(),
             uncounted: failure.kind() == ErrorKind::Timeout,
+            unsent: failure.is_before_request(),
+            excused: false,
         }
     }
 
@@ -60,6 +69,15 @@ impl Failed<'_> {
             Effect::RateLimited if self.wait.is_none() => &Effect::Transient,
             ref effect => effect,
         }
+    }
+
+    /// A newer token is here or will be after `pause`: the request is sent again, and the endpoint
+    /// is only left alone so long.
+    pub fn excuse(&mut self, pause: Duration) {
+        self.verdict.retry = true;
+        self.verdict.effect = Effect::RateLimited;
+        self.wait = Some(pause);
+        self.excused = true;
     }
 
     /// Whether it says that requests came too fast: 429, 529 (overloaded), a timeout.
@@ -174,6 +192,8 @@ impl<'e, 'a> Judge<'e, 'a> {
             wait: self.hint.wait,
             tokens: usage_of(self.body).unwrap_or_default(),
             uncounted: self.response.status < 300,
+            unsent: false,
+            excused: false,
         })
     }
 }

@@ -52,14 +52,9 @@ impl Plan {
         let mut targets = Vec::with_capacity(endpoints.len());
         let mut speaks_tls = false;
         for endpoint in &endpoints {
-            if let Authorization::Entra(_) = endpoint.authorization {
-                return Err(format!(
-                    "endpoint {}: Entra tokens (api_key \"default\", \"az\" or \"interactive\") are not supported yet; \
-                     set api_key to the resource's key",
-                    endpoint.name
-                ));
-            }
-            speaks_tls |= endpoint.origin.scheme == Scheme::Https;
+            // Tokens are fetched over TLS, whatever the endpoint speaks.
+            speaks_tls |= endpoint.origin.scheme == Scheme::Https
+                || matches!(endpoint.authorization, Authorization::Entra(_));
             targets.push(Target {
                 origin: endpoint.origin.clone(),
                 connect_timeout: config.request.connect_timeout,

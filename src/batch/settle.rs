@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::admission::Ticket;
 use crate::batch::input::LineRef;
-use crate::batch::judgement::{Failed, Judge};
+use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};
 use crate::batch::message::Report;
 use crate::batch::record::{self, Failure, Success};
 use crate::batch::segment::NewEntry;
@@ -49,7 +49,21 @@ impl<R: Runtime> Shard<R> {
                 }
             }
         };
+        let mut failed = failed;
+        if failed.status == Some(401) {
+            self.excuse_token(ticket, &mut failed, now);
+        }
         self.settle_failure(ticket, line, now, &failed);
+    }
+
+    /// A refused token is renewed once before its endpoint is given up.
+    fn excuse_token(&self, ticket: &Ticket, failed: &mut Failed<'_>, now: Instant) {
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
+        let Some(tokens) = &self.tokens else { return };
+        if tokens.borrow().excuses(endpoint, ticket.token.get()) {
+            failed.excuse(TOKEN_PAUSE);
+            self.hinted(ticket.endpoint, TOKEN_PAUSE, now);
+        }
     }
 
     /// Writes the success record; `None` if that was it, else why the attempt failed after all.
@@ -191,8 +205,12 @@ impl<R: Runtime> Shard<R> {
             Effect::Exhausted { .. } => self.another_group_is_enabled(ticket.endpoint),
             _ => false,
         };
-        // A failed probe and an endpoint that turned out unusable are not the line's fault.
-        let blameless = disables_endpoint || (ticket.probe && *effect == Effect::Transient);
+        // An endpoint that turned out unusable is not the line's fault, nor one that nobody reaches.
+        // One that answers with errors may fail because of the line, which therefore pays also for
+        // a probe: or the last lines of a run, all of that kind, would never end.
+        let unreachable =
+            failed.unsent && (ticket.probe || self.admission.borrow().seems_out(ticket.endpoint));
+        let blameless = disables_endpoint || unreachable || failed.excused;
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -263,6 +281,7 @@ impl<R: Runtime> Shard<R> {
                         ok: false,
                     });
                 }
+                self.admission.borrow_mut().note_failed(endpoint);
                 self.report(Report::Transient {
                     endpoint,
                     message: message.to_owned(),

@@ -16,8 +16,10 @@ use crate::batch::encode::{Outgoing, RouteCache};
 use crate::batch::plan::Plan;
 use crate::batch::stream::StreamReply;
 use crate::client::{self, Pool};
+use crate::entra::{BearerTokens, News};
 use crate::error::ErrorKind;
 use crate::http::Response;
+use crate::provider::{Authorization, EntraSource};
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::{Mailbox, Sender};
@@ -54,6 +56,8 @@ pub(super) enum Order {
     Wake(Instant),
     /// Look at the deadlines (from a timer).
     Tick,
+    /// What the thread that fetches tokens says.
+    News(News),
     /// Break, to see what becomes of those who wait.
     #[cfg(test)]
     Panic,
@@ -66,6 +70,8 @@ pub(super) struct Start {
     pub open: Arc<OpenCalls>,
     pub orders: Sender<Order>,
     pub inbox: Mailbox<Order>,
+    /// Fetched tokens, if any endpoint wants them.
+    pub tokens: Option<BearerTokens>,
 }
 
 /// An attempt in flight.
@@ -73,6 +79,8 @@ pub(super) struct Attempt {
     call: Box<Call>,
     endpoint: usize,
     probe: bool,
+    /// Of the fetched token; 0: none.
+    token_generation: u32,
     sent: Instant,
 }
 
@@ -135,6 +143,7 @@ struct Engine<R: Runtime> {
     orders: Sender<Order>,
     traffic: Traffic,
     routes: RouteCache,
+    tokens: Option<BearerTokens>,
     ledger: Ledger,
     /// Not sent yet, in the order of their submission.
     waiting: VecDeque<Box<Call>>,
@@ -160,6 +169,7 @@ impl<R: Runtime> Engine<R> {
             orders: start.orders,
             traffic: Traffic::new(&plan, now),
             routes: RouteCache::new(plan.endpoints.len()),
+            tokens: start.tokens,
             ledger: Ledger::new(plan.endpoints.len(), now),
             waiting: VecDeque::new(),
             parked: BTreeMap::new(),
@@ -207,6 +217,12 @@ impl<R: Runtime> Engine<R> {
                 }
             }
             Order::Tick => self.tick(),
+            Order::News(News::Token(token)) => {
+                if let Some(tokens) = &mut self.tokens {
+                    tokens.update(token);
+                }
+            }
+            Order::News(News::Failed(source, reason)) => self.disable(source, &reason),
             #[cfg(test)]
             Order::Panic => panic!("broken on purpose"),
         }
@@ -255,9 +271,13 @@ impl<R: Runtime> Engine<R> {
     /// Starts an attempt.
     fn send(&mut self, call: Box<Call>, endpoint: usize, probe: bool, now: Instant) {
         let (mut body, mut request) = (Vec::new(), Vec::new());
+        let resolved = &self.plan.endpoints[endpoint];
+        let token = self.tokens.as_ref().and_then(|tokens| tokens.of(resolved));
+        let token_generation = token.map_or(0, |token| token.generation);
         let outgoing = Outgoing {
             index: endpoint,
-            endpoint: &self.plan.endpoints[endpoint],
+            endpoint: resolved,
+            token: token.map(|token| &token.secret),
             parsed: &call.parsed,
             line: &call.line,
             max_tokens: call.max_tokens,
@@ -276,6 +296,7 @@ impl<R: Runtime> Engine<R> {
             call,
             endpoint,
             probe,
+            token_generation,
             sent: now,
         };
         R::spawn(async move {
@@ -353,6 +374,15 @@ impl<R: Runtime> Engine<R> {
         );
         for call in self.take_unsent(|_| true) {
             self.fail(call, CallError::new(ErrorKind::Cancelled, CLOSED));
+        }
+    }
+
+    /// Endpoints for which there are no tokens any more are out.
+    fn disable(&mut self, source: EntraSource, reason: &str) {
+        for index in 0..self.plan.endpoints.len() {
+            if self.plan.endpoints[index].authorization == Authorization::Entra(source) {
+                self.traffic.disable(index, reason);
+            }
         }
     }
 

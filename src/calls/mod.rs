@@ -25,6 +25,7 @@ pub use request::{CallOptions, Messages};
 
 use crate::batch::plan::Plan;
 use crate::config::{Config, ConfigError};
+use crate::entra::{self, BearerTokens, TokenService};
 use crate::error::ErrorKind;
 use crate::provider::{Endpoint, EndpointError};
 use crate::runtime::backend::Backend;
@@ -62,6 +63,8 @@ pub struct Client {
     open: Arc<OpenCalls>,
     grace: Duration,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Fetches tokens for as long as the client lives.
+    _tokens: Option<TokenService>,
 }
 
 /// A client that could not start.
@@ -100,7 +103,23 @@ impl Client {
         })?;
         let open = Arc::<OpenCalls>::default();
         let (orders, inbox) = mailbox::channel();
+        let announce = {
+            let orders = orders.clone();
+            move |news| {
+                // A client that is gone needs no token.
+                let _ = orders.send(Order::News(news));
+            }
+        };
+        let settings = plan.pool_settings();
+        let (service, tokens) = entra::serve(backend, settings, &plan.endpoints, announce)
+            .map_err(ClientError::Setup)?
+            .map(|(service, first)| {
+                let tokens = BearerTokens::new(first, service.refusals());
+                (service, tokens)
+            })
+            .unzip();
         let start = engine::Start {
+            tokens,
             plan,
             resolver,
             open: Arc::clone(&open),
@@ -118,6 +137,7 @@ impl Client {
             open,
             grace,
             thread: Mutex::new(Some(thread)),
+            _tokens: service,
         })
     }
 

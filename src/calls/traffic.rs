@@ -310,6 +310,12 @@ impl Traffic {
         }
     }
 
+    /// An endpoint is out for good.
+    pub fn disable(&mut self, endpoint: usize, reason: &str) {
+        self.last_failure[endpoint] = Some((ErrorKind::Auth, reason.to_owned()));
+        self.health.handle_disable(endpoint, reason.to_owned());
+    }
+
     /// Whether another endpoint could take a call now.
     pub fn usable_elsewhere(&mut self, endpoint: usize, now: Instant) -> bool {
         self.poll(now);

@@ -1,5 +1,6 @@
 //! The tokens a shard holds, and what a refused one means. Pure.
 
+use super::Refusals;
 use crate::config::Secret;
 use crate::provider::{Authorization, Endpoint, EntraSource};
 
@@ -57,6 +58,45 @@ impl TokenBook {
             Some(token) if token.generation > generation => Refusal::Outdated,
             Some(token) if !token.forced => Refusal::Renew(token.source),
             Some(_) | None => Refusal::Final,
+        }
+    }
+}
+
+/// The tokens of one thread, and the way to newer ones.
+pub struct BearerTokens {
+    book: TokenBook,
+    refusals: Refusals,
+}
+
+impl BearerTokens {
+    /// With the first tokens of [`super::TokenService::start`].
+    pub fn new(tokens: Vec<Token>, refusals: Refusals) -> Self {
+        Self {
+            book: TokenBook::new(tokens),
+            refusals,
+        }
+    }
+
+    /// Takes a newer token.
+    pub fn update(&mut self, token: Token) {
+        self.book.update(token);
+    }
+
+    /// The token for requests to `endpoint`; `None` if it wants none.
+    pub fn of(&self, endpoint: &Endpoint) -> Option<&Token> {
+        self.book.of(endpoint)
+    }
+
+    /// `endpoint` refused the token of that generation (0: none was sent): whether the request may
+    /// be sent again with a newer one, which is asked for if need be.
+    pub fn excuses(&self, endpoint: &Endpoint, generation: u32) -> bool {
+        match self.book.judge(endpoint, generation) {
+            Refusal::Outdated => true,
+            Refusal::Renew(source) => {
+                self.refusals.report(source, generation);
+                true
+            }
+            Refusal::Final => false,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use book::{Refusal, Token, TokenBook};
+pub use book::{BearerTokens, Refusal, Token, TokenBook};
 
 use crate::client::{PoolSettings, ProxyRules};
 use crate::provider::entra::{Issued, Surroundings};
@@ -79,7 +79,7 @@ enum Ask {
 }
 
 /// The sources that `endpoints` name, each once.
-pub fn sources(endpoints: &[Endpoint]) -> Vec<EntraSource> {
+fn sources(endpoints: &[Endpoint]) -> Vec<EntraSource> {
     let mut sources = Vec::new();
     for endpoint in endpoints {
         if let Authorization::Entra(source) = endpoint.authorization
@@ -255,7 +255,25 @@ impl<A: FnMut(News) + Send + 'static> Keeper<A> {
     }
 }
 
-/// What `config` and the environment give to [`TokenService::start`].
+/// Starts the service for `endpoints`, if any of them wants tokens; see [`TokenService::start`].
+///
+/// # Errors
+/// As [`TokenService::start`], and variables of the environment that cannot be used.
+pub fn serve(
+    backend: Backend,
+    settings: PoolSettings,
+    endpoints: &[Endpoint],
+    announce: impl FnMut(News) + Send + 'static,
+) -> Result<Option<(TokenService, Vec<Token>)>, String> {
+    let sources = sources(endpoints);
+    if sources.is_empty() {
+        return Ok(None);
+    }
+    let means = means(backend, settings)?;
+    TokenService::start(means, sources, announce).map(Some)
+}
+
+/// What the environment gives to [`TokenService::start`].
 ///
 /// # Errors
 /// Variables that cannot be used, in words for the operator.
@@ -263,7 +281,7 @@ impl<A: FnMut(News) + Send + 'static> Keeper<A> {
     clippy::disallowed_methods,
     reason = "tokens come from the environment, as Microsoft's libraries have it"
 )]
-pub fn means(backend: Backend, settings: PoolSettings) -> Result<Means, String> {
+fn means(backend: Backend, settings: PoolSettings) -> Result<Means, String> {
     let lookup = |name: &str| std::env::var(name).ok();
     Ok(Means {
         backend,

@@ -15,15 +15,17 @@ use crate::batch::folder::{
 };
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
-use crate::batch::message::{Event, Report};
+use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
 use crate::batch::spend::Earlier;
 use crate::config::{Config, InputSource, Job, OutputTarget};
+use crate::entra::{self, BearerTokens, News, Token, TokenService};
 use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
+use crate::provider::Authorization;
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime, mailbox};
@@ -139,8 +141,11 @@ pub(super) fn run(
         failed: snapshot.failed(),
     };
     let is_finished = recorded.succeeded + recorded.failed == scan.lines;
-    // The budget that the last lines used up keeps nothing from being finished.
-    let stopped = stopped.filter(|stopped| !(is_finished && matches!(stopped, Stopped::Cost(_))));
+    // The budget that the last lines used up, or the endpoint that went away after them, keeps
+    // nothing from being finished.
+    let stopped = stopped.filter(|stopped| {
+        !(is_finished && matches!(stopped, Stopped::Cost(_) | Stopped::NoEndpoint(_)))
+    });
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
@@ -267,6 +272,7 @@ impl Setup {
             .map_err(|error| RunError::Setup(format!("cannot start name resolution: {error}")))?;
         let (events, inbox) = unbounded();
         let (orders, mailboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox::channel()).unzip();
+        let tokens = self.tokens(orders.clone(), events.clone())?;
         let coordinator = Coordinator::new(
             Arc::clone(&self.plan),
             Arc::clone(&input),
@@ -293,6 +299,8 @@ impl Setup {
                 events: events.clone(),
                 mailbox,
                 resolver: resolver.clone(),
+                tokens: (tokens.as_ref())
+                    .map(|(service, first)| BearerTokens::new(first.clone(), service.refusals())),
             });
         }
         drop(events);
@@ -306,6 +314,40 @@ impl Setup {
             let _ = thread.join();
         }
         Ok(finished)
+    }
+
+    /// Fetches the first tokens of the endpoints that want some. Newer ones go to every shard; an
+    /// endpoint for which there are none any more is out.
+    fn tokens(
+        &self,
+        orders: Vec<mailbox::Sender<Order>>,
+        events: Sender<Event>,
+    ) -> Result<Option<(TokenService, Vec<Token>)>, RunError> {
+        let plan = Arc::clone(&self.plan);
+        let announce = move |news| match news {
+            News::Token(token) => {
+                for shard in &orders {
+                    // A shard that has left needs no token.
+                    let _ = shard.send(Order::Token(token.clone()));
+                }
+            }
+            News::Failed(source, reason) => {
+                for (endpoint, resolved) in plan.endpoints.iter().enumerate() {
+                    if resolved.authorization == Authorization::Entra(source) {
+                        let report = Report::Disable {
+                            endpoint,
+                            reason: reason.clone(),
+                            whole_group: false,
+                        };
+                        // The run may be over.
+                        let _ = events.send(Event { shard: 0, report });
+                    }
+                }
+            }
+        };
+        let settings = self.plan.pool_settings();
+        entra::serve(self.backend, settings, &self.plan.endpoints, announce)
+            .map_err(RunError::Setup)
     }
 
     fn spawn(&self, start: ShardStart) -> Result<JoinHandle<()>, RunError> {

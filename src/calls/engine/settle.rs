@@ -6,16 +6,19 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{Attempt, Engine, Finished, Received};
-use crate::batch::judgement::{Answer, Failed, Judge};
+use crate::batch::judgement::{Answer, Failed, Judge, TOKEN_PAUSE};
 use crate::batch::record::RESPONSE_TEXT_BYTES_MAX;
 use crate::batch::spend;
 use crate::calls::outcome::{CallError, Completion};
 use crate::calls::request::Call;
+use crate::entra::BearerTokens;
 use crate::error::ErrorKind;
 use crate::http::Response;
 use crate::metrics::tokens::Tokens;
+use crate::policy::health::State;
 use crate::policy::retry::{self, Decision};
-use crate::provider::{Effect, usage_of};
+use crate::policy::wait_hint::WaitHint;
+use crate::provider::usage_of;
 use crate::runtime::{self, Runtime};
 
 impl<R: Runtime> Engine<R> {
@@ -63,7 +66,19 @@ impl<R: Runtime> Engine<R> {
                 let request_id = judge.request_id.map(str::to_owned);
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
-            Err(failed) => self.settle_failure(attempt, now, &failed, delta_seen),
+            Err(mut failed) => {
+                let excuses =
+                    |tokens: &BearerTokens| tokens.excuses(endpoint, attempt.token_generation);
+                if failed.status == Some(401) && self.tokens.as_ref().is_some_and(excuses) {
+                    failed.excuse(TOKEN_PAUSE);
+                    let pause = WaitHint {
+                        wait: Some(TOKEN_PAUSE),
+                        ..WaitHint::default()
+                    };
+                    self.traffic.handle_hint(attempt.endpoint, &pause, now);
+                }
+                self.settle_failure(attempt, now, &failed, delta_seen);
+            }
         }
     }
 
@@ -147,9 +162,10 @@ impl<R: Runtime> Engine<R> {
         if given_up {
             return self.fail(*call, error);
         }
-        // A failed probe and an endpoint that turned out unusable are not the call's fault.
-        let blameless =
-            disables_endpoint || (attempt.probe && *failed.effect() == Effect::Transient);
+        // An endpoint that turned out unusable is not the call's fault, nor one that nobody reaches.
+        let is_out = || !matches!(self.traffic.endpoint(endpoint, now).0, State::Usable);
+        let unreachable = failed.unsent && (attempt.probe || is_out());
+        let blameless = disables_endpoint || unreachable || failed.excused;
         call.attempts += u32::from(!blameless);
         let retry = &self.plan.config.retry;
         let decision = retry::decide(

@@ -93,6 +93,11 @@ impl LocalHealth {
         std::mem::take(&mut self.endpoints[endpoint].probe_held)
     }
 
+    /// Whether this shard is to send a probe.
+    pub fn holds_probe(&self) -> bool {
+        self.endpoints.iter().any(|local| local.probe_held)
+    }
+
     /// Consecutive transient failures of `endpoint`, as the main thread last said.
     pub fn streak(&self, endpoint: usize) -> u32 {
         self.endpoints[endpoint].view.streak
