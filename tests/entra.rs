@@ -107,7 +107,7 @@ fn run(place: &Place, runtime: &str, more: &[&str], variables: &[(&str, &str)]) 
     })
 }
 
-fn client_secret<'a>(authority: &'a str) -> Vec<(&'a str, &'a str)> {
+fn client_secret(authority: &str) -> Vec<(&str, &str)> {
     vec![
         ("AZURE_AUTHORITY_HOST", authority),
         ("AZURE_TENANT_ID", "tenant"),
@@ -166,6 +166,24 @@ fn a_fresh_token_that_is_refused_disables_the_endpoints() {
         assert!(run.stderr.contains("Access denied"), "{}", run.stderr);
         assert_eq!(issuer.requests().len(), 2);
         assert!(!run.stderr.contains("token-"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_token_that_a_server_repeats_is_not_shown() {
+    for runtime in runtimes() {
+        let issuer = issuer(3600);
+        let api = scripted(|request| {
+            let sent = request.header("authorization").unwrap_or("nothing");
+            let answer = json!({"error": {"message": format!("cannot read {sent}")}});
+            Some(Scripted::json(400, answer.to_string()))
+        });
+        let place = place(&api, "default", 1);
+        let authority = issuer.url("");
+        let run = run(&place, runtime, &[], &client_secret(&authority)).expect(3);
+        let records = String::from_utf8(place.read("errors.jsonl")).expect("text");
+        assert!(records.contains("cannot read Bearer ***"), "{records}");
+        assert!(!(run.stderr + &records).contains("token-1"));
     }
 }
 

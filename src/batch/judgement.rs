@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::stream::StreamReply;
 use crate::client;
+use crate::config::Secret;
 use crate::error::ErrorKind;
 use crate::http::{Headers, Response};
 use crate::metrics::tokens::Tokens;
@@ -17,6 +18,9 @@ const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-reque
 
 /// How long an endpoint is left alone while its refused token is renewed; then it is tried again.
 pub const TOKEN_PAUSE: Duration = Duration::from_millis(500);
+
+/// What stands in a token's place.
+const STRUCK_OUT: &str = "***";
 
 /// A failed attempt, judged.
 pub struct Failed<'a> {
@@ -38,6 +42,8 @@ pub struct Failed<'a> {
     pub unsent: bool,
     /// Only its token had to be renewed: it costs no attempt.
     pub excused: bool,
+    /// A fetched token, which the answer may repeat.
+    token: Option<Secret>,
 }
 
 impl Failed<'_> {
@@ -59,6 +65,7 @@ impl Failed<'_> {
             uncounted: failure.kind() == ErrorKind::Timeout,
             unsent: failure.is_before_request(),
             excused: false,
+            token: None,
         }
     }
 
@@ -69,6 +76,32 @@ impl Failed<'_> {
             Effect::RateLimited if self.wait.is_none() => &Effect::Transient,
             ref effect => effect,
         }
+    }
+
+    /// The request carried this fetched token, which must not be shown either.
+    pub fn strike_out(&mut self, token: &Secret) {
+        let struck = |text: &mut String| *text = text.replace(token.expose(), STRUCK_OUT);
+        struck(&mut self.verdict.message);
+        if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
+        {
+            struck(reason);
+        }
+        self.token = Some(token.clone());
+    }
+
+    /// The answer's body without the secrets of `endpoint`: some servers repeat the key that they
+    /// refuse.
+    pub fn shown_body(&self, endpoint: &Endpoint) -> Option<Cow<'_, [u8]>> {
+        let body = endpoint.redact_body(self.body?);
+        let secret = self.token.as_ref().map(Secret::expose);
+        let repeated = |secret: &&str| memchr::memmem::find(&body, secret.as_bytes()).is_some();
+        Some(match secret.filter(repeated) {
+            None => body,
+            Some(secret) => {
+                let text = String::from_utf8_lossy(&body).replace(secret, STRUCK_OUT);
+                Cow::Owned(text.into_bytes())
+            }
+        })
     }
 
     /// A newer token is here or will be after `pause`: the request is sent again, and the endpoint
@@ -194,6 +227,7 @@ impl<'e, 'a> Judge<'e, 'a> {
             uncounted: self.response.status < 300,
             unsent: false,
             excused: false,
+            token: None,
         })
     }
 }

@@ -50,17 +50,19 @@ impl<R: Runtime> Shard<R> {
             }
         };
         let mut failed = failed;
-        if failed.status == Some(401) {
-            self.excuse_token(ticket, &mut failed, now);
-        }
+        self.note_token(ticket, &mut failed, now);
         self.settle_failure(ticket, line, now, &failed);
     }
 
-    /// A refused token is renewed once before its endpoint is given up.
-    fn excuse_token(&self, ticket: &Ticket, failed: &mut Failed<'_>, now: Instant) {
+    /// A fetched token is not shown, and renewed once when it is refused.
+    fn note_token(&self, ticket: &Ticket, failed: &mut Failed<'_>, now: Instant) {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         let Some(tokens) = &self.tokens else { return };
-        if tokens.borrow().excuses(endpoint, ticket.token.get()) {
+        let tokens = tokens.borrow();
+        if let Some(token) = tokens.of(endpoint) {
+            failed.strike_out(&token.secret);
+        }
+        if failed.status == Some(401) && tokens.excuses(endpoint, ticket.token.get()) {
             failed.excuse(TOKEN_PAUSE);
             self.hinted(ticket.endpoint, TOKEN_PAUSE, now);
         }
@@ -246,11 +248,7 @@ impl<R: Runtime> Shard<R> {
                     status: failed.status,
                     attempts: ticket.attempts + 1,
                     line_number: ticket.line.number,
-                    // Some servers repeat the key that they refuse.
-                    body: failed
-                        .body
-                        .map(|body| endpoint.redact_body(body))
-                        .as_deref(),
+                    body: failed.shown_body(endpoint).as_deref(),
                     request_id: failed.request_id,
                     endpoint: Some(&endpoint.name),
                 },

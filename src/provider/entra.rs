@@ -452,7 +452,7 @@ mod tests {
             [
                 "https://login.microsoftonline.com POST /tenant/oauth2/v2.0/token HTTP/1.1\r\n\
               host: login.microsoftonline.com\r\naccept: application/json\r\n\
-              content-type: application/x-www-form-urlencoded\r\ncontent-length: 145\r\n\r\n\
+              content-type: application/x-www-form-urlencoded\r\ncontent-length: 125\r\n\r\n\
               grant_type=client_credentials&client_id=client&client_secret=a%26b&\
               scope=https%3A%2F%2Fcognitiveservices.azure.com%2F.default"
             ]

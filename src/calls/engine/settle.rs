@@ -67,6 +67,9 @@ impl<R: Runtime> Engine<R> {
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
             Err(mut failed) => {
+                if let Some(token) = self.tokens.as_ref().and_then(|tokens| tokens.of(endpoint)) {
+                    failed.strike_out(&token.secret);
+                }
                 let excuses =
                     |tokens: &BearerTokens| tokens.excuses(endpoint, attempt.token_generation);
                 if failed.status == Some(401) && self.tokens.as_ref().is_some_and(excuses) {
@@ -150,9 +153,7 @@ impl<R: Runtime> Engine<R> {
             status: failed.status,
             attempts: call.attempts + 1,
             endpoint: Some(self.plan.endpoints[endpoint].name.clone()),
-            // Some servers repeat the key that they refuse.
-            response_text: (failed.body)
-                .map(|body| self.plan.endpoints[endpoint].redact_body(body))
+            response_text: (failed.shown_body(&self.plan.endpoints[endpoint]))
                 .and_then(|body| excerpt(&body)),
         };
         let given_up = self.leave_at.is_some()
