@@ -2,7 +2,7 @@
 //! exactly one record.
 //!
 //! Layers, top to bottom; imports point down only (`tests/architecture.rs` checks it):
-//! faces (`cli`, `demo`) → `processor` → `batch` → drivers (`client`, `mock`) → pure machines
+//! faces (`cli`, `demo`) → `processor`, `calls` → `batch` → drivers (`client`, `mock`) → pure machines
 //! (`policy`, `provider`, `http`, `journal`, `tls`) → `runtime` → vocabulary (`config`, `metrics`,
 //! `json`, `error`).
 //!
@@ -48,11 +48,14 @@
 
 #[doc(hidden)]
 pub mod batch;
+pub mod calls;
 #[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]
 pub mod client;
 pub mod config;
+#[doc(hidden)]
+pub mod entra;
 pub mod error;
 #[doc(hidden)]
 pub mod http;
@@ -73,5 +76,6 @@ pub mod runtime;
 #[doc(hidden)]
 pub mod tls;
 
+pub use calls::{CallOptions, Client};
 pub use config::{Config, EndpointConfig};
 pub use processor::{ProcessingResult, Processor, RunError};

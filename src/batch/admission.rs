@@ -2,6 +2,7 @@
 //! slot, all or nothing. Pure: `now` is an argument, and what the coordinator should hear goes out
 //! through [`Admission::reports`].
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct Ticket {
     pub tokens: u64,
     /// This request decides whether a cooled endpoint is usable again.
     pub probe: bool,
+    /// Generation of the fetched token it was sent with; 0: none.
+    pub token: Cell<u32>,
 }
 
 /// The answer of [`Admission::admit`].
@@ -287,6 +290,7 @@ impl Admission {
             endpoint,
             tokens: self.gates[self.groups[endpoint]].spend(tokens, now),
             probe: self.health.take_probe(endpoint),
+            token: Cell::new(0),
         }
     }
 
@@ -388,6 +392,8 @@ impl Admission {
             }
             Order::Endpoint(index, view) => self.health.apply(index, view),
             Order::Stop | Order::Exit => self.stopping = true,
+            // Not a matter of admission: the shard keeps them.
+            Order::Token(_) => {}
         }
     }
 

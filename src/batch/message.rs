@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::batch::input::LineRange;
 use crate::batch::segment::StorageError;
+use crate::entra::Token;
 use crate::metrics::Delta;
 use crate::policy::health::EndpointView;
 use crate::policy::pacer::Slots;
@@ -50,6 +51,8 @@ pub enum Order {
     Recall(Pool),
     /// What is known of an endpoint now.
     Endpoint(usize, EndpointView),
+    /// A newer token, from the thread that fetches them.
+    Token(Token),
     /// Send nothing more; finish what is in flight.
     Stop,
     /// Write what is finished, drop the rest and leave.

@@ -2,11 +2,12 @@
 
 pub mod admission;
 pub mod coordinator;
-mod encode;
+pub mod encode;
 pub mod finished;
 pub mod folder;
 mod gates;
 pub mod input;
+pub mod judgement;
 pub mod line;
 pub mod merge;
 pub mod message;
@@ -20,4 +21,4 @@ pub mod shard;
 pub mod slices;
 pub mod spend;
 pub mod storage_error;
-mod stream;
+pub mod stream;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch::quotas::GroupLimits;
-use crate::client::{PoolSettings, Target};
+use crate::client::{PoolSettings, ProxyRules, Target, load_tls};
 use crate::config::{Config, Rate};
-use crate::http::{Limits, MAX_HEAD_BYTES};
+use crate::http::{Limits, MAX_HEAD_BYTES, Scheme};
 use crate::metrics::{Availability, EndpointState};
 use crate::policy::retry::Backoff;
-use crate::provider::Endpoint;
+use crate::provider::{Authorization, Endpoint};
 
 /// Keep-alive connections idle for longer than this are closed by us: common servers and load
 /// balancers close theirs after 60 to 75 s.
@@ -38,6 +38,44 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Finds what `config`, which has been validated, needs from the machine: proxies and certificates.
+    ///
+    /// # Errors
+    /// What cannot be used, in words for the operator.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "proxies come from the environment, as for every HTTP client"
+    )]
+    pub fn prepare(config: Config, endpoints: Vec<Endpoint>) -> Result<Self, String> {
+        let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
+            .map_err(|error| error.to_string())?;
+        let mut targets = Vec::with_capacity(endpoints.len());
+        let mut speaks_tls = false;
+        for endpoint in &endpoints {
+            // Tokens are fetched over TLS, whatever the endpoint speaks.
+            speaks_tls |= endpoint.origin.scheme == Scheme::Https
+                || matches!(endpoint.authorization, Authorization::Entra(_));
+            targets.push(Target {
+                origin: endpoint.origin.clone(),
+                connect_timeout: config.request.connect_timeout,
+                proxy: proxies.proxy_for(&endpoint.origin).cloned(),
+            });
+        }
+        let tls = match speaks_tls {
+            true => {
+                let further = |_: &str| {
+                    let path = config.ssl_cert_file.as_ref()?;
+                    path.to_str().map(str::to_owned)
+                };
+                let tls = load_tls(config.ca_file.as_deref(), further)
+                    .map_err(|error| error.to_string())?;
+                Some(tls)
+            }
+            false => None,
+        };
+        Ok(Self::new(config, endpoints, targets, tls))
+    }
+
     /// Resolves `config`, which has been validated.
     pub fn new(
         config: Config,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::admission::Ticket;
 use crate::batch::input::LineRef;
+use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};
 use crate::batch::message::Report;
 use crate::batch::record::{self, Failure, Success};
 use crate::batch::segment::NewEntry;
@@ -13,30 +14,12 @@ use crate::batch::spend;
 use crate::batch::stream::StreamReply;
 use crate::client;
 use crate::error::ErrorKind;
-use crate::http::{Headers, Response};
+use crate::http::Response;
 use crate::journal::Outcome;
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision, Parked};
-use crate::policy::wait_hint::{self, WaitHint};
-use crate::provider::{Effect, Verdict, usage_of};
+use crate::provider::Effect;
 use crate::runtime::{self, Runtime};
-
-/// A failed attempt, judged.
-struct Failed<'a> {
-    verdict: Verdict,
-    status: Option<u16>,
-    request_id: Option<&'a str>,
-    body: Option<&'a [u8]>,
-    wait: Option<Duration>,
-    tokens: Tokens,
-    /// The server may have worked for it although no usage came back.
-    uncounted: bool,
-    /// The request never left.
-    unsent: bool,
-}
-
-/// Where servers put their own id of a request, by preference: OpenAI, Anthropic, Azure's gateway.
-const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
 
 /// How many times a shard reports on its way to `--max-cost`, besides regularly: so much of it, times
 /// the number of shards, may be spent before the coordinator knows.
@@ -55,26 +38,10 @@ impl<R: Runtime> Shard<R> {
     ) {
         let now = runtime::now();
         let failed = match result {
-            Err(failure) => Failed {
-                verdict: Verdict {
-                    kind: failure.kind(),
-                    retry: failure.kind() != ErrorKind::TooLarge,
-                    effect: match failure.kind() {
-                        // The endpoint is well; the line asks for too much.
-                        ErrorKind::TooLarge => Effect::None,
-                        _ => Effect::Transient,
-                    },
-                    // It may quote what the server sent.
-                    message: self.plan.endpoints[ticket.endpoint].redact(&failure.to_string()),
-                },
-                status: None,
-                request_id: None,
-                body: None,
-                wait: None,
-                tokens: stream.map_or_else(Tokens::default, |stream| stream.used()),
-                uncounted: failure.kind() == ErrorKind::Timeout,
-                unsent: failure.is_before_request(),
-            },
+            Err(failure) => {
+                let endpoint = &self.plan.endpoints[ticket.endpoint];
+                Failed::without_answer(endpoint, &failure, stream)
+            }
             Ok(response) => {
                 match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
                     None => return self.succeeded(ticket),
@@ -82,7 +49,23 @@ impl<R: Runtime> Shard<R> {
                 }
             }
         };
+        let mut failed = failed;
+        self.note_token(ticket, &mut failed, now);
         self.settle_failure(ticket, line, now, &failed);
+    }
+
+    /// A fetched token is not shown, and renewed once when it is refused.
+    fn note_token(&self, ticket: &Ticket, failed: &mut Failed<'_>, now: Instant) {
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
+        let Some(tokens) = &self.tokens else { return };
+        let tokens = tokens.borrow();
+        if let Some(token) = tokens.of(endpoint) {
+            failed.strike_out(&token.secret);
+        }
+        if failed.status == Some(401) && tokens.excuses(endpoint, ticket.token.get()) {
+            failed.excuse(TOKEN_PAUSE);
+            self.hinted(ticket.endpoint, TOKEN_PAUSE, now);
+        }
     }
 
     /// Writes the success record; `None` if that was it, else why the attempt failed after all.
@@ -97,69 +80,22 @@ impl<R: Runtime> Shard<R> {
         reply: &'a [u8],
         stream: Option<Box<StreamReply>>,
     ) -> Option<Failed<'a>> {
-        let head = &reply[response.head.clone()];
-        let body = &reply[response.body.clone()];
-        let headers = Headers::new(head);
         let endpoint = &self.plan.endpoints[ticket.endpoint];
-        let request_id = response
-            .signals
-            .has_request_id()
-            .then(|| REQUEST_ID_HEADERS.iter().find_map(|name| headers.get(name)))
-            .flatten()
-            .and_then(|value| std::str::from_utf8(value).ok());
-        let hint = if response.signals.has_wait_hint() || response.status >= 400 {
-            wait_hint::parse(
-                response.status,
-                headers.iter(),
-                body,
-                (runtime::unix_micros() / 1000) as i64,
-            )
-        } else {
-            WaitHint::default()
-        };
-        if let Some(wait) = hint.wait {
+        let unix_now_ms = (runtime::unix_micros() / 1000) as i64;
+        let judge = Judge::new(endpoint, response, reply, unix_now_ms);
+        if let Some(wait) = judge.hint.wait {
             self.hinted(ticket.endpoint, wait, now);
         }
-        if self.plan.searches_rate && hint.requests.remaining.is_some() {
-            self.report(Report::Remaining(ticket.endpoint, hint.requests));
+        let requests = judge.hint.requests;
+        if self.plan.searches_rate && requests.remaining.is_some() {
+            self.report(Report::Remaining(ticket.endpoint, requests));
         }
-        let failed = |verdict| {
-            Some(Failed {
-                verdict,
-                status: Some(response.status),
-                request_id,
-                body: Some(body),
-                wait: hint.wait,
-                tokens: usage_of(body).unwrap_or_default(),
-                uncounted: response.status < 300,
-                unsent: false,
-            })
+        let answer = match judge.answer(stream) {
+            Ok(answer) => answer,
+            Err(failed) => return Some(*failed),
         };
-        if !(200..300).contains(&response.status) {
-            return failed(endpoint.classify(response.status, headers.iter(), body));
-        }
-        if response.signals.content_encoded() {
-            return failed(Verdict::transient(
-                ErrorKind::Protocol,
-                "the server compressed its answer although nothing asked for it".to_owned(),
-            ));
-        }
-        let assembled = match stream.filter(|_| response.signals.event_stream()) {
-            Some(stream) => match stream.finish() {
-                Ok(assembled) => Some(assembled),
-                Err(broken) => {
-                    let failed = failed(endpoint.classify_stream(&broken.error));
-                    return failed.map(|failed| Failed {
-                        tokens: broken.tokens,
-                        ..failed
-                    });
-                }
-            },
-            None => None,
-        };
-        let first_token = assembled
-            .as_ref()
-            .and_then(|assembled| assembled.first_token_at)
+        let first_token = answer
+            .first_token_at
             .map(|at| at.saturating_duration_since(sent));
         let latency = now.saturating_duration_since(sent);
         let mut log = self.log.borrow_mut();
@@ -170,21 +106,21 @@ impl<R: Runtime> Shard<R> {
             &Success {
                 line,
                 parsed: &ticket.parsed,
-                response: assembled.as_ref().map_or(body, |assembled| &assembled.body),
+                response: &answer.body,
                 endpoint: &endpoint.name,
                 latency_ms: latency.as_millis() as u64,
                 ttft_ms: first_token.map(|first| first.as_millis() as u64),
                 attempts: ticket.attempts + 1,
                 status: response.status,
                 line_number: ticket.line.number,
-                request_id,
+                request_id: judge.request_id,
                 tokens: None,
             },
             out,
         );
         let tokens = match written {
             Ok(tokens) => tokens.unwrap_or_default(),
-            Err(_) => return failed(endpoint.classify(response.status, headers.iter(), body)),
+            Err(_) => return Some(*judge.not_json()),
         };
         self.note_record(out.len() - start);
         log.commit(
@@ -254,11 +190,7 @@ impl<R: Runtime> Shard<R> {
     /// Tells the coordinator, then parks the line or writes its failure record.
     fn settle_failure(&self, ticket: &Ticket, line: &[u8], now: Instant, failed: &Failed<'_>) {
         let verdict = &failed.verdict;
-        let effect = match verdict.effect {
-            // Without a hint there is nothing but the streak to cool the endpoint by.
-            Effect::RateLimited if failed.wait.is_none() => &Effect::Transient,
-            ref effect => effect,
-        };
+        let effect = failed.effect();
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         self.metrics
             .borrow_mut()
@@ -267,7 +199,7 @@ impl<R: Runtime> Shard<R> {
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket.endpoint);
         self.tell(ticket, effect, &verdict.message);
-        if self.plan.searches_rate && pushes_back(failed) {
+        if self.plan.searches_rate && failed.pushes_back() {
             self.report(Report::Pushback(ticket.endpoint));
         }
         let disables_endpoint = match effect {
@@ -280,7 +212,7 @@ impl<R: Runtime> Shard<R> {
         // a probe: or the last lines of a run, all of that kind, would never end.
         let unreachable =
             failed.unsent && (ticket.probe || self.admission.borrow().seems_out(ticket.endpoint));
-        let blameless = disables_endpoint || unreachable;
+        let blameless = disables_endpoint || unreachable || failed.excused;
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -316,11 +248,7 @@ impl<R: Runtime> Shard<R> {
                     status: failed.status,
                     attempts: ticket.attempts + 1,
                     line_number: ticket.line.number,
-                    // Some servers repeat the key that they refuse.
-                    body: failed
-                        .body
-                        .map(|body| endpoint.redact_body(body))
-                        .as_deref(),
+                    body: failed.shown_body(endpoint).as_deref(),
                     request_id: failed.request_id,
                     endpoint: Some(&endpoint.name),
                 },
@@ -447,15 +375,6 @@ impl<R: Runtime> Shard<R> {
         );
         self.metrics.borrow_mut().line_failed(failure.kind);
     }
-}
-
-/// Whether a failure says that requests came too fast: 429, 529 (Anthropic: overloaded), a timeout.
-fn pushes_back(failed: &Failed<'_>) -> bool {
-    failed.status == Some(529)
-        || matches!(
-            failed.verdict.kind,
-            ErrorKind::RateLimited | ErrorKind::Timeout
-        )
 }
 
 #[expect(

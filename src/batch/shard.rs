@@ -21,6 +21,7 @@ use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::stream::StreamReply;
 use crate::client::{Pool, PoolStats};
+use crate::entra::BearerTokens;
 use crate::metrics::ShardMetrics;
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
@@ -61,6 +62,8 @@ pub struct ShardStart {
     pub mailbox: Mailbox<Order>,
     /// Name resolution off the shard.
     pub resolver: Resolver,
+    /// Fetched tokens, if any endpoint wants them.
+    pub tokens: Option<BearerTokens>,
 }
 
 /// One shard; lives on its own thread.
@@ -72,6 +75,7 @@ pub struct Shard<R: Runtime> {
     pub(super) log: RefCell<ShardLog>,
     pub(super) metrics: RefCell<ShardMetrics>,
     pub(super) routes: RefCell<RouteCache>,
+    pub(super) tokens: Option<RefCell<BearerTokens>>,
     pool: Rc<Pool<R>>,
     events: Sender<Event>,
     buffers: RefCell<Vec<Buffers>>,
@@ -125,6 +129,7 @@ impl<R: Runtime> Shard<R> {
             log: RefCell::new(start.log),
             metrics: RefCell::new(ShardMetrics::new(plan.endpoints.len())),
             routes: RefCell::new(RouteCache::new(plan.endpoints.len())),
+            tokens: start.tokens.map(RefCell::new),
             pool: Pool::new(plan.pool_settings(), plan.targets.clone(), start.resolver),
             input: start.input,
             plan,
@@ -148,7 +153,7 @@ impl<R: Runtime> Shard<R> {
             // The order to leave may be any of those that came together.
             for order in iter::once(order).chain(iter::from_fn(|| mailbox.try_recv())) {
                 exit |= matches!(order, Order::Exit);
-                shard.admission.borrow_mut().handle(order);
+                shard.handle(order);
             }
             if exit {
                 break;
@@ -156,6 +161,13 @@ impl<R: Runtime> Shard<R> {
             shard.pump();
         }
         shard.leave();
+    }
+
+    fn handle(&self, order: Order) {
+        match (order, &self.tokens) {
+            (Order::Token(token), Some(tokens)) => tokens.borrow_mut().update(token),
+            (order, _) => self.admission.borrow_mut().handle(order),
+        }
     }
 
     /// Starts every request that may be sent now.

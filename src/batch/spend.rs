@@ -14,7 +14,7 @@ use crate::provider::Endpoint;
 use crate::provider::cost::{cost_usd, price_of};
 
 /// US dollars for an answer of `endpoint` to `line`; nothing is looked at without prices.
-pub(super) fn of_answer(
+pub fn of_answer(
     plan: &Plan,
     endpoint: &Endpoint,
     parsed: &Parsed,

@@ -10,20 +10,22 @@ use crate::provider::ApiPath;
 use crate::provider::assemble::{StreamAssembler, StreamError};
 
 /// One streamed answer.
-pub(super) struct StreamReply {
+pub struct StreamReply {
     events: EventReader,
     assembler: StreamAssembler,
     broken: Option<StreamError>,
 }
 
 /// Why a stream gave no response, and what it cost all the same.
-pub(super) struct Broken {
+pub struct Broken {
+    /// What went wrong.
     pub error: StreamError,
+    /// What it had used by then, as far as it said.
     pub tokens: Tokens,
 }
 
 /// What became of a stream.
-pub(super) struct Assembled {
+pub struct Assembled {
     /// The JSON of the whole answer.
     pub body: Vec<u8>,
     /// When the first token came.
@@ -42,6 +44,11 @@ impl StreamReply {
 
     /// Takes bytes of the body as they arrive.
     pub fn feed(&mut self, bytes: &[u8], now: Instant) {
+        self.feed_watched(bytes, now, |_| {});
+    }
+
+    /// [`Self::feed`]; `on_event` sees the data of each event that was understood.
+    pub fn feed_watched(&mut self, bytes: &[u8], now: Instant, mut on_event: impl FnMut(&str)) {
         if self.broken.is_some() {
             return;
         }
@@ -51,10 +58,12 @@ impl StreamReply {
             broken,
         } = self;
         let fed = events.feed(bytes, |event| {
-            if broken.is_none()
-                && let Err(error) = assembler.feed(event.event, event.data, now)
-            {
-                *broken = Some(error);
+            if broken.is_some() {
+                return;
+            }
+            match assembler.feed(event.event, event.data, now) {
+                Ok(()) => on_event(event.data),
+                Err(error) => *broken = Some(error),
             }
         });
         if let Err(error) = fed {

@@ -15,15 +15,14 @@ use crate::batch::folder::{
 };
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
-use crate::batch::message::{Event, Report};
+use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
 use crate::batch::spend::Earlier;
-use crate::client::{self, ProxyRules, load_tls};
 use crate::config::{Config, InputSource, Job, OutputTarget};
-use crate::http::Scheme;
+use crate::entra::{self, BearerTokens, News, Token, TokenService};
 use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
 use crate::provider::Authorization;
@@ -218,7 +217,9 @@ impl Setup {
         let cores = cores(&processor.config);
         let config = open_files::fit(&processor.config, cores.len());
         Ok(Self {
-            plan: Arc::new(plan(processor, config)?),
+            plan: Arc::new(
+                Plan::prepare(config, processor.endpoints.clone()).map_err(RunError::Setup)?,
+            ),
             backend: choose_backend(&processor.config)?,
             cores,
             folder,
@@ -277,6 +278,7 @@ impl Setup {
             .map_err(|error| RunError::Setup(format!("cannot start name resolution: {error}")))?;
         let (events, inbox) = unbounded();
         let (orders, mailboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox::channel()).unzip();
+        let tokens = self.tokens(orders.clone(), events.clone())?;
         let coordinator = Coordinator::new(
             Arc::clone(&self.plan),
             Arc::clone(&input),
@@ -303,6 +305,8 @@ impl Setup {
                 events: events.clone(),
                 mailbox,
                 resolver: resolver.clone(),
+                tokens: (tokens.as_ref())
+                    .map(|(service, first)| BearerTokens::new(first.clone(), service.refusals())),
             });
         }
         drop(events);
@@ -316,6 +320,40 @@ impl Setup {
             let _ = thread.join();
         }
         Ok(finished)
+    }
+
+    /// Fetches the first tokens of the endpoints that want some. Newer ones go to every shard; an
+    /// endpoint for which there are none any more is out.
+    fn tokens(
+        &self,
+        orders: Vec<mailbox::Sender<Order>>,
+        events: Sender<Event>,
+    ) -> Result<Option<(TokenService, Vec<Token>)>, RunError> {
+        let plan = Arc::clone(&self.plan);
+        let announce = move |news| match news {
+            News::Token(token) => {
+                for shard in &orders {
+                    // A shard that has left needs no token.
+                    let _ = shard.send(Order::Token(token.clone()));
+                }
+            }
+            News::Failed(source, reason) => {
+                for (endpoint, resolved) in plan.endpoints.iter().enumerate() {
+                    if resolved.authorization == Authorization::Entra(source) {
+                        let report = Report::Disable {
+                            endpoint,
+                            reason: reason.clone(),
+                            whole_group: false,
+                        };
+                        // The run may be over.
+                        let _ = events.send(Event { shard: 0, report });
+                    }
+                }
+            }
+        };
+        let settings = self.plan.pool_settings();
+        entra::serve(self.backend, settings, &self.plan.endpoints, announce)
+            .map_err(RunError::Setup)
     }
 
     fn spawn(&self, start: ShardStart) -> Result<JoinHandle<()>, RunError> {
@@ -384,45 +422,6 @@ impl Drop for Ended {
             )));
         }
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "proxies come from the environment, as for every HTTP client"
-)]
-fn plan(processor: &Processor, config: Config) -> Result<Plan, RunError> {
-    let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
-        .map_err(|error| RunError::Setup(error.to_string()))?;
-    let mut targets = Vec::with_capacity(processor.endpoints.len());
-    let mut speaks_tls = false;
-    for endpoint in &processor.endpoints {
-        if let Authorization::Entra(_) = endpoint.authorization {
-            return Err(RunError::Setup(format!(
-                "endpoint {}: Entra tokens (api_key \"default\", \"az\" or \"interactive\") are not supported yet; \
-                 set api_key to the resource's key",
-                endpoint.name
-            )));
-        }
-        speaks_tls |= endpoint.origin.scheme == Scheme::Https;
-        targets.push(client::Target {
-            origin: endpoint.origin.clone(),
-            connect_timeout: config.request.connect_timeout,
-            proxy: proxies.proxy_for(&endpoint.origin).cloned(),
-        });
-    }
-    let tls = match speaks_tls {
-        true => {
-            let further = |_: &str| {
-                let path = config.ssl_cert_file.as_ref()?;
-                path.to_str().map(str::to_owned)
-            };
-            let tls = load_tls(config.ca_file.as_deref(), further)
-                .map_err(|error| RunError::Setup(error.to_string()))?;
-            Some(tls)
-        }
-        false => None,
-    };
-    Ok(Plan::new(config, processor.endpoints.clone(), targets, tls))
 }
 
 fn choose_backend(config: &Config) -> Result<Backend, RunError> {

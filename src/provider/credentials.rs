@@ -28,6 +28,17 @@ pub enum EntraSource {
     Interactive,
 }
 
+impl EntraSource {
+    /// The word of `api_key`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::AzureCli => "az",
+            Self::Interactive => "interactive",
+        }
+    }
+}
+
 /// The value of a basic `authorization` header from a URL's user name and password (RFC 7617).
 pub(super) fn basic(url: &Url) -> Option<Secret> {
     if url.username().is_empty() && url.password().is_none() {

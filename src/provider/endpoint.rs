@@ -262,13 +262,12 @@ impl Endpoint {
     /// The limit's field is named as each API names it; embeddings and unknown APIs know neither a
     /// limit nor a temperature and would refuse them.
     pub fn body_rules(&self, path: ApiPath) -> BodyRules<'_> {
-        let (input_as, max_tokens_field) = match path {
-            ApiPath::ChatCompletions => (InputShape::Messages, Some("max_completion_tokens")),
-            ApiPath::Completions => (InputShape::Prompt, Some("max_tokens")),
-            ApiPath::Responses => (InputShape::Input, Some("max_output_tokens")),
-            ApiPath::Messages => (InputShape::Messages, Some("max_tokens")),
-            ApiPath::Embeddings | ApiPath::Other => (InputShape::Input, None),
+        let input_as = match path {
+            ApiPath::ChatCompletions | ApiPath::Messages => InputShape::Messages,
+            ApiPath::Completions => InputShape::Prompt,
+            ApiPath::Responses | ApiPath::Embeddings | ApiPath::Other => InputShape::Input,
         };
+        let max_tokens_field = path.max_tokens_field();
         BodyRules {
             input_as,
             model: self.model.as_deref(),
