@@ -203,3 +203,82 @@ impl GroupGate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "`Instant` has no other constructor; the test only adds to it"
+    )]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn a_gate_asks_for_what_is_missing_and_spends_only_when_open() {
+        let now = start();
+        let limits = GroupLimits {
+            requests_per_minute: Some(60),
+            tokens_per_minute: Some(6000),
+            search_rate: false,
+        };
+        let mut gate = GroupGate::new(3, &limits);
+        let mut reports = Vec::new();
+        let mut check = |gate: &mut GroupGate, open: bool, asked: &str| {
+            assert_eq!(gate.open(100, now, &mut reports), open);
+            let reported: Vec<String> = reports
+                .drain(..)
+                .map(|report| format!("{report:?}"))
+                .collect();
+            assert!(
+                reported.concat().starts_with(asked) && reported.len() <= 1,
+                "{reported:?}, not {asked}"
+            );
+            assert_eq!(reported.is_empty(), asked.is_empty(), "{reported:?}");
+        };
+        check(&mut gate, false, "WantTokens { group: 3, amount: 100 }");
+        check(&mut gate, false, "");
+        gate.add_tokens(60);
+        check(&mut gate, false, "WantTokens { group: 3, amount: 40 }");
+        gate.add_tokens(50);
+        check(&mut gate, false, "WantSlots(Group(3), ");
+        let slots = |count| Slots {
+            first: now,
+            spacing_ns: 1e9,
+            count,
+        };
+        gate.add_slots(slots(2));
+        check(&mut gate, true, "");
+        assert_eq!(gate.spend(100, now), 100);
+        assert_eq!(
+            gate.opens_at(now),
+            Some(now + std::time::Duration::from_secs(1))
+        );
+
+        let mut reports = Vec::new();
+        gate.settle(100, 40, &mut reports);
+        gate.surrender(&mut reports);
+        let reported: Vec<String> = reports.iter().map(|report| format!("{report:?}")).collect();
+        assert_eq!(reported.len(), 3, "{reported:?}");
+        assert_eq!(reported[0], "SettleTokens { group: 3, more: -60 }");
+        assert!(
+            reported[1].starts_with("GiveBackSlots(Group(3), "),
+            "{reported:?}"
+        );
+        assert_eq!(reported[2], "SettleTokens { group: 3, more: -10 }");
+    }
+
+    #[test]
+    fn a_group_without_limits_is_open() {
+        let now = start();
+        let mut gate = GroupGate::new(0, &GroupLimits::default());
+        let mut reports = Vec::new();
+        assert!(gate.open(1 << 40, now, &mut reports) && !gate.counts_tokens());
+        assert_eq!(gate.spend(1 << 40, now), 0);
+        gate.settle(0, 99, &mut reports);
+        gate.surrender(&mut reports);
+        assert!(reports.is_empty(), "{reports:?}");
+    }
+}
