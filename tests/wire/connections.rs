@@ -29,7 +29,9 @@ fn a_connection_closed_while_idle_costs_no_attempt() {
         }
         outcome.run.expect(0);
         let stats = mock.stats();
-        assert_eq!((stats.requests, stats.connections), (12, 12), "{runtime}");
+        assert_eq!(stats.requests, 12, "{runtime}");
+        // On a busy machine a request may come before the close.
+        assert!(stats.connections > 4, "{runtime}: {stats:?}");
     }
 }
 
