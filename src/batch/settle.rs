@@ -71,7 +71,7 @@ impl<R: Runtime> Shard<R> {
                 request_id: None,
                 body: None,
                 wait: None,
-                tokens: Tokens::default(),
+                tokens: stream.map_or_else(Tokens::default, |stream| stream.used()),
                 uncounted: failure.kind() == ErrorKind::Timeout,
                 unsent: failure.is_before_request(),
             },
@@ -147,7 +147,13 @@ impl<R: Runtime> Shard<R> {
         let assembled = match stream.filter(|_| response.signals.event_stream()) {
             Some(stream) => match stream.finish() {
                 Ok(assembled) => Some(assembled),
-                Err(error) => return failed(endpoint.classify_stream(&error)),
+                Err(broken) => {
+                    let failed = failed(endpoint.classify_stream(&broken.error));
+                    return failed.map(|failed| Failed {
+                        tokens: broken.tokens,
+                        ..failed
+                    });
+                }
             },
             None => None,
         };

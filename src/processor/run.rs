@@ -267,7 +267,12 @@ impl Setup {
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
-        let shards = self.cores.len().min(scan.ranges.len()).max(1);
+        let shards = self
+            .cores
+            .len()
+            .min(scan.ranges.len())
+            .min(in_flight_max(&self.plan.config))
+            .max(1);
         let resolver = Resolver::start()
             .map_err(|error| RunError::Setup(format!("cannot start name resolution: {error}")))?;
         let (events, inbox) = unbounded();
@@ -317,6 +322,7 @@ impl Setup {
         let core = self.cores[start.id];
         let pin = self.cores.len() > 1 || self.plan.config.cores.is_some();
         let backend = self.backend;
+        let choice = self.plan.config.runtime;
         thread::Builder::new()
             .name(format!("shard-{}", start.id))
             .spawn(move || {
@@ -324,7 +330,7 @@ impl Setup {
                     runtime::pin_current_thread(core);
                 }
                 let ended = Ended::new(start.id, start.events.clone());
-                let result = backend::run(backend, RunShard(start));
+                let result = backend::run(backend, choice, RunShard(start));
                 ended.tell(result.map_err(|error| error.to_string()));
             })
             .map_err(|error| RunError::Setup(format!("cannot start a shard's thread: {error}")))
@@ -425,6 +431,15 @@ fn choose_backend(config: &Config) -> Result<Backend, RunError> {
         tracing::warn!("io_uring cannot be used here ({reason}); running on tokio");
     }
     Ok(backend)
+}
+
+/// Requests that can ever be in flight. More shards than this would only hand the permits to and fro.
+fn in_flight_max(config: &Config) -> usize {
+    let endpoints = config.endpoints.iter();
+    let room = endpoints.fold(0_usize, |room, endpoint| {
+        room.saturating_add(endpoint.max_concurrent)
+    });
+    config.request.workers.min(room)
 }
 
 /// The cores of the shards: as many as asked for, no more than there are.

@@ -2,7 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{Place, batch_args, bodies, mock, mock_with, run, runtimes};
+use blaze_uring::mock::Scripted;
+
+use crate::support::{
+    Place, batch_args, bodies, mock, mock_with, replaced, run, runtimes, scripted, spawn,
+};
+
+/// Lines of [`several_ranges`].
+const LINES: u64 = 1500;
+
+/// Enough for three of the 64 KiB ranges in which input goes to shards.
+fn several_ranges() -> Vec<String> {
+    (0..LINES)
+        .map(|number| format!(r#"{{"input":"{number:0100}","n":{number}}}"#))
+        .collect()
+}
 
 fn numbered(count: usize) -> Vec<String> {
     (0..count)
@@ -12,10 +26,7 @@ fn numbered(count: usize) -> Vec<String> {
 
 #[test]
 fn every_line_is_done_once_whatever_the_numbers() {
-    // Large enough for several ranges of 64 KiB.
-    let lines: Vec<String> = (0..3000)
-        .map(|number| format!(r#"{{"input":"{:0100}","n":{number}}}"#, number))
-        .collect();
+    let lines = several_ranges();
     for runtime in runtimes() {
         for more in [
             &["--cores", "2"][..],
@@ -44,10 +55,13 @@ fn every_line_is_done_once_whatever_the_numbers() {
                 .iter()
                 .map(|record| record["n"].as_u64().expect("n"))
                 .collect();
-            assert_eq!(order, (0..3000).collect::<Vec<_>>(), "{runtime} {more:?}");
+            assert_eq!(order, (0..LINES).collect::<Vec<_>>(), "{runtime} {more:?}");
             let sent = bodies(&mock);
-            assert_eq!(sent.len(), 3000);
-            assert_eq!(sent.into_iter().collect::<BTreeSet<_>>().len(), 3000);
+            assert_eq!(sent.len() as u64, LINES);
+            assert_eq!(
+                sent.into_iter().collect::<BTreeSet<_>>().len() as u64,
+                LINES
+            );
         }
     }
 }
@@ -59,12 +73,11 @@ fn workers_bound_what_is_in_flight() {
             let place = Place::new();
             let mock = mock_with(|options| options.latency = "10ms".parse().expect("valid"));
             place.input(&numbered(40));
-            let mut args = batch_args(&mock, runtime, &["-w", workers]);
-            let at = args
-                .iter()
-                .position(|argument| argument == "--cores")
-                .expect("given");
-            args[at + 1] = cores.to_owned();
+            let args = replaced(
+                batch_args(&mock, runtime, &["-w", workers]),
+                "--cores",
+                cores,
+            );
             run(&place, &args).expect(0);
             let limit: u64 = workers.parse().expect("a number");
             let seen = mock.stats().in_flight_max;
@@ -113,12 +126,7 @@ fn more_cores_than_there_are_is_a_warning() {
     for runtime in runtimes() {
         let (place, mock) = (Place::new(), mock());
         place.input(&numbered(10));
-        let mut args = batch_args(&mock, runtime, &[]);
-        let at = args
-            .iter()
-            .position(|argument| argument == "--cores")
-            .expect("given");
-        args[at + 1] = asked.clone();
+        let args = replaced(batch_args(&mock, runtime, &[]), "--cores", &asked);
         let run = run(&place, &args).expect(0);
         let warned = run
             .stderr
@@ -126,5 +134,26 @@ fn more_cores_than_there_are_is_a_warning() {
             .any(|line| line.contains("WARN") && line.contains(&format!("--cores {asked}")));
         assert!(warned, "{}", run.stderr);
         assert_eq!(place.records("out.jsonl").len(), 10);
+    }
+}
+
+#[test]
+fn there_are_no_more_shards_than_requests_in_flight() {
+    if blaze_uring::runtime::available_cores().len() < 2 {
+        return;
+    }
+    for runtime in runtimes() {
+        for (workers, shards) in [("1", 1), ("2", 2)] {
+            let place = Place::new();
+            let mock = scripted(|_| Some(Scripted::raw("").then_hang()));
+            place.input(&several_ranges());
+            let args = replaced(batch_args(&mock, runtime, &["-w", workers]), "--cores", "2");
+            let mut running = spawn(&place, &args);
+            running.until("the first request", || mock.stats().requests > 0);
+            let listing = place.listing();
+            let journals = listing.iter().filter(|name| name.contains("/journal-"));
+            assert_eq!(journals.count(), shards, "{runtime}: {listing:?}");
+            running.kill();
+        }
     }
 }

@@ -3,20 +3,10 @@
 use blaze_uring::mock::Scripted;
 
 use crate::support::{
-    Place, batch_args, mock, mock_with, parse_records, run, run_stdin, runtimes, scripted,
+    Place, batch_args, mock, mock_with, parse_records, replaced, run, run_stdin, runtimes, scripted,
 };
 
 const LINES: [&str; 3] = [r#"{"input":"a"}"#, r#"{"input":"b"}"#, r#"{"input":"c"}"#];
-
-/// The usual arguments with one option's value replaced.
-fn replaced(mut args: Vec<String>, option: &str, value: &str) -> Vec<String> {
-    let at = args
-        .iter()
-        .position(|argument| argument == option)
-        .expect("the option is there");
-    args[at + 1] = value.to_owned();
-    args
-}
 
 /// The usual arguments without an option and its value.
 fn without(mut args: Vec<String>, option: &str) -> Vec<String> {

@@ -6,11 +6,14 @@
     clippy::disallowed_methods,
     reason = "a test makes its own files, sockets and clocks"
 )]
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod kill;
+mod refused;
 mod scene;
 mod signals;
+mod space;
+mod system;

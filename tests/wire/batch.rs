@@ -80,6 +80,18 @@ impl Batch {
 
     /// [`Batch::run_in`] for a run that may stop early.
     pub fn attempt(self, place: Place, change: impl FnOnce(&mut Command)) -> Outcome {
+        let (run, place) = self.attempt_raw(place, change);
+        Outcome {
+            answers: by_line(&place, "out.jsonl"),
+            failures: by_line(&place, "errors.jsonl"),
+            run,
+            place,
+        }
+    }
+
+    /// [`Batch::attempt`] whose records are the caller's to read (the `openai` format has no line
+    /// numbers).
+    pub fn attempt_raw(self, place: Place, change: impl FnOnce(&mut Command)) -> (Run, Place) {
         place.input(&self.lines);
         let mut config = json!({
             "endpoints": [self.endpoint],
@@ -107,12 +119,7 @@ impl Batch {
             args.extend(["--rate", "0"]);
         }
         let run = run_with(&place, &args, change);
-        Outcome {
-            answers: by_line(&place, "out.jsonl"),
-            failures: by_line(&place, "errors.jsonl"),
-            run,
-            place,
-        }
+        (run, place)
     }
 }
 

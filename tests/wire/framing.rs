@@ -221,6 +221,76 @@ fn cases() -> Vec<Case> {
             protocol("101"),
         ),
         case(
+            "identity encoding",
+            ok(&format!("{length}content-encoding: identity\r\n"), "BODY"),
+            Answer,
+        ),
+        case(
+            "names in any case",
+            "HTTP/1.1 200 OK\r\ncOnTeNt-lEnGtH: LENGTH\r\n\r\nBODY",
+            Answer,
+        ),
+        case(
+            "chunked with a capital",
+            ok("Transfer-Encoding: Chunked\r\n", chunks),
+            Answer,
+        ),
+        case(
+            "chunked twice",
+            ok("transfer-encoding: chunked, chunked\r\n", chunks),
+            protocol("unsupported transfer-encoding"),
+        ),
+        case(
+            "chunked in two fields",
+            ok(&chunked.repeat(2), chunks),
+            protocol("transfer-encoding"),
+        ),
+        case(
+            "chunk size with 0x",
+            ok(chunked, "0xHEX\r\nBODY\r\n0\r\n\r\n"),
+            protocol("invalid chunk size"),
+        ),
+        case(
+            "chunk without a size",
+            ok(chunked, "\r\nBODY\r\n0\r\n\r\n"),
+            protocol("invalid chunk size"),
+        ),
+        case(
+            "space before a colon",
+            "HTTP/1.1 200 OK\r\ncontent-length : LENGTH\r\n\r\nBODY",
+            protocol("malformed"),
+        ),
+        case(
+            "a folded header",
+            ok("x-folded: a\r\n b\r\ncontent-length: LENGTH\r\n", "BODY"),
+            protocol("malformed"),
+        ),
+        case(
+            "a NUL in a header",
+            ok("x-nul: a\0b\r\ncontent-length: LENGTH\r\n", "BODY"),
+            protocol("malformed"),
+        ),
+        case(
+            "a reason of spaces",
+            "HTTP/1.1 200   \r\ncontent-length: LENGTH\r\n\r\nBODY",
+            Answer,
+        ),
+        case(
+            "no reason",
+            "HTTP/1.1 200\r\ncontent-length: LENGTH\r\n\r\nBODY",
+            Answer,
+        ),
+        case(
+            "a thousand headers",
+            ok(&"x: y\r\n".repeat(1000), "BODY"),
+            protocol("header fields"),
+        ),
+        case(
+            "304",
+            "HTTP/1.1 304 Not Modified\r\n\r\n",
+            Failure("redirect", "HTTP 304"),
+        ),
+        case(
             "garbage",
             "\0\x01\x02garbage\r\n\r\n",
             protocol("not HTTP/1.1"),

@@ -11,6 +11,11 @@ mod batch;
 mod connections;
 mod cuts;
 mod framing;
+mod providers;
+mod proxies;
 mod servers;
+mod spending;
+mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
