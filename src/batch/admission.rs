@@ -354,9 +354,11 @@ impl Admission {
         self.failed_in_a_row[endpoint] = 0;
     }
 
-    /// An attempt failed in a way that speaks against the endpoint.
+    /// An attempt failed in a way that speaks against the endpoint: the next answer ends the streak,
+    /// whether or not the coordinator's view of it has come by then.
     pub fn note_failed(&mut self, endpoint: usize) {
         self.failed_in_a_row[endpoint] += 1;
+        self.answered[endpoint] = false;
     }
 
     /// By what this shard has seen the endpoint is out, though the coordinator may not have said so yet.

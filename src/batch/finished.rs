@@ -460,7 +460,6 @@ impl<'a> Reading<'a, '_> {
     }
 
     /// The records that are left, and where each is by what it says about its line.
-    #[expect(clippy::type_complexity, reason = "used once, just above")]
     fn stray(&mut self) -> Result<(Vec<Strayed<'a>>, HashMap<Origin, usize>), FinishedError> {
         let (mut strayed, mut table) = (Vec::new(), HashMap::new());
         for head in self.output.iter_mut().chain([&mut self.errors]) {

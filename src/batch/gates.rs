@@ -141,14 +141,17 @@ impl GroupGate {
 
     /// Whether a request of `tokens` may go now; asks for what is missing.
     pub(super) fn open(&mut self, tokens: u64, now: Instant, reports: &mut Vec<Report>) -> bool {
-        if let Some(slots) = &mut self.slots {
-            slots.ask(now, reports);
-            if slots.look(now) != Taken::Go {
-                return false;
-            }
+        // Tokens first: they keep, while slots would expire during the wait for them.
+        if let Some(gate) = &mut self.tokens
+            && !gate.holds(tokens, reports)
+        {
+            return false;
         }
-        match &mut self.tokens {
-            Some(gate) => gate.holds(tokens, reports),
+        match &mut self.slots {
+            Some(slots) => {
+                slots.ask(now, reports);
+                slots.look(now) == Taken::Go
+            }
             None => true,
         }
     }

@@ -47,13 +47,21 @@ pub struct Failed<'a> {
 }
 
 impl Failed<'_> {
-    /// An exchange with `endpoint` that brought no answer.
-    pub fn without_answer(endpoint: &Endpoint, failure: &client::Failure) -> Self {
+    /// An exchange with `endpoint` that brought no answer; `stream` has seen a part of one.
+    pub fn without_answer(
+        endpoint: &Endpoint,
+        failure: &client::Failure,
+        stream: Option<Box<StreamReply>>,
+    ) -> Self {
         Self {
             verdict: Verdict {
                 kind: failure.kind(),
                 retry: failure.kind() != ErrorKind::TooLarge,
-                effect: Effect::Transient,
+                effect: match failure.kind() {
+                    // The endpoint is well; the line asks for too much.
+                    ErrorKind::TooLarge => Effect::None,
+                    _ => Effect::Transient,
+                },
                 // It may quote what the server sent.
                 message: endpoint.redact(&failure.to_string()),
             },
@@ -61,7 +69,7 @@ impl Failed<'_> {
             request_id: None,
             body: None,
             wait: None,
-            tokens: Tokens::default(),
+            tokens: stream.map_or_else(Tokens::default, |stream| stream.used()),
             uncounted: failure.kind() == ErrorKind::Timeout,
             unsent: failure.is_before_request(),
             excused: false,
@@ -198,7 +206,11 @@ impl<'e, 'a> Judge<'e, 'a> {
                     body: Cow::Owned(assembled.body),
                     first_token_at: assembled.first_token_at,
                 }),
-                Err(error) => Err(self.failed(self.endpoint.classify_stream(&error))),
+                Err(broken) => {
+                    let mut failed = self.failed(self.endpoint.classify_stream(&broken.error));
+                    failed.tokens = broken.tokens;
+                    Err(failed)
+                }
             },
         }
     }

@@ -146,7 +146,13 @@ impl Observer for PlainLines {
         let next = *self.next.get_or_insert(PLAIN_LINE_EVERY);
         if snapshot.elapsed >= next {
             self.next = Some(snapshot.elapsed + PLAIN_LINE_EVERY);
-            tracing::info!("{}", plain_line(snapshot, current));
+            let line = plain_line(snapshot, current);
+            // A program that uses the library and listens to no logs has asked for these all the same.
+            if tracing::dispatcher::has_been_set() {
+                tracing::info!("{line}");
+            } else {
+                eprintln!("{line}");
+            }
         }
     }
 }

@@ -40,7 +40,7 @@ impl<R: Runtime> Shard<R> {
         let failed = match result {
             Err(failure) => {
                 let endpoint = &self.plan.endpoints[ticket.endpoint];
-                Failed::without_answer(endpoint, &failure)
+                Failed::without_answer(endpoint, &failure, stream)
             }
             Ok(response) => {
                 match self.settle_response(ticket, line, sent, now, &response, reply, stream) {

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -147,13 +148,12 @@ impl<R: Runtime> Shard<R> {
         });
         R::spawn(shard.clone().sweep());
         shard.pump();
-        while let Some(first) = mailbox.recv().await {
+        while let Some(order) = mailbox.recv().await {
             let mut exit = false;
-            let mut next = Some(first);
-            while let Some(order) = next {
+            // The order to leave may be any of those that came together.
+            for order in iter::once(order).chain(iter::from_fn(|| mailbox.try_recv())) {
                 exit |= matches!(order, Order::Exit);
                 shard.handle(order);
-                next = mailbox.try_recv();
             }
             if exit {
                 break;

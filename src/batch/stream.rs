@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::error::ErrorKind;
 use crate::http::sse::{EventReader, SseError};
+use crate::metrics::tokens::Tokens;
 use crate::provider::ApiPath;
 use crate::provider::assemble::{StreamAssembler, StreamError};
 
@@ -13,6 +14,14 @@ pub struct StreamReply {
     events: EventReader,
     assembler: StreamAssembler,
     broken: Option<StreamError>,
+}
+
+/// Why a stream gave no response, and what it cost all the same.
+pub struct Broken {
+    /// Why.
+    pub error: StreamError,
+    /// What was billed as far as the stream said.
+    pub tokens: Tokens,
 }
 
 /// What became of a stream.
@@ -67,13 +76,25 @@ impl StreamReply {
         }
     }
 
+    /// The tokens that a stream which did not come to its end said it had used.
+    pub fn used(self) -> Tokens {
+        self.assembler.usage_so_far().unwrap_or_default()
+    }
+
     /// The stream has ended; an error says how it broke.
-    pub fn finish(self) -> Result<Assembled, StreamError> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
+    pub fn finish(self) -> Result<Assembled, Broken> {
+        let cut_short = || self.assembler.cut_short();
+        if let Some(error) = self.broken.clone().or_else(cut_short) {
+            return Err(Broken {
+                error,
+                tokens: self.used(),
+            });
         }
         let first_token_at = self.assembler.first_token_at();
-        let body = self.assembler.finish()?;
+        let body = self.assembler.finish().map_err(|error| Broken {
+            error,
+            tokens: Tokens::default(),
+        })?;
         Ok(Assembled {
             body,
             first_token_at,

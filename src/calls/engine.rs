@@ -103,7 +103,8 @@ struct Received {
 pub(super) fn run(backend: Backend, start: Start) {
     let open = Arc::clone(&start.open);
     let ended = AtEnd(Arc::clone(&open));
-    let why = match backend::run(backend, RunEngine(start)) {
+    let choice = start.plan.config.runtime;
+    let why = match backend::run(backend, choice, RunEngine(start)) {
         Ok(()) => CLOSED.to_owned(),
         Err(error) => format!("the client's engine cannot run: {error}"),
     };

@@ -101,6 +101,12 @@ impl Lease {
         slot.fired
     }
 
+    /// Whether the connection's peer has said nothing that was not read, and has not closed it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let slots = self.deadlines.slots.borrow();
+        slots[self.slot].abort.as_ref().is_some_and(Abort::is_quiet)
+    }
+
     /// Aborts the connection now.
     pub(super) fn abort(&self) {
         if let Some(abort) = &self.deadlines.slots.borrow()[self.slot].abort {

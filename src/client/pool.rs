@@ -277,8 +277,18 @@ impl<R: Runtime> Pool<R> {
 }
 
 impl<R: Runtime> Endpoint<R> {
+    /// The most recently used connection that is still of use. On a plain one that has bytes to
+    /// read they would pass for the next answer: a late 408, the rest of a broken response. Under TLS
+    /// they may be session tickets; what a peer may put there is its own.
     fn take_idle(&self) -> Option<Box<Connection<R>>> {
-        self.idle.borrow_mut().pop().map(|idle| idle.connection)
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { connection, .. }) = idle.pop() {
+            let is_plain = matches!(connection.stream, Stream::Plain { .. });
+            if !is_plain || connection.lease.is_quiet() {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     /// Plain HTTP through a proxy: puts a rewritten copy in the request's place and returns the

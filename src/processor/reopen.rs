@@ -13,7 +13,7 @@ use crate::config::{Config, Job, OutputTarget};
 /// What there is to do.
 pub(super) enum Begun {
     /// Lines to send, perhaps.
-    Run(Opened),
+    Run(Box<Opened>),
     /// The finished run has no failures; the run folder is gone again and nothing was touched.
     NothingFailed(Merged),
 }
@@ -28,14 +28,14 @@ pub(super) fn open(
     input: &Input,
 ) -> Result<Begun, RunError> {
     if !job.retry_errors || RunFolder::exists(folder) {
-        return Ok(Begun::Run(claim.open(manifest)?));
+        return Ok(Begun::Run(Box::new(claim.open(manifest)?)));
     }
     let output = match &job.output {
         Some(OutputTarget::File(path)) => Some(path.as_path()),
         Some(OutputTarget::Stdout) | None => None,
     };
     let Some(finished) = Finished::find(output, &job.errors)? else {
-        return Ok(Begun::Run(claim.open(manifest)?));
+        return Ok(Begun::Run(Box::new(claim.open(manifest)?)));
     };
     if !finished.has_failures() {
         let merged = finished.read(input, config.format, &mut |_| Ok(()));
@@ -60,5 +60,5 @@ pub(super) fn open(
         finished.read_into(&mut log, input, config.format, began_us)?;
         Ok(())
     };
-    Ok(Begun::Run(claim.open_filled(manifest, fill)?))
+    Ok(Begun::Run(Box::new(claim.open_filled(manifest, fill)?)))
 }

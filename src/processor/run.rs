@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::reopen::{self, Begun};
-use super::{ProcessingResult, Processor, RunError};
+use super::{ProcessingResult, Processor, RunError, open_files};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
@@ -66,7 +66,7 @@ pub(super) fn run(
         mut resume,
         published,
     } = match begun {
-        Begun::Run(opened) => opened,
+        Begun::Run(opened) => *opened,
         Begun::NothingFailed(merged) => {
             let snapshot = still(&setup.plan, &scan, merged);
             return Ok(conclude(job, &scan, None, &snapshot, merged));
@@ -214,13 +214,14 @@ impl Setup {
         // What --retry-errors finds there it reads, and replaces only when that is complete.
         let replaces = job.overwrite || job.retry_errors;
         merge::check_targets(input, output, &job.errors, replaces, resumes)?;
+        let cores = cores(&processor.config);
+        let config = open_files::fit(&processor.config, cores.len());
         Ok(Self {
             plan: Arc::new(
-                Plan::prepare(processor.config.clone(), processor.endpoints.clone())
-                    .map_err(RunError::Setup)?,
+                Plan::prepare(config, processor.endpoints.clone()).map_err(RunError::Setup)?,
             ),
             backend: choose_backend(&processor.config)?,
-            cores: cores(&processor.config),
+            cores,
             folder,
         })
     }
@@ -267,7 +268,12 @@ impl Setup {
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
-        let shards = self.cores.len().min(scan.ranges.len()).max(1);
+        let shards = self
+            .cores
+            .len()
+            .min(scan.ranges.len())
+            .min(in_flight_max(&self.plan.config))
+            .max(1);
         let resolver = Resolver::start()
             .map_err(|error| RunError::Setup(format!("cannot start name resolution: {error}")))?;
         let (events, inbox) = unbounded();
@@ -346,14 +352,15 @@ impl Setup {
             }
         };
         let settings = self.plan.pool_settings();
-        entra::serve(self.backend, settings, &self.plan.endpoints, announce)
-            .map_err(RunError::Setup)
+        let runtime = (self.backend, self.plan.config.runtime);
+        entra::serve(runtime, settings, &self.plan.endpoints, announce).map_err(RunError::Setup)
     }
 
     fn spawn(&self, start: ShardStart) -> Result<JoinHandle<()>, RunError> {
         let core = self.cores[start.id];
         let pin = self.cores.len() > 1 || self.plan.config.cores.is_some();
         let backend = self.backend;
+        let choice = self.plan.config.runtime;
         thread::Builder::new()
             .name(format!("shard-{}", start.id))
             .spawn(move || {
@@ -361,7 +368,7 @@ impl Setup {
                     runtime::pin_current_thread(core);
                 }
                 let ended = Ended::new(start.id, start.events.clone());
-                let result = backend::run(backend, RunShard(start));
+                let result = backend::run(backend, choice, RunShard(start));
                 ended.tell(result.map_err(|error| error.to_string()));
             })
             .map_err(|error| RunError::Setup(format!("cannot start a shard's thread: {error}")))
@@ -423,6 +430,15 @@ fn choose_backend(config: &Config) -> Result<Backend, RunError> {
         tracing::warn!("io_uring cannot be used here ({reason}); running on tokio");
     }
     Ok(backend)
+}
+
+/// Requests that can ever be in flight. More shards than this would only hand the permits to and fro.
+fn in_flight_max(config: &Config) -> usize {
+    let endpoints = config.endpoints.iter();
+    let room = endpoints.fold(0_usize, |room, endpoint| {
+        room.saturating_add(endpoint.max_concurrent)
+    });
+    config.request.workers.min(room)
 }
 
 /// The cores of the shards: as many as asked for, no more than there are.

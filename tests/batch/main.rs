@@ -8,4 +8,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
+mod console;
+mod engine;
+mod fields;
+mod files;
+mod lines;
+mod settings;
 mod shapes;

@@ -429,3 +429,13 @@ pub fn batch_args(mock: &Mock, runtime: &str, more: &[&str]) -> Vec<String> {
     .map(str::to_owned)
     .collect()
 }
+
+/// Arguments with the value of one `option` replaced.
+pub fn replaced(mut args: Vec<String>, option: &str, value: &str) -> Vec<String> {
+    let at = args
+        .iter()
+        .position(|argument| argument == option)
+        .expect("the option is there");
+    args[at + 1] = value.to_owned();
+    args
+}

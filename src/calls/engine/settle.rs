@@ -48,7 +48,7 @@ impl<R: Runtime> Engine<R> {
             Ok(response) => response,
             Err(failure) => {
                 let endpoint = &self.plan.endpoints[attempt.endpoint];
-                let failed = Failed::without_answer(endpoint, &failure);
+                let failed = Failed::without_answer(endpoint, &failure, stream);
                 return self.settle_failure(attempt, now, &failed, delta_seen);
             }
         };

@@ -210,8 +210,8 @@ fn a_greedy_asker_leaves_half_of_the_horizon() {
     let counts: Vec<u32> = (0..7).map(|_| pacer.lease(ASK_MAX, begin).count).collect();
     assert_eq!(
         counts,
-        [10, 5, 3, 1, 1, 1, 1],
-        "20 slots before the horizon, then one at a time"
+        [30, 15, 8, 4, 2, 1, 1],
+        "60 slots before the horizon, then one at a time"
     );
 }
 
