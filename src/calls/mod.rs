@@ -111,13 +111,18 @@ impl Client {
             }
         };
         let settings = plan.pool_settings();
-        let (service, tokens) = entra::serve(backend, settings, &plan.endpoints, announce)
-            .map_err(ClientError::Setup)?
-            .map(|(service, first)| {
-                let tokens = BearerTokens::new(first, service.refusals());
-                (service, tokens)
-            })
-            .unzip();
+        let (service, tokens) = entra::serve(
+            (backend, plan.config.runtime),
+            settings,
+            &plan.endpoints,
+            announce,
+        )
+        .map_err(ClientError::Setup)?
+        .map(|(service, first)| {
+            let tokens = BearerTokens::new(first, service.refusals());
+            (service, tokens)
+        })
+        .unzip();
         let start = engine::Start {
             tokens,
             plan,

@@ -395,3 +395,137 @@ impl Traffic {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, EndpointConfig, RequestConfig};
+    use crate::provider::Endpoint;
+
+    fn traffic(rate_limit: Rate, endpoints: Vec<EndpointConfig>, now: Instant) -> Traffic {
+        let config = Config {
+            request: RequestConfig {
+                rate_limit,
+                ..RequestConfig::default()
+            },
+            endpoints,
+            ..Config::default()
+        };
+        let endpoints = Endpoint::resolve_all(&config.endpoints).expect("good endpoints");
+        let plan = Plan::new(config, endpoints, Vec::new(), None);
+        let mut traffic = Traffic::new(&plan, now);
+        traffic.set_working(true, now);
+        traffic
+    }
+
+    fn endpoint(name: &str) -> EndpointConfig {
+        EndpointConfig {
+            name: Some(name.to_owned()),
+            url: "http://127.0.0.1:9/v1".to_owned(),
+            ..EndpointConfig::default()
+        }
+    }
+
+    fn unreachable_error(traffic: &mut Traffic, endpoint: usize, probe: bool, now: Instant) {
+        let resolved = Endpoint::resolve(&self::endpoint("x")).expect("a good endpoint");
+        let failure = crate::client::Failure::Connect("refused".to_owned());
+        let failed = Failed::without_answer(&resolved, &failure, None);
+        traffic.release(endpoint);
+        traffic.handle_failure(endpoint, probe, 0, &failed, now);
+    }
+
+    /// Lets `count` requests fail at `now`.
+    fn fail(traffic: &mut Traffic, count: u32, now: Instant) {
+        for _ in 0..count {
+            let Admitted::Go { endpoint, probe } = traffic.admit(None, 1, 1, now) else {
+                panic!("it may go");
+            };
+            unreachable_error(traffic, endpoint, probe, now);
+        }
+    }
+
+    #[test]
+    fn a_streak_cools_and_one_probe_decides() {
+        let now = crate::runtime::now();
+        let mut traffic = traffic(Rate::Unlimited, vec![endpoint("a")], now);
+        fail(&mut traffic, 5, now);
+        let second = now + Duration::from_secs(1);
+        assert_eq!(traffic.admit(None, 1, 1, now), Admitted::Wait(Some(second)));
+        let probe = Admitted::Go {
+            endpoint: 0,
+            probe: true,
+        };
+        assert_eq!(traffic.admit(None, 1, 1, second), probe);
+        let Admitted::Wait(Some(_)) = traffic.admit(None, 1, 1, second) else {
+            panic!("there is one probe, and patience with it has an end");
+        };
+        traffic.release(0);
+        traffic.handle_success(0, true, 1, Some(1), second);
+        let go = Admitted::Go {
+            endpoint: 0,
+            probe: false,
+        };
+        assert_eq!(traffic.admit(None, 1, 1, second), go);
+    }
+
+    #[test]
+    fn a_probe_that_nobody_sends_is_given_again() {
+        let now = crate::runtime::now();
+        let mut traffic = traffic(Rate::Unlimited, vec![endpoint("a")], now);
+        fail(&mut traffic, 5, now);
+        let later = now + Duration::from_secs(2);
+        traffic.poll(later);
+        traffic.set_working(false, later);
+        traffic.set_working(true, later);
+        let probe = Admitted::Go {
+            endpoint: 0,
+            probe: true,
+        };
+        assert_eq!(traffic.admit(None, 1, 1, later), probe);
+    }
+
+    #[test]
+    fn an_outage_is_told_when_it_has_lasted() {
+        let now = crate::runtime::now();
+        let mut traffic = traffic(Rate::Unlimited, vec![endpoint("a")], now);
+        fail(&mut traffic, 5, now);
+        assert_eq!(traffic.outage(now), None);
+        let (kind, message) = traffic
+            .outage(now + MAX_OUTAGE_NEVER)
+            .expect("nothing ever succeeded");
+        assert_eq!(kind, ErrorKind::Connect);
+        assert_eq!(message, "no endpoint has been usable for 5 s (a: refused)");
+    }
+
+    #[test]
+    fn slots_tokens_and_caps_hold_calls_back() {
+        let now = crate::runtime::now();
+        let mut paced = traffic(Rate::PerSecond(10.0), vec![endpoint("a")], now);
+        let go = Admitted::Go {
+            endpoint: 0,
+            probe: false,
+        };
+        assert_eq!(paced.admit(None, 1, 9, now), go);
+        let next = now + Duration::from_millis(100);
+        assert_eq!(paced.admit(None, 1, 9, now), Admitted::Wait(Some(next)));
+        assert_eq!(paced.admit(None, 1, 9, next), go);
+
+        let limited = EndpointConfig {
+            tpm_limit: Some(60_000),
+            max_concurrent: 2,
+            ..endpoint("a")
+        };
+        let mut limited = traffic(Rate::Unlimited, vec![limited], now);
+        assert_eq!(limited.admit(None, 900, 1, now), go);
+        let Admitted::Wait(Some(at)) = limited.admit(None, 900, 1, now) else {
+            panic!("a second's worth is 1000 tokens");
+        };
+        assert!(at > now);
+        // The first one used hardly any: the second may go at once.
+        limited.handle_success(0, false, 900, Some(1), now);
+        assert_eq!(limited.admit(None, 900, 1, now), go);
+        assert_eq!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
+        limited.release(0);
+        assert_ne!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
+    }
+}

@@ -45,6 +45,8 @@ pub struct TokenError {
 pub struct Means {
     /// Which runtime drives the thread.
     pub backend: Backend,
+    /// Which one was asked for.
+    pub choice: RuntimeChoice,
     /// What the environment says about tokens.
     pub surroundings: Surroundings,
     /// Caps, and the trusted certificates.
@@ -105,7 +107,7 @@ impl TokenService {
     ) -> Result<(Self, Vec<Token>), String> {
         let (asks, inbox) = mailbox::channel();
         let (first, firsts) = crossbeam_channel::bounded(1);
-        let backend = means.backend;
+        let (backend, choice) = (means.backend, means.choice);
         let task = Keeper {
             means,
             sources,
@@ -117,8 +119,7 @@ impl TokenService {
         let thread = thread::Builder::new()
             .name("blaze-tokens".to_owned())
             .spawn(move || {
-                // One thread more than the shards: where rings run short, tokio does as well.
-                if let Err(error) = backend::run(backend, RuntimeChoice::Auto, task) {
+                if let Err(error) = backend::run(backend, choice, task) {
                     tracing::error!("the thread that fetches tokens cannot run: {error}");
                 }
             })
@@ -262,7 +263,7 @@ impl<A: FnMut(News) + Send + 'static> Keeper<A> {
 /// # Errors
 /// As [`TokenService::start`], and variables of the environment that cannot be used.
 pub fn serve(
-    backend: Backend,
+    (backend, choice): (Backend, RuntimeChoice),
     settings: PoolSettings,
     endpoints: &[Endpoint],
     announce: impl FnMut(News) + Send + 'static,
@@ -271,7 +272,7 @@ pub fn serve(
     if sources.is_empty() {
         return Ok(None);
     }
-    let means = means(backend, settings)?;
+    let means = means(backend, choice, settings)?;
     TokenService::start(means, sources, announce).map(Some)
 }
 
@@ -283,10 +284,11 @@ pub fn serve(
     clippy::disallowed_methods,
     reason = "tokens come from the environment, as Microsoft's libraries have it"
 )]
-fn means(backend: Backend, settings: PoolSettings) -> Result<Means, String> {
+fn means(backend: Backend, choice: RuntimeChoice, settings: PoolSettings) -> Result<Means, String> {
     let lookup = |name: &str| std::env::var(name).ok();
     Ok(Means {
         backend,
+        choice,
         surroundings: Surroundings::read(lookup)?,
         proxies: ProxyRules::from_env(lookup).map_err(|error| error.to_string())?,
         resolver: Resolver::start()

@@ -352,8 +352,8 @@ impl Setup {
             }
         };
         let settings = self.plan.pool_settings();
-        entra::serve(self.backend, settings, &self.plan.endpoints, announce)
-            .map_err(RunError::Setup)
+        let runtime = (self.backend, self.plan.config.runtime);
+        entra::serve(runtime, settings, &self.plan.endpoints, announce).map_err(RunError::Setup)
     }
 
     fn spawn(&self, start: ShardStart) -> Result<JoinHandle<()>, RunError> {
