@@ -65,6 +65,7 @@ fn target(scheme: Scheme, host: &str, port: u16) -> Target {
         origin,
         connect_timeout: AMPLE,
         proxy: None,
+        http2: None,
     }
 }
 
