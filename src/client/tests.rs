@@ -1,6 +1,8 @@
 //! The client against scripted servers, on both runtimes.
 
 mod exchange;
+mod http2;
+mod http2_server;
 mod secure;
 mod server;
 mod trouble;
