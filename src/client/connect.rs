@@ -33,6 +33,8 @@ pub(super) enum Stream<R: Runtime> {
     Plain {
         reader: R::Reader,
         writer: R::Writer,
+        /// What an HTTP/2 server has said behind the proxy's answer; the reader will not repeat it.
+        early: Vec<u8>,
     },
     Tls {
         reader: TlsReader<R::Reader>,
@@ -131,11 +133,12 @@ async fn secure<R: Runtime>(
 ) -> Result<Stream<R>, Failure> {
     let plain = target.origin.scheme == Scheme::Http;
     let peer = peer_name(&target.origin);
+    let mut early = Vec::new();
     // Only plain HTTP/1.1 has requests that a proxy itself understands.
     if (!plain || target.http2 == Some(true))
         && let Some(proxy) = &target.proxy
     {
-        proxy::tunnel(
+        early = proxy::tunnel(
             &mut socket.reader,
             &mut socket.writer,
             proxy,
@@ -148,7 +151,14 @@ async fn secure<R: Runtime>(
         return Ok(Stream::Plain {
             reader: socket.reader,
             writer: socket.writer,
+            early,
         });
+    }
+    if !early.is_empty() {
+        // TLS servers wait for the client: these bytes are not the peer's.
+        return Err(Failure::Protocol(format!(
+            "{first_hop}: unexpected bytes after its answer"
+        )));
     }
     let config =
         tls.ok_or_else(|| Failure::Tls(format!("{peer}: this client was set up without TLS")))?;

@@ -106,6 +106,7 @@ impl<R: Runtime> Endpoint<R> {
     /// Waits for a stream, or for the news that there will be none; `None` when the deadline of
     /// `lease` comes first.
     pub(super) async fn way(self: &Rc<Self>, lease: &Lease) -> Option<Result<Way, Failure>> {
+        let mut again = false;
         loop {
             if !self.idle.borrow().is_empty() || !self.multiplexes.get() {
                 return Some(Ok(Way::Http1));
@@ -113,13 +114,13 @@ impl<R: Runtime> Endpoint<R> {
             if let Some(slot) = self.group.take_stream() {
                 return Some(Ok(Way::Http2(slot)));
             }
-            if self.group.wants_connection() {
+            while self.group.wants_connection() {
                 // In a task of its own: it serves whoever waits, and outlives this exchange.
                 let opening = self.announce();
                 R::spawn(open_shared(Rc::clone(self), opening));
             }
-            match self.group.wait(lease).await {
-                Turn::Look => {}
+            match self.group.wait(lease, again).await {
+                Turn::Look => again = true,
                 Turn::Failed(failure) => return Some(Err(failure)),
                 Turn::Late => return None,
             }

@@ -176,7 +176,7 @@ impl<R: Runtime> Pool<R> {
             connection.lease.arm(deadline);
             let (lease, limits) = (&connection.lease, self.settings.limits);
             let attempt = match &mut connection.stream {
-                Stream::Plain { reader, writer } => {
+                Stream::Plain { reader, writer, .. } => {
                     pump::perform(reader, writer, lease, limits, transfer, on_body).await
                 }
                 Stream::Tls { reader, writer } => {

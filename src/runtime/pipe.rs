@@ -54,6 +54,13 @@ struct Outgoing {
 }
 
 impl Pipe {
+    /// A pipe through which `early` has come already.
+    pub fn new(early: Vec<u8>) -> Self {
+        let pipe = Self::default();
+        pipe.0.incoming.borrow_mut().buffer = early;
+        pipe
+    }
+
     /// Whether anything has happened since the last question that another party may act upon.
     pub fn take_changed(&self) -> bool {
         self.0.changed.take()

@@ -101,15 +101,24 @@ pub(in crate::client) async fn serve<R: Runtime>(connection: Box<Connection<R>>,
     let Connection { stream, lease, .. } = *connection;
     // A panic ends the connection: what the task owns is dropped, and streams see the end.
     let _ = match stream {
-        Stream::Plain { reader, writer } => {
-            catch_panic(drive(reader, writer, lease, opening)).await
+        Stream::Plain {
+            reader,
+            writer,
+            early,
+        } => catch_panic(drive(Pipe::new(early), reader, writer, lease, opening)).await,
+        Stream::Tls { reader, writer } => {
+            catch_panic(drive(Pipe::default(), reader, writer, lease, opening)).await
         }
-        Stream::Tls { reader, writer } => catch_panic(drive(reader, writer, lease, opening)).await,
     };
 }
 
-async fn drive(reader: impl Read, writer: impl Write, lease: Lease, mut opening: Opening) {
-    let pipe = Pipe::default();
+async fn drive(
+    pipe: Pipe,
+    reader: impl Read,
+    writer: impl Write,
+    lease: Lease,
+    mut opening: Opening,
+) {
     // Cannot wait: all it does is to write the preface into the pipe.
     let (sender, connection) = match builder().handshake::<_, Bytes>(pipe.clone()).await {
         Ok(opened) => opened,

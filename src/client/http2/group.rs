@@ -88,10 +88,13 @@ impl Group {
         open + opening < CONNECTIONS_MAX && self.waiting.borrow().len() >= coming
     }
 
-    /// Waits until [`Group::take_stream`] may succeed.
-    pub(in crate::client) async fn wait(&self, lease: &Lease) -> Turn {
+    /// Waits until [`Group::take_stream`] may succeed; in front, for who has waited before.
+    pub(in crate::client) async fn wait(&self, lease: &Lease, again: bool) -> Turn {
         let waiter = Rc::new(Waiter::default());
-        self.waiting.borrow_mut().push_back(Rc::clone(&waiter));
+        match again {
+            true => self.waiting.borrow_mut().push_front(Rc::clone(&waiter)),
+            false => self.waiting.borrow_mut().push_back(Rc::clone(&waiter)),
+        }
         let waiting = Waiting {
             group: self,
             waiter,
@@ -153,7 +156,8 @@ impl Group {
         let room = connection.room();
         self.streams_expected.set(room);
         self.connections.borrow_mut().push(connection);
-        self.wake(room);
+        // One more than fit: it sees to further connections for the rest.
+        self.wake(room + 1);
     }
 }
 

@@ -23,7 +23,7 @@ use super::server::Server;
 pub(super) enum Act {
     /// The body comes back.
     Echo,
-    /// The same, once that many streams of the connection are open.
+    /// The same, once that many streams of the connection have been opened.
     EchoTogether(usize),
     /// Nothing, ever.
     Hold,
@@ -122,6 +122,7 @@ async fn connection(
         return;
     };
     let (open, news) = (Rc::new(AtomicUsize::new(0)), Rc::new(Notify::new()));
+    let opened = Rc::new(AtomicUsize::new(0));
     let mut number = 0;
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let act = script(number);
@@ -129,16 +130,18 @@ async fn connection(
         note_head(&request, seen);
         let together = open.fetch_add(1, Ordering::SeqCst) + 1;
         seen.together_max.fetch_max(together, Ordering::SeqCst);
+        opened.fetch_add(1, Ordering::SeqCst);
         news.notify_waiters();
         if let Act::Close = act {
             return;
         }
-        let (open, news, seen) = (Rc::clone(&open), Rc::clone(&news), Arc::clone(seen));
+        let (open, opened) = (Rc::clone(&open), Rc::clone(&opened));
+        let (news, seen) = (Rc::clone(&news), Arc::clone(seen));
         tokio::task::spawn_local(async move {
             if let Act::EchoTogether(count) = act {
                 loop {
                     let changed = news.notified();
-                    if open.load(Ordering::SeqCst) >= count {
+                    if opened.load(Ordering::SeqCst) >= count {
                         break;
                     }
                     changed.await;
