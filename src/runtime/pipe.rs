@@ -38,6 +38,8 @@ struct Incoming {
     buffer: Vec<u8>,
     /// Bytes of `buffer` that the machine has read.
     taken: usize,
+    /// The machine is gone and will read nothing more.
+    unwanted: bool,
     /// The stream is over; the error is whatever ended it.
     end: Option<Option<io::Error>>,
 }
@@ -77,6 +79,11 @@ impl Pipe {
         self.0.changed.set(true);
     }
 
+    /// Ends [`Pipe::receive`] with the read that is under way: nobody reads on.
+    pub fn discard_input(&self) {
+        self.0.incoming.borrow_mut().unwanted = true;
+    }
+
     /// What `read` makes of the error that ended the connection (`None`: closed by the peer), once
     /// it has ended.
     pub fn end<T>(&self, read: impl FnOnce(Option<&io::Error>) -> T) -> Option<T> {
@@ -87,15 +94,19 @@ impl Pipe {
     /// Moves bytes from `reader` to the machine until the stream ends.
     pub async fn receive(&self, mut reader: impl Read) {
         loop {
-            let mut buffer = poll_fn(|_| {
+            let buffer = poll_fn(|_| {
                 let mut incoming = self.0.incoming.borrow_mut();
+                if incoming.unwanted {
+                    return Poll::Ready(None);
+                }
                 if incoming.taken < incoming.buffer.len() {
                     return Poll::Pending;
                 }
                 incoming.taken = 0;
-                Poll::Ready(mem::take(&mut incoming.buffer))
+                Poll::Ready(Some(mem::take(&mut incoming.buffer)))
             })
             .await;
+            let Some(mut buffer) = buffer else { return };
             buffer.clear();
             buffer.reserve(READ_ROOM);
             let (outcome, buffer) = reader.read(buffer).await;

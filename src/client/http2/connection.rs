@@ -175,6 +175,7 @@ async fn drive(
     }
     lease.abort();
     if receiving {
+        pipe.discard_input();
         // Its buffer comes back before the socket goes.
         receive.await;
     }

@@ -23,7 +23,7 @@ use super::server::Server;
 pub(super) enum Act {
     /// The body comes back.
     Echo,
-    /// The same, once that many streams of the connection have been opened.
+    /// The same, once that many streams have been opened, over all connections.
     EchoTogether(usize),
     /// Nothing, ever.
     Hold,
@@ -44,6 +44,8 @@ pub(super) enum Act {
 pub(super) struct Seen {
     /// Streams open at once on any one connection, at most.
     pub(super) together_max: AtomicUsize,
+    opened: AtomicUsize,
+    news: Notify,
     /// RST_STREAMs by their reason.
     pub(super) resets: Mutex<BTreeMap<u32, usize>>,
     /// Request heads, in HTTP/1.1's notation.
@@ -121,8 +123,7 @@ async fn connection(
     let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else {
         return;
     };
-    let (open, news) = (Rc::new(AtomicUsize::new(0)), Rc::new(Notify::new()));
-    let opened = Rc::new(AtomicUsize::new(0));
+    let open = Rc::new(AtomicUsize::new(0));
     let mut number = 0;
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let act = script(number);
@@ -130,18 +131,17 @@ async fn connection(
         note_head(&request, seen);
         let together = open.fetch_add(1, Ordering::SeqCst) + 1;
         seen.together_max.fetch_max(together, Ordering::SeqCst);
-        opened.fetch_add(1, Ordering::SeqCst);
-        news.notify_waiters();
+        seen.opened.fetch_add(1, Ordering::SeqCst);
+        seen.news.notify_waiters();
         if let Act::Close = act {
             return;
         }
-        let (open, opened) = (Rc::clone(&open), Rc::clone(&opened));
-        let (news, seen) = (Rc::clone(&news), Arc::clone(seen));
+        let (open, seen) = (Rc::clone(&open), Arc::clone(seen));
         tokio::task::spawn_local(async move {
             if let Act::EchoTogether(count) = act {
                 loop {
-                    let changed = news.notified();
-                    if opened.load(Ordering::SeqCst) >= count {
+                    let changed = seen.news.notified();
+                    if seen.opened.load(Ordering::SeqCst) >= count {
                         break;
                     }
                     changed.await;
@@ -199,10 +199,12 @@ async fn perform(
                 tokio::task::yield_now().await;
             }
             send(&mut body, Bytes::new(), true).await?;
-            // Holds on to the request's stream: what is not read of it is not acknowledged.
-            let reset = poll_fn(|context| body.poll_reset(context)).await;
-            drop(request);
-            Err(reset.unwrap_or(Reason::NO_ERROR))
+            // Takes what is on its way, and gives no room for more.
+            let mut upload = request.into_body();
+            while let Some(piece) = upload.data().await {
+                piece.map_err(reason_of)?;
+            }
+            Ok(())
         }
         Act::Close => pending().await,
     }
