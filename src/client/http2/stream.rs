@@ -97,7 +97,8 @@ impl Sending<'_> {
         let outcome = self
             .receive(&mut response, request, transfer, on_body)
             .await;
-        if outcome.is_err() {
+        // Also when the answer came before the request was out: nobody will read the rest of it.
+        if outcome.is_err() || !request.is_unique() {
             upload.send_reset(Reason::CANCEL);
         }
         outcome
