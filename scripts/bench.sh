@@ -36,7 +36,7 @@ base=$scheme://localhost:$port
 listen="127.0.0.1:$port" certificate=""
 if [ "$scheme" = https ]; then
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
-    -addext subjectAltName=DNS:localhost -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
+    -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
   listen="$listen ssl"
   certificate="ssl_certificate $work/cert.pem; ssl_certificate_key $work/key.pem;"
 fi
@@ -71,7 +71,14 @@ wrk.headers["Content-Type"] = "application/json"
 LUA
 
 # Runs a command on core 0; prints "user+system seconds" of it.
-cpu() { local TIMEFORMAT='%U %S'; { time taskset -c 0 "$@" >"$work/out.txt" 2>"$work/err.txt" || { cat "$work/err.txt" >&2; exit 1; }; } 2>&1 | awk '{print $1 + $2}'; }
+# A client that fails shows its own words.
+cpu() {
+  local TIMEFORMAT="%U %S" times
+  if ! times=$( { time taskset -c 0 "$@" >"$work/out.txt" 2>"$work/err.txt"; } 2>&1 ); then
+    echo "$1 failed:" >&2; tail -5 "$work/err.txt" >&2; return 1
+  fi
+  awk "{print \$1 + \$2}" <<<"$times"
+}
 median() { sort -n | awk '{v[NR]=$1} END {print v[int((NR + 1) / 2)]}'; }
 
 wrk_once() {

@@ -1,14 +1,19 @@
 //! Runs a batch from input to final files: plan, run folder, shards, coordinator, merge, books.
 
 mod on_thread;
+mod open_files;
+mod reopen;
 mod run;
 
 use std::future::Future;
+use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::batch::coordinator::{Observer, Stopped};
+use crate::batch::finished::FinishedError;
 use crate::batch::folder::FolderError;
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::TargetError;
@@ -38,6 +43,9 @@ pub enum RunError {
     /// The run folder or a target file is in the way.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The failures of a finished run cannot be sent again.
+    #[error(transparent)]
+    Finished(#[from] FinishedError),
     /// An endpoint cannot be used as configured.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
@@ -64,7 +72,8 @@ pub struct ProcessingResult {
 impl ProcessingResult {
     /// Prints the summary for people to standard error.
     pub fn print_summary(&self) {
-        eprintln!("{}", self.summary);
+        // A reader that has gone must not turn a finished run into a failed one.
+        let _ = writeln!(io::stderr(), "{}", self.summary);
     }
 }
 
@@ -91,6 +100,13 @@ impl Interrupt {
     pub fn interrupt(&self) {
         // Full: it has been asked already. Disconnected: the run is over.
         let _ = self.0.try_send(());
+    }
+
+    /// After [`Self::interrupt`]: whether the run takes notice within `patience`. It does while it
+    /// sends; not while it reads standard input or makes the final files.
+    pub fn is_heard_within(&self, patience: Duration) -> bool {
+        // There is room for a second request once the first has been taken.
+        self.0.send_timeout((), patience).is_ok()
     }
 }
 

@@ -1,8 +1,11 @@
 //! Whom TLS trusts, and what its errors mean. Pure: certificates come in as bytes, a client
 //! configuration or a sentence goes out.
 
+mod pinned;
+
 use std::sync::Arc;
 
+use pinned::Verifier;
 use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -55,15 +58,20 @@ pub enum TrustError {
 pub fn client_config(extra: &[ExtraRoots<'_>]) -> Result<Arc<ClientConfig>, TrustError> {
     let mut roots = RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let mut named = Vec::new();
     for one in extra {
-        add_roots(&mut roots, one)?;
+        add_roots(&mut roots, &mut named, one)?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Verifier::new(roots, named, Arc::clone(&provider))
+        // It refuses an empty store and broken revocation lists: there are roots, and no lists.
+        .expect("the built-in roots are not empty");
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         // The provider is ring's own default, which has suites for both versions.
         .expect("ring supports TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     config.resumption = Resumption::in_memory_sessions(RESUMABLE_SESSIONS);
@@ -79,7 +87,11 @@ pub fn without_http2(config: &ClientConfig) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn add_roots(roots: &mut RootCertStore, extra: &ExtraRoots<'_>) -> Result<(), TrustError> {
+fn add_roots(
+    roots: &mut RootCertStore,
+    named: &mut Vec<CertificateDer<'static>>,
+    extra: &ExtraRoots<'_>,
+) -> Result<(), TrustError> {
     let source_name = || extra.source.to_owned();
     let mut found = false;
     for certificate in CertificateDer::pem_slice_iter(extra.pem) {
@@ -88,11 +100,12 @@ fn add_roots(roots: &mut RootCertStore, extra: &ExtraRoots<'_>) -> Result<(), Tr
             reason: error.to_string(),
         })?;
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| TrustError::Certificate {
                 source_name: source_name(),
                 reason: error.to_string(),
             })?;
+        named.push(certificate);
         found = true;
     }
     if found {

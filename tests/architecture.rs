@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 
 /// Layer of each top-level module; imports point to lower numbers only.
 const LAYERS: &[(&str, u32)] = &[
-    ("main", 7),
-    ("cli", 6),
-    ("demo", 6),
-    ("lib", 7),
-    ("processor", 5),
-    ("batch", 4),
+    ("main", 8),
+    ("cli", 7),
+    ("demo", 7),
+    ("lib", 8),
+    ("processor", 6),
+    ("calls", 6),
+    ("batch", 5),
+    ("entra", 4),
     ("client", 3),
     ("mock", 3),
     ("policy", 2),

@@ -2,21 +2,25 @@
 //! slot, all or nothing. Pure: `now` is an argument, and what the coordinator should hear goes out
 //! through [`Admission::reports`].
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::folder::DoneSet;
+use crate::batch::gates::{GroupGate, SlotGate};
 use crate::batch::input::{Input, LineCursor, LineRange, LineRef};
 use crate::batch::line::{InvalidLine, Parsed};
-use crate::batch::message::{Order, Pool, Report};
+use crate::batch::message::{Order, Pool, Report, Schedule};
+use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
-use crate::policy::health::LocalHealth;
-use crate::policy::pacer::{SlotQueue, Taken};
+use crate::policy::health::{LocalHealth, STREAK_TO_COOL};
+use crate::policy::pacer::Taken;
 use crate::policy::permits::Lease;
 use crate::policy::retry::{Parked, RetryQueue};
+use crate::provider::cost::estimate_tokens;
 
 /// Leave to send one line to one endpoint, once.
 #[derive(Debug)]
@@ -29,8 +33,12 @@ pub struct Ticket {
     pub attempts: u32,
     /// Where it goes.
     pub endpoint: usize,
+    /// Tokens taken from the quota group's `tpm_limit` until its `usage` is known.
+    pub tokens: u64,
     /// This request decides whether a cooled endpoint is usable again.
     pub probe: bool,
+    /// Generation of the fetched token it was sent with; 0: none.
+    pub token: Cell<u32>,
 }
 
 /// The answer of [`Admission::admit`].
@@ -59,13 +67,22 @@ pub enum Admitted {
 pub struct Admission {
     source: Source,
     parked: RetryQueue,
-    slots: Option<SlotQueue>,
-    slots_wanted: bool,
+    slots: Option<SlotGate>,
+    /// By quota group.
+    gates: Vec<GroupGate>,
+    /// Quota group of each endpoint.
+    groups: Vec<usize>,
+    /// The line last estimated, by its offset, and the tokens it is taken for.
+    estimate: Option<(u64, u64)>,
+    /// By endpoint: the next request may go there now. Filled anew for every request.
+    open: Vec<bool>,
     workers: Permits,
     endpoints: Vec<Permits>,
     health: LocalHealth,
     /// By endpoint: it has answered this shard at least once.
     answered: Vec<bool>,
+    /// By endpoint: attempts of this shard that failed since it last answered one.
+    failed_in_a_row: Vec<u32>,
     ring: Ring,
     in_flight: usize,
     /// The coordinator knows that this shard has something to send.
@@ -85,11 +102,13 @@ pub struct Opening {
     pub weights: Vec<u32>,
     /// Quota group of each endpoint.
     pub groups: Vec<usize>,
+    /// What each quota group may do.
+    pub limits: Vec<GroupLimits>,
     /// The shard's first permits of `--workers`.
     pub workers: u32,
     /// The shard's first permits of each endpoint.
     pub endpoints: Vec<u32>,
-    /// Whether requests need send slots (`--rate` is not 0).
+    /// Whether every request needs a send slot of the run (`--rate N`).
     pub paced: bool,
     /// Lines that an earlier process of this run has finished.
     pub done: Option<Arc<DoneSet>>,
@@ -103,12 +122,21 @@ impl Admission {
         Self {
             source: Source::new(opening.done, opening.max_line_bytes),
             parked: RetryQueue::new(opening.started),
-            slots: opening.paced.then(SlotQueue::default),
-            slots_wanted: false,
+            slots: opening.paced.then(|| SlotGate::new(Schedule::Run)),
+            gates: opening
+                .limits
+                .iter()
+                .enumerate()
+                .map(|(group, limits)| GroupGate::new(group, limits))
+                .collect(),
+            groups: opening.groups.clone(),
+            estimate: None,
+            open: vec![false; opening.weights.len()],
             workers: Permits::new(opening.workers),
             endpoints: opening.endpoints.into_iter().map(Permits::new).collect(),
             health: LocalHealth::new(opening.groups, opening.shard),
             answered: vec![false; opening.weights.len()],
+            failed_in_a_row: vec![0; opening.weights.len()],
             ring: Ring::new(&opening.weights),
             in_flight: 0,
             working: true,
@@ -125,10 +153,11 @@ impl Admission {
                 _ => Admitted::Wait(None),
             };
         }
-        let retry_due = self.parked.next_due().is_some_and(|due| due <= now);
-        if !retry_due {
+        let mut retry_due = self.parked.next_due().is_some_and(|due| due <= now);
+        // A probe may well fail: better a line that has all its attempts left.
+        if !retry_due || self.health.holds_probe() {
             match self.source.fill(input, &mut self.reports) {
-                Filled::Ready => {}
+                Filled::Ready => retry_due = false,
                 Filled::Refused(line, kind, message) => {
                     return Admitted::Refused {
                         line,
@@ -136,6 +165,7 @@ impl Admission {
                         message,
                     };
                 }
+                Filled::Empty if retry_due => {}
                 Filled::Empty => return self.nothing_to_send(),
             }
         }
@@ -143,56 +173,88 @@ impl Admission {
             self.working = true;
             self.reports.push(Report::Working(true));
         }
-        if self.workers.lease.available() == 0 {
+        let has_worker = self.workers.lease.available() > 0;
+        if let Some(slots) = &mut self.slots
+            && let Taken::At(at) = slots.look(now)
+        {
+            // Permits would only idle until then: shards that hold none would take them from each
+            // other over and over.
+            if has_worker {
+                slots.ask(now, &mut self.reports);
+            }
+            return Admitted::Wait(Some(at));
+        }
+        if !has_worker {
             self.workers.want(Pool::Workers, &mut self.reports);
             return Admitted::Wait(None);
         }
-        if !self.any_endpoint(now) {
-            return Admitted::Wait(self.health.next_usable(now));
+        let tokens = self.estimate(input, retry_due);
+        if let Err(opens) = self.find_open(tokens, now) {
+            return Admitted::Wait(opens);
         }
         if let Some(slots) = &mut self.slots {
-            let taken = slots.take(now);
-            self.want_slots(now);
-            match taken {
-                Taken::Go => {}
+            slots.ask(now, &mut self.reports);
+            match slots.look(now) {
+                Taken::Go => slots.spend(now),
                 Taken::At(at) => return Admitted::Wait(Some(at)),
                 Taken::Empty => return Admitted::Wait(None),
             }
         }
-        Admitted::Go(self.issue(input, retry_due, now))
+        Admitted::Go(self.issue(input, retry_due, tokens, now))
     }
 
-    /// Whether an endpoint is usable and has a permit here; asks for permits where one is usable
-    /// but at its cap.
-    fn any_endpoint(&mut self, now: Instant) -> bool {
-        let mut any = false;
+    /// Marks the endpoints that a request of `tokens` may go to now, and asks for permits, slots and
+    /// tokens where those are all that is missing. `Err`: there is none, before that moment at least.
+    fn find_open(&mut self, tokens: u64, now: Instant) -> Result<(), Option<Instant>> {
+        let mut opens = self.health.next_opening(now);
         for (index, permits) in self.endpoints.iter_mut().enumerate() {
+            self.open[index] = false;
             if !self.health.usable(index, now) {
                 continue;
             }
-            if permits.lease.available() > 0 {
-                any = true;
+            let gate = &mut self.gates[self.groups[index]];
+            let next_slot = gate.opens_at(now);
+            if permits.lease.available() == 0 {
+                if next_slot.is_none() {
+                    permits.want(Pool::Endpoint(index), &mut self.reports);
+                }
             } else {
-                permits.want(Pool::Endpoint(index), &mut self.reports);
+                self.open[index] = gate.open(tokens, now, &mut self.reports);
             }
+            opens = opens.into_iter().chain(next_slot).min();
         }
-        any
+        match self.open.contains(&true) {
+            true => Ok(()),
+            false => Err(opens),
+        }
     }
 
-    fn want_slots(&mut self, now: Instant) {
-        if let Some(slots) = &self.slots
-            && !self.slots_wanted
-        {
-            let want = slots.wants_more(now);
-            if want > 0 {
-                self.slots_wanted = true;
-                self.reports.push(Report::WantSlots(want));
-            }
+    /// Tokens that the next line is taken for; 0 where nobody counts them.
+    fn estimate(&mut self, input: &Input, retry_due: bool) -> u64 {
+        if !self.gates.iter().any(GroupGate::counts_tokens) {
+            return 0;
         }
+        let offset = match (retry_due, &self.source.next) {
+            (true, _) => self.parked.next_offset(),
+            (false, next) => next.as_ref().map(|(line, _)| line.offset),
+        };
+        let offset = offset.expect("a line is ready");
+        if let Some((of, tokens)) = self.estimate
+            && of == offset
+        {
+            return tokens;
+        }
+        let line = input.line(offset);
+        let tokens = match &self.source.next {
+            Some((_, parsed)) if !retry_due => estimate_of(parsed, line),
+            _ => estimate_of(&parsed_before(line), line),
+        };
+        self.estimate = Some((offset, tokens));
+        tokens
     }
 
     /// Takes the line, the permits and the endpoint that [`Self::admit`] has found free.
-    fn issue(&mut self, input: &Input, retry_due: bool, now: Instant) -> Ticket {
+    fn issue(&mut self, input: &Input, retry_due: bool, tokens: u64, now: Instant) -> Ticket {
         let (line, parsed, attempts, avoid) = if retry_due {
             let parked = self.parked.pop_due(now).expect("a retry was due");
             let text = input.line(parked.line_offset);
@@ -201,13 +263,9 @@ impl Admission {
                 number: parked.line_number,
                 len: text.len() as u64,
             };
-            let mut parsed = Parsed::default();
-            parsed
-                .parse(text)
-                .expect("a parked line was parsed when it was first sent");
             (
                 line,
-                parsed,
+                parsed_before(text),
                 u32::from(parked.attempts),
                 Some(usize::from(parked.last_endpoint)),
             )
@@ -217,13 +275,8 @@ impl Admission {
         };
         let endpoint = self
             .ring
-            .pick(
-                |index| {
-                    self.health.usable(index, now) && self.endpoints[index].lease.available() > 0
-                },
-                avoid,
-            )
-            .expect("an endpoint was usable");
+            .pick(|index| self.open[index], avoid)
+            .expect("an endpoint was open");
         assert!(self.workers.lease.try_acquire(), "a worker permit was free");
         assert!(
             self.endpoints[endpoint].lease.try_acquire(),
@@ -235,7 +288,9 @@ impl Admission {
             parsed,
             attempts,
             endpoint,
+            tokens: self.gates[self.groups[endpoint]].spend(tokens, now),
             probe: self.health.take_probe(endpoint),
+            token: Cell::new(0),
         }
     }
 
@@ -249,8 +304,10 @@ impl Admission {
             permits.surrender(Pool::Endpoint(index), &mut self.reports);
         }
         if let Some(slots) = &mut self.slots {
-            self.reports
-                .extend(slots.drain().into_iter().map(Report::GiveBackSlots));
+            slots.surrender(&mut self.reports);
+        }
+        for gate in &mut self.gates {
+            gate.surrender(&mut self.reports);
         }
         let probes = self.health.surrender_probes();
         self.reports
@@ -279,6 +336,12 @@ impl Admission {
         self.endpoints[endpoint].release(Pool::Endpoint(endpoint), &mut self.reports);
     }
 
+    /// The tokens that a request really took are known.
+    pub fn settle_tokens(&mut self, ticket: &Ticket, used: u64) {
+        let gate = &mut self.gates[self.groups[ticket.endpoint]];
+        gate.settle(ticket.tokens, used, &mut self.reports);
+    }
+
     /// An endpoint answered, well or with a complaint of its own: it is not out. The coordinator
     /// hears of it when that changes anything.
     pub fn note_answered(&mut self, endpoint: usize, probe: bool) {
@@ -288,6 +351,19 @@ impl Admission {
             self.reports.push(Report::Success(endpoint));
         }
         self.answered[endpoint] = true;
+        self.failed_in_a_row[endpoint] = 0;
+    }
+
+    /// An attempt failed in a way that speaks against the endpoint: the next answer ends the streak,
+    /// whether or not the coordinator's view of it has come by then.
+    pub fn note_failed(&mut self, endpoint: usize) {
+        self.failed_in_a_row[endpoint] += 1;
+        self.answered[endpoint] = false;
+    }
+
+    /// By what this shard has seen the endpoint is out, though the coordinator may not have said so yet.
+    pub fn seems_out(&self, endpoint: usize) -> bool {
+        self.failed_in_a_row[endpoint] >= STREAK_TO_COOL
     }
 
     /// A line waits here for its next attempt; it holds no place in flight.
@@ -300,12 +376,13 @@ impl Admission {
         match order {
             Order::Range(range) => self.source.add(range),
             Order::NoMoreInput => self.source.end(),
-            Order::Slots(slots) => {
-                self.slots_wanted = false;
-                if let Some(queue) = &mut self.slots {
-                    queue.add(slots);
+            Order::Slots(Schedule::Run, slots) => {
+                if let Some(gate) = &mut self.slots {
+                    gate.add(slots);
                 }
             }
+            Order::Slots(Schedule::Group(group), slots) => self.gates[group].add_slots(slots),
+            Order::Tokens { group, amount } => self.gates[group].add_tokens(amount),
             Order::Grant(pool, count) => self.permits(pool).grant(count),
             Order::Recall(pool) => {
                 let returned = self.permits(pool).lease.recall();
@@ -315,6 +392,8 @@ impl Admission {
             }
             Order::Endpoint(index, view) => self.health.apply(index, view),
             Order::Stop | Order::Exit => self.stopping = true,
+            // Not a matter of admission: the shard keeps them.
+            Order::Token(_) => {}
         }
     }
 
@@ -340,6 +419,19 @@ impl Admission {
         let cursor = self.source.cursor.as_ref()?;
         Some(self.source.range_start..cursor.offset())
     }
+}
+
+/// A line that was parsed when it was first sent.
+fn parsed_before(line: &[u8]) -> Parsed {
+    let mut parsed = Parsed::default();
+    parsed
+        .parse(line)
+        .expect("a parked line was parsed when it was first sent");
+    parsed
+}
+
+fn estimate_of(parsed: &Parsed, line: &[u8]) -> u64 {
+    estimate_tokens(parsed.body_bytes(), parsed.completion_tokens_max(line))
 }
 
 /// A lease and whether more has been asked for.

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use crate::batch::input::Input;
-use crate::batch::message::{Event, Order, Pool, Report};
+use crate::batch::message::{Event, Order, Pool, Report, Schedule};
 use crate::batch::plan::Plan;
+use crate::batch::quotas::{Quotas, TokenLease};
 use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
 use crate::metrics::{Availability, EndpointState, Gauges, Snapshot, Totals};
 use crate::policy::health::{Health, MAX_OUTAGE_NEVER, State, StopReason};
-use crate::policy::pacer::Pacer;
+use crate::policy::pacer::{Pacer, Slots};
 use crate::policy::permits::{Action, Permits};
 use crate::runtime;
 use crate::runtime::mailbox::Sender;
@@ -66,6 +67,8 @@ pub trait Observer {
 /// A shard as the coordinator sees it.
 struct Worker {
     orders: Sender<Order>,
+    /// It has something to send.
+    working: bool,
     ended: bool,
 }
 
@@ -79,15 +82,21 @@ pub struct Coordinator {
     workers: Permits,
     endpoints: Vec<Permits>,
     pacer: Option<Pacer>,
+    quotas: Quotas,
     health: Health,
     last_failure: Vec<Option<String>>,
     totals: Totals,
     gauges: Gauges,
+    /// What earlier processes of this run spent, in US dollars.
+    spent_before: f64,
     started: Instant,
     stopped: Option<Stopped>,
     /// When shards that still have requests in flight are told to leave.
     leave_at: Option<Instant>,
     actions: Vec<Action>,
+    token_leases: Vec<TokenLease>,
+    /// Returned slots go round.
+    next_taker: usize,
 }
 
 /// What a run leaves behind.
@@ -111,9 +120,9 @@ impl Coordinator {
     ) -> Self {
         let shards = orders.len();
         let pacer = match plan.config.request.rate_limit {
-            Rate::Unlimited => None,
+            // A rate that is searched for is the quota groups'.
+            Rate::Unlimited | Rate::Auto => None,
             Rate::PerSecond(rate) => Some(Pacer::new(rate, now)),
-            Rate::Auto => Some(Pacer::new(AUTO_RATE_START, now)),
         };
         Self {
             workers: Permits::new(plan.config.request.workers as u32, shards, 0),
@@ -126,6 +135,7 @@ impl Coordinator {
                     Permits::new(endpoint.max_concurrent as u32, shards, index)
                 })
                 .collect(),
+            quotas: Quotas::new(&plan.limits, now),
             health: Health::new(plan.groups.clone(), shards),
             last_failure: vec![None; plan.endpoints.len()],
             totals: Totals::new(plan.endpoints.len()),
@@ -133,6 +143,7 @@ impl Coordinator {
                 .into_iter()
                 .map(|orders| Worker {
                     orders,
+                    working: true,
                     ended: false,
                 })
                 .collect(),
@@ -142,11 +153,21 @@ impl Coordinator {
             slices,
             pacer,
             gauges,
+            spent_before: 0.0,
             started: now,
             stopped: None,
             leave_at: None,
             actions: Vec::new(),
+            token_leases: Vec::new(),
+            next_taker: 0,
         }
+    }
+
+    /// The same, of a run whose earlier processes spent `usd` already.
+    #[must_use]
+    pub fn having_spent(mut self, usd: f64) -> Self {
+        self.spent_before = usd;
+        self
     }
 
     /// The permits `shard` starts with: of `--workers`, and of each endpoint.
@@ -166,10 +187,11 @@ impl Coordinator {
         let mut tick_at = runtime::now();
         while self.shards.iter().any(|shard| !shard.ended) {
             let now = runtime::now();
-            let wait = self
-                .health
-                .next_wake()
-                .map_or(tick_at, |wake| wake.min(tick_at))
+            let wakes = [self.health.next_wake(), self.quotas.next_wake()];
+            let wait = wakes
+                .into_iter()
+                .flatten()
+                .fold(tick_at, Instant::min)
                 .saturating_duration_since(now);
             select! {
                 recv(self.events) -> event => match event {
@@ -191,6 +213,7 @@ impl Coordinator {
             }
             let now = runtime::now();
             self.poll_health(now);
+            self.poll_quotas(now);
             if now >= tick_at {
                 tick_at = now + TICK;
                 self.tick(now);
@@ -213,16 +236,25 @@ impl Coordinator {
                 };
                 self.order(shard, order);
             }
-            Report::WantSlots(want) => {
-                if let Some(pacer) = &mut self.pacer {
+            Report::WantSlots(schedule, want) => {
+                if let Some(pacer) = self.pacer(schedule) {
                     let slots = pacer.lease(want, now);
-                    self.order(shard, Order::Slots(slots));
+                    self.order(shard, Order::Slots(schedule, slots));
                 }
             }
-            Report::GiveBackSlots(slots) => {
-                if let Some(pacer) = &mut self.pacer {
-                    pacer.give_back(slots, now);
-                }
+            Report::GiveBackSlots(schedule, slots) => {
+                self.take_back(shard, schedule, slots, now);
+            }
+            Report::WantTokens { group, amount } => {
+                self.quotas.handle_want(shard, group, amount);
+            }
+            Report::SettleTokens { group, more } => self.quotas.handle_settled(group, more),
+            Report::Pushback(endpoint) => {
+                self.quotas.handle_pushback(self.plan.groups[endpoint], now);
+            }
+            Report::Remaining(endpoint, quota) => {
+                let group = self.plan.groups[endpoint];
+                self.quotas.handle_remaining(group, &quota, now);
             }
             Report::WantPermit(pool) => self.permits(pool, |permits, actions| {
                 permits.handle_want(shard, actions);
@@ -246,7 +278,16 @@ impl Coordinator {
                 reason,
                 whole_group,
             } => self.disable(endpoint, &reason, whole_group, now),
-            Report::Metrics(delta) => self.totals.absorb(&delta),
+            Report::Metrics(delta) => {
+                if self.plan.searches_rate {
+                    for (endpoint, count) in delta.successes().enumerate() {
+                        let group = self.plan.groups[endpoint];
+                        self.quotas.handle_successes(group, count, now);
+                    }
+                }
+                self.totals.absorb(&delta);
+                self.check_cost(now);
+            }
             Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
             Report::Storage(error) => self.stop(Stopped::Storage(error), now),
             Report::Ended(result) => {
@@ -260,12 +301,56 @@ impl Coordinator {
 
     fn handle_working(&mut self, shard: usize, working: bool) {
         self.health.set_working(shard, working);
+        self.shards[shard].working = working;
         if !working {
+            self.quotas.handle_idle(shard);
             self.workers.handle_idle(shard);
             for permits in &mut self.endpoints {
                 permits.handle_idle(shard);
             }
         }
+    }
+
+    fn pacer(&mut self, schedule: Schedule) -> Option<&mut Pacer> {
+        match schedule {
+            Schedule::Run => self.pacer.as_mut(),
+            Schedule::Group(group) => self.quotas.pacer(group),
+        }
+    }
+
+    /// Slots that `giver` does not need go to another shard that works: at slow rates it holds a slot
+    /// seconds away and would not ask before.
+    fn take_back(&mut self, giver: usize, schedule: Schedule, slots: Slots, now: Instant) {
+        let shards = self.shards.len();
+        let taker = (0..shards)
+            .map(|step| (self.next_taker + step) % shards)
+            .find(|&shard| shard != giver && self.shards[shard].working);
+        let Some(pacer) = self.pacer(schedule) else {
+            return;
+        };
+        pacer.give_back(slots, now);
+        let Some(taker) = taker else {
+            return;
+        };
+        let returned = pacer.take_returned(now);
+        for slots in returned {
+            self.order(taker, Order::Slots(schedule, slots));
+        }
+        self.next_taker = taker + 1;
+    }
+
+    fn poll_quotas(&mut self, now: Instant) {
+        let mut leases = std::mem::take(&mut self.token_leases);
+        self.quotas.poll(now, &mut leases);
+        for TokenLease {
+            shard,
+            group,
+            amount,
+        } in leases.drain(..)
+        {
+            self.order(shard, Order::Tokens { group, amount });
+        }
+        self.token_leases = leases;
     }
 
     /// Lets a permit machine act and passes on what it decides.
@@ -328,18 +413,25 @@ impl Coordinator {
             self.stop(Stopped::InputChanged, now);
             return;
         }
-        if let Some(max_cost) = self.plan.config.max_cost
-            && self.totals.cost_usd() >= max_cost
-        {
-            self.stop(Stopped::Cost(self.totals.cost_usd()), now);
-            return;
-        }
         if let Some(reason) =
             self.health
                 .verdict(now, self.plan.config.max_outage, MAX_OUTAGE_NEVER)
         {
             let reasons = self.unusable_because(&reason, now);
             self.stop(Stopped::NoEndpoint(reasons), now);
+        }
+    }
+
+    /// Stops the run if `--max-cost` is reached.
+    fn check_cost(&mut self, now: Instant) {
+        let spent = self.spent_before + self.totals.cost_usd();
+        if self
+            .plan
+            .config
+            .max_cost
+            .is_some_and(|max_cost| spent >= max_cost)
+        {
+            self.stop(Stopped::Cost(spent), now);
         }
     }
 
@@ -393,8 +485,11 @@ impl Coordinator {
         let states = (0..self.plan.endpoints.len())
             .map(|index| self.endpoint_state(index, now))
             .collect();
-        self.totals
-            .snapshot(&self.gauges, now.duration_since(self.started), states)
+        let elapsed = now.duration_since(self.started);
+        Snapshot {
+            rate_found: self.quotas.found_rate(),
+            ..self.totals.snapshot(&self.gauges, elapsed, states)
+        }
     }
 
     fn endpoint_state(&self, index: usize, now: Instant) -> EndpointState {
@@ -412,6 +507,3 @@ impl Coordinator {
         }
     }
 }
-
-/// Where `--rate auto` starts, requests per second.
-const AUTO_RATE_START: f64 = 10.0;

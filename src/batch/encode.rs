@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use crate::batch::admission::Ticket;
+use crate::batch::line::Parsed;
 use crate::batch::shard::{Buffers, Shard};
+use crate::config::Secret;
 use crate::http::HeadTemplate;
 use crate::provider::{ApiPath, Endpoint};
 use crate::runtime::Runtime;
@@ -15,30 +17,38 @@ impl<R: Runtime> Shard<R> {
     /// Writes the whole request of `ticket` into `buffers.request`.
     pub(super) fn encode(&self, ticket: &Ticket, line: &[u8], buffers: &mut Buffers) -> ApiPath {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
-        let parsed = &ticket.parsed;
-        let mut routes = self.routes.borrow_mut();
-        let route = routes.find(
-            ticket.endpoint,
-            endpoint,
-            parsed.url(line).as_deref(),
-            endpoint
-                .routes_by_model()
-                .then(|| parsed.model(line))
-                .flatten()
-                .as_deref(),
-        );
-        buffers.body.clear();
-        parsed.write_body(line, &endpoint.body_rules(route.path), &mut buffers.body);
-        buffers.request.clear();
-        let extra: Vec<(Cow<'_, str>, Cow<'_, str>)> = parsed.headers(line).collect();
-        route.head.write(
-            extra.iter().map(|(name, value)| (&**name, &**value)),
-            buffers.body.len(),
+        let tokens = self.tokens.as_ref().map(|tokens| tokens.borrow());
+        let token = tokens.as_ref().and_then(|tokens| tokens.of(endpoint));
+        ticket.token.set(token.map_or(0, |token| token.generation));
+        self.routes.borrow_mut().encode(
+            &Outgoing {
+                index: ticket.endpoint,
+                endpoint,
+                token: token.map(|token| &token.secret),
+                parsed: &ticket.parsed,
+                line,
+                max_tokens: None,
+            },
+            &mut buffers.body,
             &mut buffers.request,
-        );
-        buffers.request.extend_from_slice(&buffers.body);
-        route.path
+        )
     }
+}
+
+/// One attempt's line and where it goes.
+pub struct Outgoing<'a> {
+    /// The endpoint's place among those of the cache.
+    pub index: usize,
+    /// Where the request goes.
+    pub endpoint: &'a Endpoint,
+    /// What was read from `line`.
+    pub parsed: &'a Parsed,
+    /// The line that was parsed.
+    pub line: &'a [u8],
+    /// A fetched token for the endpoint.
+    pub token: Option<&'a Secret>,
+    /// Limits the completion in the place of the endpoint's own setting.
+    pub max_tokens: Option<u64>,
 }
 
 fn head(endpoint: &Endpoint, target: &str) -> HeadTemplate {
@@ -51,7 +61,7 @@ fn head(endpoint: &Endpoint, target: &str) -> HeadTemplate {
 }
 
 /// Request heads, rendered once per endpoint and distinct route.
-pub(super) struct RouteCache {
+pub struct RouteCache {
     by_endpoint: Vec<Vec<CachedRoute>>,
 }
 
@@ -63,10 +73,63 @@ struct CachedRoute {
 }
 
 impl RouteCache {
-    pub(super) fn new(endpoints: usize) -> Self {
+    /// A cache for that many endpoints.
+    pub fn new(endpoints: usize) -> Self {
         Self {
             by_endpoint: (0..endpoints).map(|_| Vec::new()).collect(),
         }
+    }
+
+    /// Writes the whole request into `request`, with `body` as room to work in.
+    pub fn encode(
+        &mut self,
+        outgoing: &Outgoing<'_>,
+        body: &mut Vec<u8>,
+        request: &mut Vec<u8>,
+    ) -> ApiPath {
+        let Outgoing {
+            index,
+            endpoint,
+            parsed,
+            line,
+            token,
+            max_tokens,
+        } = *outgoing;
+        let route = self.find(
+            index,
+            endpoint,
+            parsed.url(line).as_deref(),
+            endpoint
+                .routes_by_model()
+                .then(|| parsed.model(line))
+                .flatten()
+                .as_deref(),
+        );
+        let mut rules = endpoint.body_rules(route.path);
+        rules.max_tokens = route
+            .path
+            .max_tokens_field()
+            .zip(max_tokens)
+            .or(rules.max_tokens);
+        body.clear();
+        parsed.write_body(line, &rules, body);
+        request.clear();
+        let extra: Vec<(Cow<'_, str>, Cow<'_, str>)> = parsed.headers(line).collect();
+        // A line's own header of that name counts, as it does for keys.
+        let token = token
+            .filter(|_| !(extra.iter()).any(|(name, _)| name.eq_ignore_ascii_case("authorization")))
+            .and_then(|token| endpoint.token_header(token));
+        let token = (token.as_ref()).map(|(name, value)| (name.as_str(), value.expose()));
+        route.head.write(
+            extra
+                .iter()
+                .map(|(name, value)| (&**name, &**value))
+                .chain(token),
+            body.len(),
+            request,
+        );
+        request.extend_from_slice(body);
+        route.path
     }
 
     fn find(

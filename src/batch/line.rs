@@ -117,6 +117,25 @@ impl Parsed {
         Some(string_at(line, model.value))
     }
 
+    /// Bytes of the body as the line has it.
+    pub fn body_bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// The limit that the body sets on its completion, in tokens. Reads the body again: for those
+    /// who count tokens.
+    pub fn completion_tokens_max(&self, line: &[u8]) -> Option<u64> {
+        const NAMES: [&str; 3] = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
+        if !self.has_max_tokens {
+            return None;
+        }
+        let body = self.body.of(line);
+        let limits = NAMES
+            .iter()
+            .filter_map(|name| json::as_u64(json::get(body, &[name])?));
+        limits.max()
+    }
+
     /// Whether the body has `"stream": true`.
     pub fn stream(&self) -> bool {
         self.stream

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use crate::batch::input::LineRange;
 use crate::batch::segment::StorageError;
+use crate::entra::Token;
 use crate::metrics::Delta;
 use crate::policy::health::EndpointView;
 use crate::policy::pacer::Slots;
+use crate::policy::wait_hint::Quota;
 
 /// A pool of in-flight permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,15 @@ pub enum Pool {
     Endpoint(usize),
 }
 
+/// A schedule of send slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedule {
+    /// `--rate`: every request takes a slot of it.
+    Run,
+    /// Of one quota group (`rpm_limit`, `--rate auto`): requests to its endpoints take one besides.
+    Group(usize),
+}
+
 /// Coordinator → shard.
 #[derive(Debug)]
 pub enum Order {
@@ -26,13 +37,22 @@ pub enum Order {
     /// All input has been handed out.
     NoMoreInput,
     /// Moments at which a request may be sent.
-    Slots(Slots),
+    Slots(Schedule, Slots),
+    /// Tokens of a quota group's `tpm_limit` that may be spent.
+    Tokens {
+        /// Which quota group.
+        group: usize,
+        /// How many.
+        amount: u64,
+    },
     /// More requests may be in flight.
     Grant(Pool, u32),
     /// Give permits back as soon as possible: another shard has none.
     Recall(Pool),
     /// What is known of an endpoint now.
     Endpoint(usize, EndpointView),
+    /// A newer token, from the thread that fetches them.
+    Token(Token),
     /// Send nothing more; finish what is in flight.
     Stop,
     /// Write what is finished, drop the rest and leave.
@@ -45,9 +65,27 @@ pub enum Report {
     /// The shard works on its last range.
     WantRange,
     /// Slots are running low: how many more would be used.
-    WantSlots(u32),
+    WantSlots(Schedule, u32),
     /// Slots that will not be used.
-    GiveBackSlots(Slots),
+    GiveBackSlots(Schedule, Slots),
+    /// The next line needs that many more tokens of a quota group's `tpm_limit`.
+    WantTokens {
+        /// Which quota group.
+        group: usize,
+        /// How many are missing.
+        amount: u64,
+    },
+    /// Requests took more tokens than were leased for them (or, negative, fewer).
+    SettleTokens {
+        /// Which quota group.
+        group: usize,
+        /// How many more.
+        more: i64,
+    },
+    /// A 429, a 529 or a timeout (sent only with `--rate auto`).
+    Pushback(usize),
+    /// What is left of an endpoint's request quota (sent only with `--rate auto`).
+    Remaining(usize, Quota),
     /// No permit left while a line waits.
     WantPermit(Pool),
     /// Permits given back.

@@ -2,18 +2,23 @@
 
 pub mod admission;
 pub mod coordinator;
-mod encode;
+pub mod encode;
+pub mod finished;
 pub mod folder;
+mod gates;
 pub mod input;
+pub mod judgement;
 pub mod line;
 pub mod merge;
 pub mod message;
 pub mod plan;
 pub mod progress;
+pub mod quotas;
 pub mod record;
 pub mod segment;
 mod settle;
 pub mod shard;
 pub mod slices;
+pub mod spend;
 pub mod storage_error;
-mod stream;
+pub mod stream;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::{PoolSettings, Target};
+use crate::batch::quotas::GroupLimits;
+use crate::client::{PoolSettings, ProxyRules, Target, load_tls};
 use crate::config::{Config, Rate};
-use crate::http::{Limits, MAX_HEAD_BYTES};
+use crate::http::{Limits, MAX_HEAD_BYTES, Scheme};
 use crate::metrics::{Availability, EndpointState};
 use crate::policy::retry::Backoff;
-use crate::provider::Endpoint;
+use crate::provider::{Authorization, Endpoint};
 
 /// Keep-alive connections idle for longer than this are closed by us: common servers and load
 /// balancers close theirs after 60 to 75 s.
@@ -28,11 +29,54 @@ pub struct Plan {
     pub tls: Option<Arc<rustls::ClientConfig>>,
     /// Waits between attempts.
     pub backoff: Backoff,
-    /// Whether requests need send slots.
+    /// What each quota group may do.
+    pub limits: Vec<GroupLimits>,
+    /// Whether every request needs a send slot of the run.
     pub paced: bool,
+    /// `--rate auto`.
+    pub searches_rate: bool,
 }
 
 impl Plan {
+    /// Finds what `config`, which has been validated, needs from the machine: proxies and certificates.
+    ///
+    /// # Errors
+    /// What cannot be used, in words for the operator.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "proxies come from the environment, as for every HTTP client"
+    )]
+    pub fn prepare(config: Config, endpoints: Vec<Endpoint>) -> Result<Self, String> {
+        let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
+            .map_err(|error| error.to_string())?;
+        let mut targets = Vec::with_capacity(endpoints.len());
+        let mut speaks_tls = false;
+        for endpoint in &endpoints {
+            // Tokens are fetched over TLS, whatever the endpoint speaks.
+            speaks_tls |= endpoint.origin.scheme == Scheme::Https
+                || matches!(endpoint.authorization, Authorization::Entra(_));
+            targets.push(Target {
+                origin: endpoint.origin.clone(),
+                connect_timeout: config.request.connect_timeout,
+                proxy: proxies.proxy_for(&endpoint.origin).cloned(),
+                http2: endpoint.http2,
+            });
+        }
+        let tls = match speaks_tls {
+            true => {
+                let further = |_: &str| {
+                    let path = config.ssl_cert_file.as_ref()?;
+                    path.to_str().map(str::to_owned)
+                };
+                let tls = load_tls(config.ca_file.as_deref(), further)
+                    .map_err(|error| error.to_string())?;
+                Some(tls)
+            }
+            false => None,
+        };
+        Ok(Self::new(config, endpoints, targets, tls))
+    }
+
     /// Resolves `config`, which has been validated.
     pub fn new(
         config: Config,
@@ -41,7 +85,7 @@ impl Plan {
         tls: Option<Arc<rustls::ClientConfig>>,
     ) -> Self {
         let mut names: Vec<&str> = Vec::new();
-        let groups = endpoints
+        let groups: Vec<usize> = endpoints
             .iter()
             .map(|endpoint| {
                 let group = endpoint.quota_group.as_str();
@@ -54,12 +98,25 @@ impl Plan {
                     })
             })
             .collect();
+        let searches_rate = config.request.rate_limit == Rate::Auto;
+        let unlimited = GroupLimits {
+            search_rate: searches_rate,
+            ..GroupLimits::default()
+        };
+        let mut limits = vec![unlimited; names.len()];
+        for (endpoint, &group) in endpoints.iter().zip(&groups) {
+            let limits = &mut limits[group];
+            limits.requests_per_minute = smaller(limits.requests_per_minute, endpoint.rpm_limit);
+            limits.tokens_per_minute = smaller(limits.tokens_per_minute, endpoint.tpm_limit);
+        }
         Self {
             groups,
+            limits,
+            searches_rate,
             targets,
             tls,
             backoff: Backoff::from(&config.retry),
-            paced: config.request.rate_limit != Rate::Unlimited,
+            paced: matches!(config.request.rate_limit, Rate::PerSecond(_)),
             endpoints,
             config,
         }
@@ -86,4 +143,9 @@ impl Plan {
             tls: self.tls.clone(),
         }
     }
+}
+
+/// The lower of two limits, of which either may be missing.
+fn smaller(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one.into_iter().chain(other).min()
 }

@@ -58,12 +58,15 @@ pub fn block(snapshot: &Snapshot, current_rate: f64) -> Vec<String> {
             eta(snapshot, current_rate),
         ),
         format!(
-            "now {}/s  mean {}/s  ok {}  failed {}  in flight {}",
+            "now {}/s  mean {}/s  ok {}  failed {}  in flight {}{}",
             count(current_rate as u64),
             count(snapshot.lines_per_second() as u64),
             count(snapshot.succeeded()),
             count(snapshot.failed()),
             count(snapshot.in_flight()),
+            snapshot
+                .rate_found
+                .map_or_else(String::new, |rate| format!("  auto {rate:.0}/s")),
         ),
         format!(
             "p50 {}  p99 {}  retries {}  429s {}  tokens {}/s",
@@ -119,6 +122,9 @@ pub fn plain_line(snapshot: &Snapshot, current_rate: f64) -> String {
         snapshot.tokens_per_second(),
         eta(snapshot, current_rate),
     );
+    if let Some(rate) = snapshot.rate_found {
+        line.push_str(&format!(", auto rate {rate:.1}/s"));
+    }
     for endpoint in &snapshot.endpoints {
         if endpoint.state != Availability::Healthy {
             line.push_str(&format!("; {} {}", endpoint.name, endpoint.state.as_str()));
@@ -140,7 +146,13 @@ impl Observer for PlainLines {
         let next = *self.next.get_or_insert(PLAIN_LINE_EVERY);
         if snapshot.elapsed >= next {
             self.next = Some(snapshot.elapsed + PLAIN_LINE_EVERY);
-            tracing::info!("{}", plain_line(snapshot, current));
+            let line = plain_line(snapshot, current);
+            // A program that uses the library and listens to no logs has asked for these all the same.
+            if tracing::dispatcher::has_been_set() {
+                tracing::info!("{line}");
+            } else {
+                eprintln!("{line}");
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::line::{Parsed, Shape};
 use crate::config::Format;
 use crate::error::ErrorKind;
+use crate::journal::Outcome;
 use crate::json::{self, Member, Syntax};
 use crate::metrics::tokens::Tokens;
 
@@ -122,6 +123,32 @@ pub fn write_failure(format: RecordFormat, failure: &Failure<'_>, out: &mut Vec<
         RecordFormat::Blaze => write_blaze_failure(failure, out),
         RecordFormat::OpenAi => write_openai_failure(failure, out),
     }
+}
+
+/// Appends how every record of this line and outcome begins: up to the first value that is not the
+/// user's. Tells whether a record belongs to a line.
+pub fn write_beginning(
+    format: RecordFormat,
+    outcome: Outcome,
+    line: &[u8],
+    parsed: Option<&Parsed>,
+    line_number: u64,
+    out: &mut Vec<u8>,
+) {
+    if format == RecordFormat::OpenAi {
+        return write_openai_head(line, parsed, line_number, out);
+    }
+    out.push(b'{');
+    if let Some(parsed) = parsed {
+        write_fields(RecordFormat::Blaze, line, parsed, out);
+    }
+    literal(
+        out,
+        match outcome {
+            Outcome::Success => "\"response\":",
+            Outcome::Failure => "\"error\":",
+        },
+    );
 }
 
 fn write_blaze_success(success: &Success<'_>, out: &mut Vec<u8>) -> Result<Usage, Syntax> {

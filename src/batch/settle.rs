@@ -5,29 +5,25 @@ use std::time::{Duration, Instant};
 
 use crate::batch::admission::Ticket;
 use crate::batch::input::LineRef;
+use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};
 use crate::batch::message::Report;
 use crate::batch::record::{self, Failure, Success};
 use crate::batch::segment::NewEntry;
 use crate::batch::shard::Shard;
+use crate::batch::spend;
 use crate::batch::stream::StreamReply;
 use crate::client;
 use crate::error::ErrorKind;
-use crate::http::{Headers, Response};
-use crate::journal::{self, Outcome};
+use crate::http::Response;
+use crate::journal::Outcome;
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision, Parked};
-use crate::policy::wait_hint::{self, WaitHint};
-use crate::provider::{Effect, Verdict, usage_of};
+use crate::provider::Effect;
 use crate::runtime::{self, Runtime};
 
-/// A failed attempt, judged.
-struct Failed<'a> {
-    verdict: Verdict,
-    status: Option<u16>,
-    request_id: Option<&'a str>,
-    body: Option<&'a [u8]>,
-    wait: Option<Duration>,
-}
+/// How many times a shard reports on its way to `--max-cost`, besides regularly: so much of it, times
+/// the number of shards, may be spent before the coordinator knows.
+const COST_REPORTS: f64 = 256.0;
 
 impl<R: Runtime> Shard<R> {
     /// Ends an attempt.
@@ -42,18 +38,10 @@ impl<R: Runtime> Shard<R> {
     ) {
         let now = runtime::now();
         let failed = match result {
-            Err(failure) => Failed {
-                verdict: Verdict {
-                    kind: failure.kind(),
-                    retry: failure.kind() != ErrorKind::TooLarge,
-                    effect: Effect::Transient,
-                    message: failure.to_string(),
-                },
-                status: None,
-                request_id: None,
-                body: None,
-                wait: None,
-            },
+            Err(failure) => {
+                let endpoint = &self.plan.endpoints[ticket.endpoint];
+                Failed::without_answer(endpoint, &failure, stream)
+            }
             Ok(response) => {
                 match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
                     None => return self.succeeded(ticket),
@@ -61,7 +49,23 @@ impl<R: Runtime> Shard<R> {
                 }
             }
         };
+        let mut failed = failed;
+        self.note_token(ticket, &mut failed, now);
         self.settle_failure(ticket, line, now, &failed);
+    }
+
+    /// A fetched token is not shown, and renewed once when it is refused.
+    fn note_token(&self, ticket: &Ticket, failed: &mut Failed<'_>, now: Instant) {
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
+        let Some(tokens) = &self.tokens else { return };
+        let tokens = tokens.borrow();
+        if let Some(token) = tokens.of(endpoint) {
+            failed.strike_out(&token.secret);
+        }
+        if failed.status == Some(401) && tokens.excuses(endpoint, ticket.token.get()) {
+            failed.excuse(TOKEN_PAUSE);
+            self.hinted(ticket.endpoint, TOKEN_PAUSE, now);
+        }
     }
 
     /// Writes the success record; `None` if that was it, else why the attempt failed after all.
@@ -76,59 +80,22 @@ impl<R: Runtime> Shard<R> {
         reply: &'a [u8],
         stream: Option<Box<StreamReply>>,
     ) -> Option<Failed<'a>> {
-        let head = &reply[response.head.clone()];
-        let body = &reply[response.body.clone()];
-        let headers = Headers::new(head);
-        let request_id = response
-            .signals
-            .has_request_id()
-            .then(|| headers.get("x-request-id").or(headers.get("request-id")))
-            .flatten()
-            .and_then(|value| std::str::from_utf8(value).ok());
-        let hint = if response.signals.has_wait_hint() || response.status >= 400 {
-            wait_hint::parse(
-                response.status,
-                headers.iter(),
-                body,
-                (runtime::unix_micros() / 1000) as i64,
-            )
-        } else {
-            WaitHint::default()
-        };
-        if let Some(wait) = hint.wait {
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
+        let unix_now_ms = (runtime::unix_micros() / 1000) as i64;
+        let judge = Judge::new(endpoint, response, reply, unix_now_ms);
+        if let Some(wait) = judge.hint.wait {
             self.hinted(ticket.endpoint, wait, now);
         }
-        let failed = |verdict| {
-            Some(Failed {
-                verdict,
-                status: Some(response.status),
-                request_id,
-                body: Some(body),
-                wait: hint.wait,
-            })
-        };
-        if !(200..300).contains(&response.status) {
-            let endpoint = &self.plan.endpoints[ticket.endpoint];
-            return failed(endpoint.classify(response.status, headers.iter(), body));
+        let requests = judge.hint.requests;
+        if self.plan.searches_rate && requests.remaining.is_some() {
+            self.report(Report::Remaining(ticket.endpoint, requests));
         }
-        if response.signals.content_encoded() {
-            return failed(Verdict::transient(
-                ErrorKind::Protocol,
-                "the server compressed its answer although nothing asked for it".to_owned(),
-            ));
-        }
-        let assembled = match stream.filter(|_| response.signals.event_stream()) {
-            Some(stream) => match stream.finish() {
-                Ok(assembled) => Some(assembled),
-                Err(message) => {
-                    return failed(Verdict::transient(ErrorKind::Protocol, message));
-                }
-            },
-            None => None,
+        let answer = match judge.answer(stream) {
+            Ok(answer) => answer,
+            Err(failed) => return Some(*failed),
         };
-        let first_token = assembled
-            .as_ref()
-            .and_then(|assembled| assembled.first_token_at)
+        let first_token = answer
+            .first_token_at
             .map(|at| at.saturating_duration_since(sent));
         let latency = now.saturating_duration_since(sent);
         let mut log = self.log.borrow_mut();
@@ -139,26 +106,21 @@ impl<R: Runtime> Shard<R> {
             &Success {
                 line,
                 parsed: &ticket.parsed,
-                response: assembled.as_ref().map_or(body, |assembled| &assembled.body),
-                endpoint: &self.plan.endpoints[ticket.endpoint].name,
+                response: &answer.body,
+                endpoint: &endpoint.name,
                 latency_ms: latency.as_millis() as u64,
                 ttft_ms: first_token.map(|first| first.as_millis() as u64),
                 attempts: ticket.attempts + 1,
                 status: response.status,
                 line_number: ticket.line.number,
-                request_id,
+                request_id: judge.request_id,
                 tokens: None,
             },
             out,
         );
         let tokens = match written {
             Ok(tokens) => tokens.unwrap_or_default(),
-            Err(syntax) => {
-                return failed(Verdict::transient(
-                    ErrorKind::NotJson,
-                    format!("HTTP {}: the answer is not JSON: {syntax}", response.status),
-                ));
-            }
+            Err(_) => return Some(*judge.not_json()),
         };
         self.note_record(out.len() - start);
         log.commit(
@@ -168,7 +130,7 @@ impl<R: Runtime> Shard<R> {
                 completed_us: runtime::unix_micros(),
                 outcome: Outcome::Success,
                 attempts: ticket.attempts + 1,
-                tokens: journal_tokens(tokens),
+                tokens: spend::narrowed(tokens),
             },
             start,
         );
@@ -176,7 +138,39 @@ impl<R: Runtime> Shard<R> {
         self.metrics
             .borrow_mut()
             .success(ticket.endpoint, latency, tokens, first_token);
+        self.charge(ticket, line, tokens);
+        self.settle_tokens(ticket, tokens, true);
         None
+    }
+
+    /// Corrects what was taken from a `tpm_limit` for this request by what it used. An answer that
+    /// does not say, or that never came, is taken to have used the estimate.
+    fn settle_tokens(&self, ticket: &Ticket, tokens: Tokens, uncounted: bool) {
+        let used = match tokens.prompt.saturating_add(tokens.completion) {
+            0 if uncounted => ticket.tokens,
+            used => used,
+        };
+        self.admission.borrow_mut().settle_tokens(ticket, used);
+    }
+
+    /// Counts what an answer cost, and sees to it that `--max-cost` is noticed in time.
+    fn charge(&self, ticket: &Ticket, line: &[u8], tokens: Tokens) {
+        let plan = &self.plan;
+        let endpoint = &plan.endpoints[ticket.endpoint];
+        let usd = spend::of_answer(plan, endpoint, &ticket.parsed, line, tokens);
+        if usd <= 0.0 {
+            return;
+        }
+        self.metrics.borrow_mut().cost(usd);
+        let unreported = self.unreported_usd.get() + usd;
+        self.unreported_usd.set(unreported);
+        if plan
+            .config
+            .max_cost
+            .is_some_and(|max_cost| unreported >= max_cost / COST_REPORTS)
+        {
+            self.report_metrics();
+        }
     }
 
     fn succeeded(&self, ticket: &Ticket) {
@@ -196,19 +190,29 @@ impl<R: Runtime> Shard<R> {
     /// Tells the coordinator, then parks the line or writes its failure record.
     fn settle_failure(&self, ticket: &Ticket, line: &[u8], now: Instant, failed: &Failed<'_>) {
         let verdict = &failed.verdict;
-        let tokens = failed.body.and_then(usage_of).unwrap_or_default();
+        let effect = failed.effect();
+        let endpoint = &self.plan.endpoints[ticket.endpoint];
         self.metrics
             .borrow_mut()
-            .failed_attempt(ticket.endpoint, verdict.kind, tokens);
+            .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);
+        self.charge(ticket, line, failed.tokens);
+        self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket.endpoint);
-        self.tell(ticket, verdict);
-        let disables_endpoint = match verdict.effect {
+        self.tell(ticket, effect, &verdict.message);
+        if self.plan.searches_rate && failed.pushes_back() {
+            self.report(Report::Pushback(ticket.endpoint));
+        }
+        let disables_endpoint = match effect {
             Effect::Disable { .. } => true,
             Effect::Exhausted { .. } => self.another_group_is_enabled(ticket.endpoint),
             _ => false,
         };
-        // A failed probe and an endpoint that turned out unusable are not the line's fault.
-        let blameless = disables_endpoint || (ticket.probe && verdict.effect == Effect::Transient);
+        // An endpoint that turned out unusable is not the line's fault, nor one that nobody reaches.
+        // One that answers with errors may fail because of the line, which therefore pays also for
+        // a probe: or the last lines of a run, all of that kind, would never end.
+        let unreachable =
+            failed.unsent && (ticket.probe || self.admission.borrow().seems_out(ticket.endpoint));
+        let blameless = disables_endpoint || unreachable || failed.excused;
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -235,6 +239,7 @@ impl<R: Runtime> Shard<R> {
             }
             Decision::GiveUp => self.write_failure(
                 ticket.line,
+                failed.tokens,
                 &Failure {
                     line,
                     parsed: Some(&ticket.parsed),
@@ -243,9 +248,9 @@ impl<R: Runtime> Shard<R> {
                     status: failed.status,
                     attempts: ticket.attempts + 1,
                     line_number: ticket.line.number,
-                    body: failed.body,
+                    body: failed.shown_body(endpoint).as_deref(),
                     request_id: failed.request_id,
-                    endpoint: Some(&self.plan.endpoints[ticket.endpoint].name),
+                    endpoint: Some(&endpoint.name),
                 },
             ),
         }
@@ -264,9 +269,9 @@ impl<R: Runtime> Shard<R> {
         admission.health().any_enabled_outside_group(endpoint)
     }
 
-    fn tell(&self, ticket: &Ticket, verdict: &Verdict) {
+    fn tell(&self, ticket: &Ticket, effect: &Effect, message: &str) {
         let endpoint = ticket.endpoint;
-        match &verdict.effect {
+        match effect {
             Effect::Transient => {
                 if ticket.probe {
                     self.report(Report::Probed {
@@ -274,9 +279,10 @@ impl<R: Runtime> Shard<R> {
                         ok: false,
                     });
                 }
+                self.admission.borrow_mut().note_failed(endpoint);
                 self.report(Report::Transient {
                     endpoint,
-                    message: verdict.message.clone(),
+                    message: message.to_owned(),
                 });
             }
             // The endpoint answered: whatever it said, it is not out.
@@ -286,7 +292,7 @@ impl<R: Runtime> Shard<R> {
                     .note_answered(endpoint, ticket.probe);
             }
             Effect::Disable { reason } | Effect::Exhausted { reason } => {
-                let whole_group = matches!(verdict.effect, Effect::Exhausted { .. });
+                let whole_group = matches!(effect, Effect::Exhausted { .. });
                 let mut admission = self.admission.borrow_mut();
                 match whole_group {
                     true => admission.health().note_group_refused(endpoint),
@@ -305,6 +311,7 @@ impl<R: Runtime> Shard<R> {
     pub(super) fn refuse(&self, line: LineRef, kind: ErrorKind, message: &str) {
         self.write_failure(
             line,
+            Tokens::default(),
             &Failure {
                 line: self.input.line(line.offset),
                 parsed: None,
@@ -329,6 +336,7 @@ impl<R: Runtime> Shard<R> {
         self.admission.borrow_mut().release(ticket.endpoint);
         self.write_failure(
             ticket.line,
+            Tokens::default(),
             &Failure {
                 line: self.input.line(ticket.line.offset),
                 parsed: Some(&ticket.parsed),
@@ -344,7 +352,7 @@ impl<R: Runtime> Shard<R> {
         );
     }
 
-    fn write_failure(&self, line: LineRef, failure: &Failure<'_>) {
+    fn write_failure(&self, line: LineRef, tokens: Tokens, failure: &Failure<'_>) {
         let mut log = self.log.borrow_mut();
         let out = log.record_buffer(Outcome::Failure);
         let start = out.len();
@@ -361,21 +369,11 @@ impl<R: Runtime> Shard<R> {
                 completed_us: runtime::unix_micros(),
                 outcome: Outcome::Failure,
                 attempts: failure.attempts,
-                tokens: journal::Tokens::default(),
+                tokens: spend::narrowed(tokens),
             },
             start,
         );
         self.metrics.borrow_mut().line_failed(failure.kind);
-    }
-}
-
-/// Saturating: a line of more than four billion tokens is nobody's.
-fn journal_tokens(tokens: Tokens) -> journal::Tokens {
-    let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-    journal::Tokens {
-        prompt: narrow(tokens.prompt),
-        completion: narrow(tokens.completion),
-        cached: narrow(tokens.cached),
     }
 }
 

@@ -3,8 +3,11 @@
 //! threads. What may be sent is decided in `admission`, what an answer means in `settle`.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -17,7 +20,8 @@ use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::stream::StreamReply;
-use crate::client::Pool;
+use crate::client::{Pool, PoolStats};
+use crate::entra::BearerTokens;
 use crate::metrics::ShardMetrics;
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
@@ -58,6 +62,8 @@ pub struct ShardStart {
     pub mailbox: Mailbox<Order>,
     /// Name resolution off the shard.
     pub resolver: Resolver,
+    /// Fetched tokens, if any endpoint wants them.
+    pub tokens: Option<BearerTokens>,
 }
 
 /// One shard; lives on its own thread.
@@ -69,10 +75,13 @@ pub struct Shard<R: Runtime> {
     pub(super) log: RefCell<ShardLog>,
     pub(super) metrics: RefCell<ShardMetrics>,
     pub(super) routes: RefCell<RouteCache>,
+    pub(super) tokens: Option<RefCell<BearerTokens>>,
     pool: Rc<Pool<R>>,
     events: Sender<Event>,
     buffers: RefCell<Vec<Buffers>>,
     flush_scheduled: Cell<bool>,
+    /// Tasks that have made a record and wait until it is written.
+    unwritten: RefCell<Vec<Waker>>,
     wake_armed: Cell<Option<Instant>>,
     drained: Cell<bool>,
     left: Cell<bool>,
@@ -80,6 +89,10 @@ pub struct Shard<R: Runtime> {
     /// Moving average of the records' lengths, and the longest.
     record_bytes_usual: Cell<u64>,
     record_bytes_max: Cell<u64>,
+    /// US dollars spent since the last report.
+    pub(super) unreported_usd: Cell<f64>,
+    /// The pool's figures at the last report.
+    reported: Cell<PoolStats>,
 }
 
 /// The reusable memory of one request in flight.
@@ -106,6 +119,7 @@ impl<R: Runtime> Shard<R> {
                     .map(|endpoint| endpoint.weight)
                     .collect(),
                 groups: plan.groups.clone(),
+                limits: plan.limits.clone(),
                 workers: start.workers,
                 endpoints: start.endpoints,
                 paced: plan.paced,
@@ -115,26 +129,31 @@ impl<R: Runtime> Shard<R> {
             log: RefCell::new(start.log),
             metrics: RefCell::new(ShardMetrics::new(plan.endpoints.len())),
             routes: RefCell::new(RouteCache::new(plan.endpoints.len())),
+            tokens: start.tokens.map(RefCell::new),
             pool: Pool::new(plan.pool_settings(), plan.targets.clone(), start.resolver),
             input: start.input,
             plan,
             events: start.events,
             buffers: RefCell::default(),
             flush_scheduled: Cell::new(false),
+            unwritten: RefCell::default(),
             wake_armed: Cell::new(None),
             drained: Cell::new(false),
             left: Cell::new(false),
             released: Cell::new(0),
             record_bytes_usual: Cell::new(RECORD_BYTES_FIRST),
             record_bytes_max: Cell::new(RECORD_BYTES_FIRST),
+            unreported_usd: Cell::default(),
+            reported: Cell::default(),
         });
         R::spawn(shard.clone().sweep());
         shard.pump();
         while let Some(order) = mailbox.recv().await {
-            let exit = matches!(order, Order::Exit);
-            shard.admission.borrow_mut().handle(order);
-            while let Some(order) = mailbox.try_recv() {
-                shard.admission.borrow_mut().handle(order);
+            let mut exit = false;
+            // The order to leave may be any of those that came together.
+            for order in iter::once(order).chain(iter::from_fn(|| mailbox.try_recv())) {
+                exit |= matches!(order, Order::Exit);
+                shard.handle(order);
             }
             if exit {
                 break;
@@ -142,6 +161,13 @@ impl<R: Runtime> Shard<R> {
             shard.pump();
         }
         shard.leave();
+    }
+
+    fn handle(&self, order: Order) {
+        match (order, &self.tokens) {
+            (Order::Token(token), Some(tokens)) => tokens.borrow_mut().update(token),
+            (order, _) => self.admission.borrow_mut().handle(order),
+        }
     }
 
     /// Starts every request that may be sent now.
@@ -159,6 +185,7 @@ impl<R: Runtime> Shard<R> {
                 self.settle_panic(&ticket, &panic.to_string());
             }
             self.schedule_flush();
+            self.written().await;
             match self.next() {
                 Some(next) => ticket = next,
                 None => break,
@@ -201,8 +228,11 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// The next line that may be sent now; arms a wake-up if that is only a matter of time.
+    ///
+    /// Nothing is sent while a record waits to be written: otherwise a kill in that moment would
+    /// cost more than what is in flight. The flush pumps.
     fn next(self: &Rc<Self>) -> Option<Ticket> {
-        if self.left.get() {
+        if self.left.get() || self.flush_scheduled.get() {
             return None;
         }
         loop {
@@ -287,15 +317,33 @@ impl<R: Runtime> Shard<R> {
         self.flush_scheduled.set(true);
         let shard = self.clone();
         R::spawn(async move {
-            shard.flush_scheduled.set(false);
             shard.flush();
-            // The last record of a shard is written: now it may say that it is done.
-            shard.pump();
+            shard.flush_scheduled.set(false);
+            for waker in shard.unwritten.borrow_mut().drain(..) {
+                waker.wake();
+            }
+            // After those tasks: what they leave may be sent by others, and when the last record of
+            // a shard is written, it may say that it is done.
+            R::spawn(async move { shard.pump() });
         });
+    }
+
+    /// Waits for the flush that is scheduled, if one is.
+    async fn written(&self) {
+        poll_fn(|context| match self.flush_scheduled.get() {
+            false => Poll::Ready(()),
+            true => {
+                self.unwritten.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await;
     }
 
     fn flush(&self) {
         if let Err(error) = self.log.borrow_mut().flush() {
+            // Before the coordinator says so: nothing is sent whose record has no place.
+            self.admission.borrow_mut().handle(Order::Stop);
             self.report(Report::Storage(error));
         }
     }
@@ -342,8 +390,18 @@ impl<R: Runtime> Shard<R> {
         self.released.set(self.input.release_before(from..read.end));
     }
 
-    fn report_metrics(&self) {
-        let delta = self.metrics.borrow_mut().take_delta();
+    pub(super) fn report_metrics(&self) {
+        let stats = self.pool.stats();
+        let reported = self.reported.replace(stats);
+        self.unreported_usd.set(0.0);
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.transferred(
+            stats.bytes_out - reported.bytes_out,
+            stats.bytes_in - reported.bytes_in,
+        );
+        metrics.stale_resends(stats.stale_resends - reported.stale_resends);
+        let delta = metrics.take_delta();
+        drop(metrics);
         self.report(Report::Metrics(delta));
     }
 

@@ -3,19 +3,29 @@
 
 use std::time::Instant;
 
-use crate::http::sse::EventReader;
+use crate::error::ErrorKind;
+use crate::http::sse::{EventReader, SseError};
+use crate::metrics::tokens::Tokens;
 use crate::provider::ApiPath;
-use crate::provider::assemble::StreamAssembler;
+use crate::provider::assemble::{StreamAssembler, StreamError};
 
 /// One streamed answer.
-pub(super) struct StreamReply {
+pub struct StreamReply {
     events: EventReader,
     assembler: StreamAssembler,
-    broken: Option<String>,
+    broken: Option<StreamError>,
+}
+
+/// Why a stream gave no response, and what it cost all the same.
+pub struct Broken {
+    /// What went wrong.
+    pub error: StreamError,
+    /// What it had used by then, as far as it said.
+    pub tokens: Tokens,
 }
 
 /// What became of a stream.
-pub(super) struct Assembled {
+pub struct Assembled {
     /// The JSON of the whole answer.
     pub body: Vec<u8>,
     /// When the first token came.
@@ -34,6 +44,11 @@ impl StreamReply {
 
     /// Takes bytes of the body as they arrive.
     pub fn feed(&mut self, bytes: &[u8], now: Instant) {
+        self.feed_watched(bytes, now, |_| {});
+    }
+
+    /// [`Self::feed`]; `on_event` sees the data of each event that was understood.
+    pub fn feed_watched(&mut self, bytes: &[u8], now: Instant, mut on_event: impl FnMut(&str)) {
         if self.broken.is_some() {
             return;
         }
@@ -43,29 +58,46 @@ impl StreamReply {
             broken,
         } = self;
         let fed = events.feed(bytes, |event| {
-            if broken.is_none()
-                && let Err(error) = assembler.feed(event.event, event.data, now)
-            {
-                *broken = Some(error.to_string());
+            if broken.is_some() {
+                return;
+            }
+            match assembler.feed(event.event, event.data, now) {
+                Ok(()) => on_event(event.data),
+                Err(error) => *broken = Some(error),
             }
         });
         if let Err(error) = fed {
-            broken.get_or_insert_with(|| error.to_string());
+            broken.get_or_insert_with(|| StreamError {
+                kind: match error {
+                    SseError::EventTooLarge { .. } => ErrorKind::TooLarge,
+                },
+                message: error.to_string(),
+            });
         }
     }
 
+    /// The tokens that a stream which did not come to its end said it had used.
+    pub fn used(self) -> Tokens {
+        self.assembler.usage_so_far().unwrap_or_default()
+    }
+
     /// The stream has ended; an error says how it broke.
-    pub fn finish(self) -> Result<Assembled, String> {
-        if let Some(broken) = self.broken {
-            return Err(broken);
+    pub fn finish(self) -> Result<Assembled, Broken> {
+        let cut_short = || self.assembler.cut_short();
+        if let Some(error) = self.broken.clone().or_else(cut_short) {
+            return Err(Broken {
+                error,
+                tokens: self.used(),
+            });
         }
         let first_token_at = self.assembler.first_token_at();
-        match self.assembler.finish() {
-            Ok(body) => Ok(Assembled {
-                body,
-                first_token_at,
-            }),
-            Err(error) => Err(error.to_string()),
-        }
+        let body = self.assembler.finish().map_err(|error| Broken {
+            error,
+            tokens: Tokens::default(),
+        })?;
+        Ok(Assembled {
+            body,
+            first_token_at,
+        })
     }
 }

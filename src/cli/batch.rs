@@ -35,7 +35,7 @@ pub fn run(settings: Settings) -> ExitCode {
     match try_run(config, &job, &console, &block) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("error: {error}");
+            say(&format!("error: {error}"));
             ExitCode::from(EXIT_NOTHING_RAN)
         }
     }
@@ -80,6 +80,11 @@ fn try_run(
     Ok(exit_status(&result))
 }
 
+/// A line to standard error; a reader that has gone changes nothing about the run.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// The live block on a terminal, plain lines elsewhere.
 fn progress(console: &Console, block: &MultiProgress) -> Option<Box<dyn Observer>> {
     if console.no_progress {
@@ -115,7 +120,7 @@ fn show_summary(result: &ProcessingResult, job: &Job, console: &Console) {
         return;
     }
     let line = serde_json::to_string(&result.summary).expect("a summary has string keys only");
-    eprintln!("{line}");
+    say(&line);
     if job.output != Some(OutputTarget::Stdout) {
         // Nobody reads it any more: the same line is on standard error.
         let _ = writeln!(io::stdout(), "{line}");

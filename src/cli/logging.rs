@@ -3,8 +3,11 @@
 use std::io::{self, Write};
 
 use indicatif::MultiProgress;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Standard error, with the live block lifted for the length of each line.
 #[derive(Clone)]
@@ -12,11 +15,13 @@ struct AroundBlock(MultiProgress);
 
 impl Write for AroundBlock {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.suspend(|| io::stderr().write(bytes))
+        // A reader that has gone (`2>&1 | head`) must not end the run: the logger would panic.
+        let _ = self.0.suspend(|| io::stderr().write_all(bytes));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 
@@ -31,19 +36,22 @@ impl<'a> MakeWriter<'a> for AroundBlock {
 /// Starts logging; a second call changes nothing. `-v` adds debug, `-vv` trace.
 pub fn start(verbose: u8, json: bool, block: &MultiProgress) {
     let level = match verbose {
-        0 => "info",
-        1 => "debug",
-        _ => "trace",
+        0 => LevelFilter::INFO,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
     };
-    let filter = EnvFilter::new(format!("warn,blaze_uring={level}"));
+    let filter = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("blaze_uring", level);
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(level)
         .with_target(false)
         .with_writer(AroundBlock(block.clone()));
     // An error means that somebody else, such as a test, has started logging already.
     let _ = if json {
-        builder.json().flatten_event(true).try_init()
+        let lines = builder.json().flatten_event(true);
+        lines.finish().with(filter).try_init()
     } else {
-        builder.with_ansi(false).try_init()
+        builder.with_ansi(false).finish().with(filter).try_init()
     };
 }

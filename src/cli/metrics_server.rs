@@ -13,12 +13,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::metrics::prometheus::CONTENT_TYPE;
+
 /// A scraper that says nothing for this long is hung up on.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest request head read.
 const HEAD_BYTES_MAX: usize = 8 << 10;
 /// Header lines of a request, at most.
 const HEADERS_MAX: usize = 64;
+
+/// Of an answer that is not metrics.
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// Serves the latest published text at `/metrics` until dropped.
 pub struct MetricsServer {
@@ -90,14 +95,14 @@ fn serve(listener: &TcpListener, text: &Mutex<String>, stop: &AtomicBool) {
 fn answer(stream: &mut TcpStream, metrics: &str) -> io::Result<()> {
     stream.set_read_timeout(Some(PEER_TIMEOUT))?;
     stream.set_write_timeout(Some(PEER_TIMEOUT))?;
-    let (status, body) = match read_target(stream)?.as_deref() {
-        Some("/metrics" | "/") => ("200 OK", metrics),
-        Some(_) => ("404 Not Found", "metrics are at /metrics\n"),
-        None => ("400 Bad Request", "send GET /metrics\n"),
+    let (status, content_type, body) = match read_target(stream)?.as_deref() {
+        Some("/metrics" | "/") => ("200 OK", CONTENT_TYPE, metrics),
+        Some(_) => ("404 Not Found", PLAIN, "metrics are at /metrics\n"),
+        None => ("400 Bad Request", PLAIN, "send GET /metrics\n"),
     };
     write!(
         stream,
-        "HTTP/1.1 {status}\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     )

@@ -18,12 +18,13 @@ use std::process::ExitCode;
 
 use crate::config::load_settings;
 use crate::mock;
-use crate::runtime::files;
+use crate::runtime::{files, process};
 use flags::{BatchArgs, Cli, Command};
 
 /// Runs what the process's command line asks for.
 pub fn main() -> ExitCode {
     files::ignore_file_size_signal();
+    process::explain_cut_mappings();
     let Cli { command, batch } = flags::parse();
     match command {
         None => run_batch(&batch),

@@ -69,7 +69,7 @@ pub(super) async fn open<R: Runtime>(
     let resolved = before::<R, _>(deadline, resolver.resolve(&first_hop.host, first_hop.port));
     let addresses = match resolved.await {
         None => return Err(late()),
-        Some(Err(error)) => return Err(Failure::Connect(error.to_string())),
+        Some(Err(error)) => return Err(Failure::Unreachable(error.to_string())),
         Some(Ok(addresses)) => addresses,
     };
     let socket = match connect_any::<R>(&addresses, deadline).await {

@@ -141,6 +141,12 @@ impl Lease {
         slot.fired
     }
 
+    /// Whether the connection's peer has said nothing that was not read, and has not closed it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let slots = self.deadlines.slots.borrow();
+        matches!(&slots[self.slot].bound, Bound::Connection(abort) if abort.is_quiet())
+    }
+
     /// Aborts the connection now.
     pub(super) fn abort(&self) {
         if let Bound::Connection(abort) = &self.deadlines.slots.borrow()[self.slot].bound {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustls::ClientConfig;
 
-use super::connect::{self, Connection};
+use super::connect::{self, Connection, Stream};
 use super::deadline::{Deadlines, Lease};
 use super::failure::Failure;
 use super::http2::{self, Group, Opening, Slot, Turn};
@@ -84,8 +84,18 @@ impl<R: Runtime> Endpoint<R> {
         self.multiplexes.get()
     }
 
+    /// The most recently used connection that is still of use. On a plain one that has bytes to
+    /// read they would pass for the next answer: a late 408, the rest of a broken response. Under TLS
+    /// they may be session tickets; what a peer may put there is its own.
     pub(super) fn take_idle(&self) -> Option<Idle<R>> {
-        self.idle.borrow_mut().pop()
+        let mut idle = self.idle.borrow_mut();
+        while let Some(one) = idle.pop() {
+            let is_plain = matches!(one.connection.stream, Stream::Plain { .. });
+            if !is_plain || one.connection.lease.is_quiet() {
+                return Some(one);
+            }
+        }
+        None
     }
 
     /// Opens a connection for one exchange. `None`: it speaks HTTP/2 after all, and goes to where

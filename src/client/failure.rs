@@ -10,7 +10,9 @@ use crate::http::ProtocolError;
 /// Why an exchange has no response. Messages name the peer and carry no secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// No connection, or one that ended before an answer began.
+    /// No connection came about: nothing of the request went out.
+    Unreachable(String),
+    /// The connection ended before an answer began.
     Connect(String),
     /// The handshake or the certificate check failed.
     Tls(String),
@@ -46,7 +48,7 @@ impl Failure {
     /// The kind in records.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect(_) => ErrorKind::Connect,
+            Self::Unreachable(_) | Self::Connect(_) => ErrorKind::Connect,
             Self::Tls(_) => ErrorKind::Tls,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Protocol(_) => ErrorKind::Protocol,
@@ -54,9 +56,18 @@ impl Failure {
         }
     }
 
+    /// Whether the request never left: no fault of its own.
+    pub fn is_before_request(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Tls(_) => true,
+            Self::Timeout { phase, .. } => *phase == Phase::Connecting,
+            Self::Connect(_) | Self::Protocol(_) | Self::TooLarge(_) => false,
+        }
+    }
+
     /// A connection attempt to `peer` that the system gave up.
     pub(super) fn connecting(error: &io::Error, peer: &str) -> Self {
-        Self::Connect(match error.kind() {
+        Self::Unreachable(match error.kind() {
             io::ErrorKind::ConnectionRefused => format!("{peer} refused the connection"),
             io::ErrorKind::ConnectionReset => format!("{peer} reset the connection at once"),
             io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
@@ -86,7 +97,7 @@ impl Failure {
             }
         };
         match phase {
-            Phase::Connecting => Self::Connect(format!("{peer} {what} during the handshake")),
+            Phase::Connecting => Self::Unreachable(format!("{peer} {what} during the handshake")),
             Phase::Sending => Self::Connect(format!("{peer} {what} while the request was sent")),
             Phase::Waiting => Self::Connect(format!("{peer} {what} before it answered")),
             Phase::Receiving => Self::Protocol(format!("{peer} {what} within the response")),
@@ -119,9 +130,11 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect(text) | Self::Tls(text) | Self::Protocol(text) | Self::TooLarge(text) => {
-                f.write_str(text)
-            }
+            Self::Unreachable(text)
+            | Self::Connect(text)
+            | Self::Tls(text)
+            | Self::Protocol(text)
+            | Self::TooLarge(text) => f.write_str(text),
             Self::Timeout { phase, peer, after } => {
                 let after = whole_millis(*after);
                 match phase {

@@ -250,7 +250,7 @@ pub(super) async fn tunnel(
             && !(200..300).contains(&head.status)
         {
             let status = head.status;
-            return Err(Failure::Connect(format!(
+            return Err(Failure::Unreachable(format!(
                 "{name} refused a tunnel to {peer}: HTTP {status}"
             )));
         }

@@ -216,7 +216,7 @@ mod tests {
         shard.failed_attempt(1, ErrorKind::Timeout, Tokens::default());
         shard.line_failed(ErrorKind::Timeout);
         shard.retry();
-        shard.stale_resend();
+        shard.stale_resends(1);
         shard.transferred(300, 4000);
         shard.cost(0.5);
         let mut totals = Totals::new(2);

@@ -30,6 +30,14 @@ pub struct Delta {
     pub(super) ttft: Vec<(u64, u32)>,
 }
 
+impl Delta {
+    /// Attempts that ended in a success record, by endpoint.
+    pub fn successes(&self) -> impl Iterator<Item = u64> {
+        let endpoints = self.counts.endpoints.iter();
+        endpoints.map(|endpoint| endpoint.successes)
+    }
+}
+
 impl ShardMetrics {
     /// All zero.
     pub fn new(endpoints: usize) -> Self {
@@ -86,9 +94,9 @@ impl ShardMetrics {
         self.counts.retries += 1;
     }
 
-    /// A request went out again because its reused connection was closed.
-    pub fn stale_resend(&mut self) {
-        self.counts.stale_resends += 1;
+    /// Requests went out again because their reused connections were closed.
+    pub fn stale_resends(&mut self, count: u64) {
+        self.counts.stale_resends += count;
     }
 
     /// Bytes went over a connection.

@@ -69,6 +69,8 @@ pub struct Snapshot {
     pub ttft: Latency,
     /// In the order of the configuration, as [`Counts::endpoints`].
     pub endpoints: Vec<EndpointState>,
+    /// `--rate auto`: the rate that all quota groups together are found to sustain, per second.
+    pub rate_found: Option<f64>,
 }
 
 impl Snapshot {

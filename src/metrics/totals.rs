@@ -73,6 +73,7 @@ impl Totals {
             latency: Latency::of(&self.latency),
             ttft: Latency::of(&self.ttft),
             endpoints,
+            rate_found: None,
         }
     }
 }
@@ -122,7 +123,7 @@ mod tests {
         two.attempt(1);
         two.success(1, ms(300), tokens(20, 7, 0), Some(ms(40)));
         two.attempt(1);
-        two.stale_resend();
+        two.stale_resends(1);
         two.transferred(1, 2);
         two.cost(0.25);
         for shard in &mut shards {

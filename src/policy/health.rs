@@ -53,7 +53,7 @@ pub enum State {
     },
 }
 
-/// A change of state, to be logged; the endpoint's [`Health::view`] goes to every shard.
+/// A change of state, or of whether there is a streak; the endpoint's [`Health::view`] goes to every shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transition {
     /// Whose state changed.
@@ -247,8 +247,12 @@ impl Health {
             if view.usable_from.is_some_and(|from| from <= now) && !view.needs_probe {
                 view.usable_from = None;
             }
-            // A longer streak alone is not worth a message to every shard.
-            let compare = EndpointView { streak: 0, ..view };
+            // Shards must know that there is a streak, or their successes could not end it; how long
+            // it is is not worth a message to all of them.
+            let compare = EndpointView {
+                streak: view.streak.min(1),
+                ..view
+            };
             if self.endpoints[index].reported != compare {
                 self.endpoints[index].reported = compare;
                 transitions.push(Transition {

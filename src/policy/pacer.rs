@@ -9,15 +9,16 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How far ahead slots are leased. Long enough to hide message round trips of a few
-/// milliseconds, short enough that a change of rate or of work takes hold at once.
-pub const HORIZON: Duration = Duration::from_millis(20);
+/// How far ahead slots are leased. Long enough to hide message round trips also on a busy machine,
+/// where a thread waits for its core 10 ms and more; short enough that a change of rate or of work
+/// takes hold at once.
+pub const HORIZON: Duration = Duration::from_millis(60);
 
 /// How late a slot may still be used: 10 ms of a 1 s window are 1 %, half of the 2 % allowed.
 pub const CATCH_UP: Duration = Duration::from_millis(10);
 
 /// A shard asks again when its last slot is nearer than this: half the horizon, several round trips.
-pub const ASK_AHEAD: Duration = Duration::from_millis(10);
+pub const ASK_AHEAD: Duration = Duration::from_millis(30);
 
 /// Most slots asked for at once; bounds the burst a single shard can hold.
 pub const ASK_MAX: u32 = 4096;
@@ -166,12 +167,12 @@ impl Pacer {
         }
     }
 
-    /// Slots waiting to be leased again. While there are some, the main thread does well to
-    /// lease them, unasked, to a shard that has work: at slow rates that shard holds a slot
-    /// seconds away and would not ask before.
-    pub fn returned(&mut self, now: Instant) -> u32 {
+    /// Leases what was given back and is still usable. The main thread does well to send it,
+    /// unasked, to a shard that has work: at slow rates that shard holds a slot seconds away and
+    /// would not ask before.
+    pub fn take_returned(&mut self, now: Instant) -> Vec<Slots> {
         self.drop_expired(now);
-        self.returned.iter().map(|run| run.count).sum()
+        std::mem::take(&mut self.returned)
     }
 
     fn drop_expired(&mut self, now: Instant) {
@@ -216,6 +217,18 @@ impl SlotQueue {
 
     /// Spends the earliest slot if its time has come.
     pub fn take(&mut self, now: Instant) -> Taken {
+        let seen = self.look(now);
+        if let (Taken::Go, Some(run)) = (seen, self.runs.front_mut()) {
+            run.split_off_front(1);
+            if run.count == 0 {
+                self.runs.pop_front();
+            }
+        }
+        seen
+    }
+
+    /// What [`take`](Self::take) would answer, without spending anything.
+    pub fn look(&mut self, now: Instant) -> Taken {
         while let Some(run) = self.runs.front_mut() {
             if run.first > now {
                 return Taken::At(run.first);
@@ -226,10 +239,6 @@ impl SlotQueue {
             } else if run.first > now {
                 return Taken::At(run.first);
             } else {
-                run.split_off_front(1);
-                if run.count == 0 {
-                    self.runs.pop_front();
-                }
                 return Taken::Go;
             }
         }
@@ -249,6 +258,19 @@ impl SlotQueue {
     pub fn drain(&mut self) -> Vec<Slots> {
         self.runs.drain(..).collect()
     }
+}
+
+/// The rate, per second, at which no minute holds more than `limit` slots. Slots used late may
+/// join a minute at its start: [`CATCH_UP`] worth of them, or one where slots are rare.
+///
+/// # Panics
+/// If `limit` is 0, which the configuration rules out.
+pub fn per_minute(limit: u64) -> f64 {
+    const MINUTE_SECONDS: f64 = 60.0;
+    assert!(limit > 0, "a limit of 0 per minute");
+    let limit = limit as f64;
+    let rare = (limit - 0.5) / MINUTE_SECONDS;
+    rare.min(limit / (MINUTE_SECONDS + CATCH_UP.as_secs_f64()))
 }
 
 fn spacing_ns(per_second: f64) -> f64 {

@@ -194,6 +194,12 @@ impl RetryQueue {
         })
     }
 
+    /// Where the line that is due next starts in the input.
+    pub fn next_offset(&self) -> Option<u64> {
+        let Reverse(entry) = self.heap.peek()?;
+        Some(entry.line_offset)
+    }
+
     /// When the next line is due.
     pub fn next_due(&self) -> Option<Instant> {
         let Reverse(entry) = self.heap.peek()?;

@@ -7,21 +7,22 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-use super::{ProcessingResult, Processor, RunError};
+use super::reopen::{self, Begun};
+use super::{ProcessingResult, Processor, RunError, open_files};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
 };
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
-use crate::batch::message::{Event, Report};
+use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
-use crate::client::{self, ProxyRules, load_tls};
+use crate::batch::spend::Earlier;
 use crate::config::{Config, InputSource, Job, OutputTarget};
-use crate::http::Scheme;
+use crate::entra::{self, BearerTokens, News, Token, TokenService};
 use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
 use crate::provider::Authorization;
@@ -59,15 +60,26 @@ pub(super) fn run(
         overwrite: job.overwrite,
         created_us: runtime::unix_micros(),
     };
+    let begun = reopen::open(claim, &setup.folder, manifest, job, config, &input)?;
     let Opened {
         folder,
-        resume,
+        mut resume,
         published,
-    } = claim.open(manifest)?;
+    } = match begun {
+        Begun::Run(opened) => *opened,
+        Begun::NothingFailed(merged) => {
+            let snapshot = still(&setup.plan, &scan, merged);
+            return Ok(conclude(job, &scan, None, &snapshot, merged));
+        }
+    };
     if let Some(merged) = published {
         tracing::info!("the run had finished before; its final files are in place");
         if merged.succeeded + merged.failed != scan.lines {
             // That was a run of another input. This one begins by looking at the files again.
+            return run(processor, job, observer, interrupts);
+        }
+        // Standard input cannot be read twice; the next command finds a finished run.
+        if job.retry_errors && merged.failed > 0 && job.input != InputSource::Stdin {
             return run(processor, job, observer, interrupts);
         }
         return Ok(conclude(
@@ -77,6 +89,10 @@ pub(super) fn run(
             &still(&setup.plan, &scan, merged),
             merged,
         ));
+    }
+    if let Some(resume) = resume.as_mut().filter(|_| job.retry_errors) {
+        let lines = resume.send_failures_again();
+        tracing::info!("sending {lines} failed lines again");
     }
     let before = resume.as_ref().map_or(Merged::default(), |resume| Merged {
         succeeded: resume.succeeded,
@@ -89,11 +105,23 @@ pub(super) fn run(
             scan.lines
         );
     }
+    let spent_before = match config.max_cost {
+        Some(_) if resume.is_some() => spent(&setup.plan, &folder, &input)?,
+        _ => 0.0,
+    };
     let done = resume.map(|resume| Arc::new(resume.done));
     let Finished { stopped, snapshot } = if before.succeeded + before.failed == scan.lines {
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
             stopped: None,
+            snapshot: still(&setup.plan, &scan, before),
+        }
+    } else if config
+        .max_cost
+        .is_some_and(|max_cost| spent_before >= max_cost)
+    {
+        Finished {
+            stopped: Some(Stopped::Cost(spent_before)),
             snapshot: still(&setup.plan, &scan, before),
         }
     } else {
@@ -103,6 +131,7 @@ pub(super) fn run(
             done,
             &scan,
             before,
+            spent_before,
             observer,
             interrupts,
         )?
@@ -111,6 +140,12 @@ pub(super) fn run(
         succeeded: snapshot.succeeded(),
         failed: snapshot.failed(),
     };
+    let is_finished = recorded.succeeded + recorded.failed == scan.lines;
+    // The budget that the last lines used up, or the endpoint that went away after them, keeps
+    // nothing from being finished.
+    let stopped = stopped.filter(|stopped| {
+        !(is_finished && matches!(stopped, Stopped::Cost(_) | Stopped::NoEndpoint(_)))
+    });
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
@@ -130,6 +165,13 @@ pub(super) fn run(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// US dollars that earlier processes of the run in `folder` spent.
+fn spent(plan: &Plan, folder: &RunFolder, input: &Input) -> Result<f64, RunError> {
+    let mut earlier = Earlier::new(plan, input);
+    folder.each_finished(&mut |entry| earlier.add(entry))?;
+    Ok(earlier.usd())
 }
 
 /// The checks of [`run`], and the input; nothing is created.
@@ -169,11 +211,17 @@ impl Setup {
             InputSource::Stdin => None,
         };
         let resumes = RunFolder::exists(&folder) && !job.fresh;
-        merge::check_targets(input, output, &job.errors, job.overwrite, resumes)?;
+        // What --retry-errors finds there it reads, and replaces only when that is complete.
+        let replaces = job.overwrite || job.retry_errors;
+        merge::check_targets(input, output, &job.errors, replaces, resumes)?;
+        let cores = cores(&processor.config);
+        let config = open_files::fit(&processor.config, cores.len());
         Ok(Self {
-            plan: Arc::new(plan(processor)?),
+            plan: Arc::new(
+                Plan::prepare(config, processor.endpoints.clone()).map_err(RunError::Setup)?,
+            ),
             backend: choose_backend(&processor.config)?,
-            cores: cores(&processor.config),
+            cores,
             folder,
         })
     }
@@ -216,14 +264,21 @@ impl Setup {
         done: Option<Arc<DoneSet>>,
         scan: &Scan,
         before: Merged,
+        spent_before: f64,
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
-        let shards = self.cores.len().min(scan.ranges.len()).max(1);
+        let shards = self
+            .cores
+            .len()
+            .min(scan.ranges.len())
+            .min(in_flight_max(&self.plan.config))
+            .max(1);
         let resolver = Resolver::start()
             .map_err(|error| RunError::Setup(format!("cannot start name resolution: {error}")))?;
         let (events, inbox) = unbounded();
         let (orders, mailboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox::channel()).unzip();
+        let tokens = self.tokens(orders.clone(), events.clone())?;
         let coordinator = Coordinator::new(
             Arc::clone(&self.plan),
             Arc::clone(&input),
@@ -232,7 +287,8 @@ impl Setup {
             inbox,
             gauges(scan, before),
             runtime::now(),
-        );
+        )
+        .having_spent(spent_before);
         let keep_output = folder.manifest().has_output;
         let mut starts = Vec::with_capacity(shards);
         for (id, mailbox) in mailboxes.into_iter().enumerate() {
@@ -249,6 +305,8 @@ impl Setup {
                 events: events.clone(),
                 mailbox,
                 resolver: resolver.clone(),
+                tokens: (tokens.as_ref())
+                    .map(|(service, first)| BearerTokens::new(first.clone(), service.refusals())),
             });
         }
         drop(events);
@@ -264,10 +322,45 @@ impl Setup {
         Ok(finished)
     }
 
+    /// Fetches the first tokens of the endpoints that want some. Newer ones go to every shard; an
+    /// endpoint for which there are none any more is out.
+    fn tokens(
+        &self,
+        orders: Vec<mailbox::Sender<Order>>,
+        events: Sender<Event>,
+    ) -> Result<Option<(TokenService, Vec<Token>)>, RunError> {
+        let plan = Arc::clone(&self.plan);
+        let announce = move |news| match news {
+            News::Token(token) => {
+                for shard in &orders {
+                    // A shard that has left needs no token.
+                    let _ = shard.send(Order::Token(token.clone()));
+                }
+            }
+            News::Failed(source, reason) => {
+                for (endpoint, resolved) in plan.endpoints.iter().enumerate() {
+                    if resolved.authorization == Authorization::Entra(source) {
+                        let report = Report::Disable {
+                            endpoint,
+                            reason: reason.clone(),
+                            whole_group: false,
+                        };
+                        // The run may be over.
+                        let _ = events.send(Event { shard: 0, report });
+                    }
+                }
+            }
+        };
+        let settings = self.plan.pool_settings();
+        entra::serve(self.backend, settings, &self.plan.endpoints, announce)
+            .map_err(RunError::Setup)
+    }
+
     fn spawn(&self, start: ShardStart) -> Result<JoinHandle<()>, RunError> {
         let core = self.cores[start.id];
         let pin = self.cores.len() > 1 || self.plan.config.cores.is_some();
         let backend = self.backend;
+        let choice = self.plan.config.runtime;
         thread::Builder::new()
             .name(format!("shard-{}", start.id))
             .spawn(move || {
@@ -275,7 +368,7 @@ impl Setup {
                     runtime::pin_current_thread(core);
                 }
                 let ended = Ended::new(start.id, start.events.clone());
-                let result = backend::run(backend, RunShard(start));
+                let result = backend::run(backend, choice, RunShard(start));
                 ended.tell(result.map_err(|error| error.to_string()));
             })
             .map_err(|error| RunError::Setup(format!("cannot start a shard's thread: {error}")))
@@ -331,58 +424,21 @@ impl Drop for Ended {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "proxies come from the environment, as for every HTTP client"
-)]
-fn plan(processor: &Processor) -> Result<Plan, RunError> {
-    let config = &processor.config;
-    let proxies = ProxyRules::from_env(|name| std::env::var(name).ok())
-        .map_err(|error| RunError::Setup(error.to_string()))?;
-    let mut targets = Vec::with_capacity(processor.endpoints.len());
-    let mut speaks_tls = false;
-    for endpoint in &processor.endpoints {
-        if let Authorization::Entra(_) = endpoint.authorization {
-            return Err(RunError::Setup(format!(
-                "endpoint {}: Entra tokens (api_key \"default\", \"az\" or \"interactive\") are not supported yet; \
-                 set api_key to the resource's key",
-                endpoint.name
-            )));
-        }
-        speaks_tls |= endpoint.origin.scheme == Scheme::Https;
-        targets.push(client::Target {
-            origin: endpoint.origin.clone(),
-            connect_timeout: config.request.connect_timeout,
-            proxy: proxies.proxy_for(&endpoint.origin).cloned(),
-            http2: endpoint.http2,
-        });
-    }
-    let tls = match speaks_tls {
-        true => {
-            let further = |_: &str| {
-                let path = config.ssl_cert_file.as_ref()?;
-                path.to_str().map(str::to_owned)
-            };
-            let tls = load_tls(config.ca_file.as_deref(), further)
-                .map_err(|error| RunError::Setup(error.to_string()))?;
-            Some(tls)
-        }
-        false => None,
-    };
-    Ok(Plan::new(
-        config.clone(),
-        processor.endpoints.clone(),
-        targets,
-        tls,
-    ))
-}
-
 fn choose_backend(config: &Config) -> Result<Backend, RunError> {
     let (backend, refused) = Backend::choose(config.runtime).map_err(RunError::Setup)?;
     if let Some(reason) = refused {
         tracing::warn!("io_uring cannot be used here ({reason}); running on tokio");
     }
     Ok(backend)
+}
+
+/// Requests that can ever be in flight. More shards than this would only hand the permits to and fro.
+fn in_flight_max(config: &Config) -> usize {
+    let endpoints = config.endpoints.iter();
+    let room = endpoints.fold(0_usize, |room, endpoint| {
+        room.saturating_add(endpoint.max_concurrent)
+    });
+    config.request.workers.min(room)
 }
 
 /// The cores of the shards: as many as asked for, no more than there are.
@@ -423,6 +479,7 @@ fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
         latency: Latency::default(),
         ttft: Latency::default(),
         endpoints: plan.idle_endpoints(),
+        rate_found: None,
     }
 }
 

@@ -21,7 +21,9 @@ use self::messages::Message;
 use self::responses::Response;
 use super::ApiPath;
 use super::answer::Answer;
+use super::usage::usage_of;
 use crate::error::ErrorKind;
+use crate::metrics::tokens::Tokens;
 
 /// Why a stream gave no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,26 +174,43 @@ impl StreamAssembler {
     /// # Errors
     /// The stream ended before it said that it was complete, or it held nothing.
     pub fn finish(self) -> Result<Vec<u8>, StreamError> {
-        if !self.done {
-            let end = match self.machine {
-                Machine::Response(_) => "response.completed",
-                Machine::Message(_) => "message_stop",
-                Machine::Choices(_) | Machine::Undecided => "[DONE]",
-            };
-            return Err(StreamError::protocol(format!(
-                "the stream ended before {end}"
-            )));
+        match self.cut_short() {
+            Some(error) => Err(error),
+            None => self.machine.finish(),
         }
-        match self.machine {
+    }
+
+    /// What is wrong if the stream ends here: it has not said that it is complete.
+    pub fn cut_short(&self) -> Option<StreamError> {
+        let end = match self.machine {
+            _ if self.done => return None,
+            Machine::Response(_) => "response.completed",
+            Machine::Message(_) => "message_stop",
+            Machine::Choices(_) | Machine::Undecided => "[DONE]",
+        };
+        Some(StreamError::protocol(format!(
+            "the stream ended before {end}"
+        )))
+    }
+
+    /// The tokens that a stream which ended too early said it had used: Anthropic tells those of
+    /// the prompt first, and bills them.
+    pub fn usage_so_far(self) -> Option<Tokens> {
+        usage_of(&self.machine.finish().ok()?)
+    }
+}
+
+impl Machine {
+    /// The response so far.
+    fn finish(self) -> Result<Vec<u8>, StreamError> {
+        match self {
             Machine::Choices(choices) => choices.finish(),
             Machine::Response(response) => response.finish(),
             Machine::Message(message) => message.finish(),
             Machine::Undecided => Err(StreamError::protocol("the stream held no event")),
         }
     }
-}
 
-impl Machine {
     /// By the names that each API gives its events.
     fn for_first(event: &Event<'_>) -> Self {
         let kind = event.fields.text("type").unwrap_or(event.name);

@@ -1,5 +1,7 @@
 //! Credentials: what proves who we are, and what must never be shown. Pure.
 
+use std::borrow::Cow;
+
 use url::Url;
 
 use crate::config::Secret;
@@ -24,6 +26,17 @@ pub enum EntraSource {
     AzureCli,
     /// `interactive`: a login in the browser or by device code.
     Interactive,
+}
+
+impl EntraSource {
+    /// The word of `api_key`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::AzureCli => "az",
+            Self::Interactive => "interactive",
+        }
+    }
 }
 
 /// The value of a basic `authorization` header from a URL's user name and password (RFC 7617).
@@ -115,6 +128,15 @@ impl Redactor {
         }
     }
 
+    /// `bytes` with every secret struck out, uncopied if there is none.
+    pub(super) fn redact_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let is_in = |secret: &Secret| memchr::memmem::find(bytes, secret.expose().as_bytes());
+        if self.0.iter().all(|secret| is_in(secret).is_none()) {
+            return Cow::Borrowed(bytes);
+        }
+        Cow::Owned(self.redact(&String::from_utf8_lossy(bytes)).into_bytes())
+    }
+
     /// `text` with every secret struck out.
     pub(super) fn redact(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| {
@@ -183,5 +205,13 @@ mod tests {
             redactor.redact("abcdef abcd b search AIzaSecret json"),
             "*** *** b search *** json"
         );
+        assert_eq!(
+            &*redactor.redact_bytes(b"\xffabcd"),
+            "\u{fffd}***".as_bytes()
+        );
+        assert!(matches!(
+            redactor.redact_bytes(b"\xffabc"),
+            Cow::Borrowed(_)
+        ));
     }
 }

@@ -1,5 +1,7 @@
 //! One endpoint, resolved: where its requests go, what their heads and bodies need. Pure.
 
+use std::borrow::Cow;
+
 use url::{Host, Url};
 
 use super::address::Address;
@@ -260,13 +262,12 @@ impl Endpoint {
     /// The limit's field is named as each API names it; embeddings and unknown APIs know neither a
     /// limit nor a temperature and would refuse them.
     pub fn body_rules(&self, path: ApiPath) -> BodyRules<'_> {
-        let (input_as, max_tokens_field) = match path {
-            ApiPath::ChatCompletions => (InputShape::Messages, Some("max_completion_tokens")),
-            ApiPath::Completions => (InputShape::Prompt, Some("max_tokens")),
-            ApiPath::Responses => (InputShape::Input, Some("max_output_tokens")),
-            ApiPath::Messages => (InputShape::Messages, Some("max_tokens")),
-            ApiPath::Embeddings | ApiPath::Other => (InputShape::Input, None),
+        let input_as = match path {
+            ApiPath::ChatCompletions | ApiPath::Messages => InputShape::Messages,
+            ApiPath::Completions => InputShape::Prompt,
+            ApiPath::Responses | ApiPath::Embeddings | ApiPath::Other => InputShape::Input,
         };
+        let max_tokens_field = path.max_tokens_field();
         BodyRules {
             input_as,
             model: self.model.as_deref(),
@@ -317,6 +318,21 @@ impl Endpoint {
     /// `text`, which a server sent, with this endpoint's secrets struck out.
     pub fn redact(&self, text: &str) -> String {
         self.redactor.redact(text)
+    }
+
+    /// `body`, which a server sent, with this endpoint's secrets struck out; as it is, uncopied,
+    /// if none is in it.
+    pub fn redact_body<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
+        self.redactor.redact_bytes(body)
+    }
+
+    /// The model that an answer is billed for, given the request body's own.
+    pub fn billed_model<'a>(&'a self, own: Option<Cow<'a, str>>) -> Option<Cow<'a, str>> {
+        let configured = self.model.as_deref().map(Cow::Borrowed);
+        match self.override_model {
+            true => configured.or(own),
+            false => own.or(configured),
+        }
     }
 
     /// The model a request without one of its own asks for.

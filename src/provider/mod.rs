@@ -14,7 +14,9 @@ pub mod cost;
 mod credentials;
 mod dialect;
 mod endpoint;
+pub mod entra;
 mod openai;
+pub mod text;
 mod usage;
 mod verdict;
 
@@ -56,6 +58,16 @@ impl ApiPath {
     /// The API that `path` (no query) ends in.
     pub fn of(path: &str) -> Self {
         Self::split(path).1
+    }
+
+    /// The field that limits the tokens of a completion; embeddings and unknown APIs have none.
+    pub fn max_tokens_field(self) -> Option<&'static str> {
+        match self {
+            Self::ChatCompletions => Some("max_completion_tokens"),
+            Self::Completions | Self::Messages => Some("max_tokens"),
+            Self::Responses => Some("max_output_tokens"),
+            Self::Embeddings | Self::Other => None,
+        }
     }
 
     /// `path` without its API path and trailing slashes, and the API.

@@ -48,13 +48,27 @@ impl Backend {
     }
 }
 
-/// Runs `main` on this thread until it is done.
+/// Runs `main` on this thread until it is done. With [`RuntimeChoice::Auto`] a thread whose ring is
+/// refused (each takes its share of a limit that one alone did not exhaust) goes on with tokio.
 ///
 /// # Errors
 /// The kernel refuses what the runtime needs.
-pub fn run(backend: Backend, main: impl ShardMain) -> io::Result<()> {
-    match backend {
-        Backend::Uring => Uring::run(main.run::<Uring>()),
-        Backend::Tokio => Tokio::run(main.run::<Tokio>()),
+pub fn run(backend: Backend, choice: RuntimeChoice, main: impl ShardMain) -> io::Result<()> {
+    if backend == Backend::Tokio {
+        return Tokio::run(main.run::<Tokio>());
+    }
+    let mut main = Some(main);
+    let result = Uring::run(async {
+        if let Some(main) = main.take() {
+            main.run::<Uring>().await;
+        }
+    });
+    match (result, main) {
+        // The runtime could not be built, so nothing has begun.
+        (Err(refused), Some(main)) if choice == RuntimeChoice::Auto => {
+            tracing::warn!("io_uring cannot be used by this core ({refused}); it runs on tokio");
+            Tokio::run(main.run::<Tokio>())
+        }
+        (result, _) => result,
     }
 }

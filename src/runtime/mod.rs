@@ -16,6 +16,7 @@ pub mod files;
 pub mod mailbox;
 mod panic;
 pub mod pipe;
+pub mod process;
 pub mod tokio;
 #[cfg(all(target_os = "linux", feature = "uring"))]
 pub mod uring;
@@ -101,12 +102,23 @@ impl Abort {
             socket.shutdown();
         }
     }
+
+    /// Whether the socket is open and holds nothing to be read, the end of the stream included. A
+    /// system call that does not wait.
+    pub fn is_quiet(&self) -> bool {
+        self.0.upgrade().is_some_and(|socket| {
+            matches!(socket.peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        })
+    }
 }
 
 /// A backend's socket, as far as [`Abort`] needs it.
 trait Shutdown {
     /// `shutdown(2)` both ways; a connection that is already gone is fine.
     fn shutdown(&self);
+
+    /// How many bytes a read of one would give now, left where they are.
+    fn peek(&self) -> io::Result<usize>;
 }
 
 /// The monotonic clock.

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown as Direction, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
@@ -105,5 +106,10 @@ impl Shutdown for RefCell<TcpStream> {
     fn shutdown(&self) {
         // Fails only where the peer has already gone, which is what is wanted.
         let _ = SockRef::from(&*self.borrow()).shutdown(Direction::Both);
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        // tokio's sockets never block.
+        SockRef::from(&*self.borrow()).peek(&mut [MaybeUninit::uninit()])
     }
 }

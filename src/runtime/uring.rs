@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown as Direction, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::{Rc, Weak};
@@ -187,13 +188,23 @@ impl Write for Writer {
 
 impl Shutdown for UnsafeCell<TcpStream> {
     fn shutdown(&self) {
-        // SAFETY: the stream is alive (the caller holds an `Rc` to it), everything here is on one
-        // thread, and monoio's halves borrow the stream only for the length of a call that starts
-        // an operation, none of which calls back into this.
-        let descriptor = unsafe { &*self.get() }.as_raw_fd();
-        // SAFETY: the stream owns the descriptor and outlives this borrow, as above.
-        let socket = unsafe { BorrowedFd::borrow_raw(descriptor) };
         // Fails only where the peer has already gone, which is what is wanted.
-        let _ = SockRef::from(&socket).shutdown(Direction::Both);
+        let _ = SockRef::from(&descriptor(self)).shutdown(Direction::Both);
     }
+
+    fn peek(&self) -> io::Result<usize> {
+        // The ring's sockets block.
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        SockRef::from(&descriptor(self)).recv_with_flags(&mut [MaybeUninit::uninit()], flags)
+    }
+}
+
+/// The descriptor of a stream whose caller holds an `Rc` to it.
+fn descriptor(stream: &UnsafeCell<TcpStream>) -> BorrowedFd<'_> {
+    // SAFETY: the stream is alive, everything here is on one thread, and monoio's halves borrow
+    // the stream only for the length of a call that starts an operation, none of which calls back
+    // into this.
+    let descriptor = unsafe { &*stream.get() }.as_raw_fd();
+    // SAFETY: the stream owns the descriptor and outlives this borrow, as above.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }
 }

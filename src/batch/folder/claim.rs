@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::manifest::{Manifest, Phase, Stored};
-use super::{FolderError, Opened, RunFolder, name, resume};
+use super::{FolderError, Opened, RunFolder, name, remove, resume};
 use crate::batch::storage_error::StorageError;
 use crate::runtime::files;
 
@@ -74,20 +74,58 @@ impl Claim {
         }
     }
 
-    fn begin(self, manifest: Manifest) -> Result<Opened, FolderError> {
+    /// Begins a run of which a part was finished before: `fill` writes those records as generation 1.
+    /// The manifest comes after them, so a process that is killed before leaves no run behind, and the
+    /// next one begins anew. If `fill` fails, the folder goes.
+    pub fn open_filled<E: From<FolderError>>(
+        self,
+        manifest: Manifest,
+        fill: impl FnOnce(&RunFolder) -> Result<(), E>,
+    ) -> Result<Opened, E> {
+        let folder = self.unbegun(manifest)?;
+        if let Err(error) = fill(&folder) {
+            // The error tells more than that its traces could not be removed.
+            let _ = folder.remove();
+            return Err(error);
+        }
+        let RunFolder {
+            path,
+            stored,
+            _lock: lock,
+            ..
+        } = folder;
+        stored.write(&path).map_err(FolderError::from)?;
+        let manifest = stored.manifest.clone();
+        Ok(Self { path, lock }.resume(stored, manifest)?)
+    }
+
+    /// Gives the folder back as if it had never been taken: deletes it, unless it holds a run.
+    pub fn abandon(self) -> Result<(), FolderError> {
+        if RunFolder::exists(&self.path) {
+            return Ok(());
+        }
+        Ok(remove(&self.path)?)
+    }
+
+    /// The folder of a run whose manifest is not written yet.
+    fn unbegun(self, manifest: Manifest) -> Result<RunFolder, FolderError> {
         // Shards write only after the manifest; their files without one were left by a deletion
         // that was cut short, and the run they belonged to is over.
         for files in name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))? {
             resume::remove_files(&self.path, files)?;
         }
         let stored = Stored::new(manifest, &self.path);
-        stored.write(&self.path)?;
-        let folder = RunFolder {
+        Ok(RunFolder {
             path: self.path,
             stored,
             generation: 1,
             _lock: self.lock,
-        };
+        })
+    }
+
+    fn begin(self, manifest: Manifest) -> Result<Opened, FolderError> {
+        let folder = self.unbegun(manifest)?;
+        folder.stored.write(&folder.path)?;
         Ok(Opened {
             folder,
             resume: None,

@@ -27,6 +27,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::storage_error::StorageError;
+use crate::journal::Entry;
 use manifest::Stored;
 
 /// The folder of this process's run. While it lives, no other process can open the run.
@@ -157,6 +158,12 @@ impl RunFolder {
         name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))
     }
 
+    /// Every line that a process of this run has finished, in the order of the journals; a line whose
+    /// error was sent again comes twice.
+    pub fn each_finished(&self, on_entry: &mut dyn FnMut(&Entry)) -> Result<(), StorageError> {
+        resume::each_entry(&self.path, &self.shards()?, on_entry)
+    }
+
     /// Records how far publishing has come.
     pub(super) fn set_phase(
         &self,
@@ -174,20 +181,25 @@ impl RunFolder {
     /// Deletes the folder with everything of ours in it. An unknown file stays, and the folder with
     /// it. [`merge`](crate::batch::merge::merge) does it when the final files are in place.
     pub fn remove(&self) -> Result<(), StorageError> {
-        name::clear(&self.path).map_err(StorageError::io(&self.path, "empty"))?;
-        let lock = self.path.join(name::LOCK);
-        remove_if_there(&lock).map_err(StorageError::io(&lock, "remove"))?;
-        match fs::remove_dir(&self.path) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
-                ) =>
-            {
-                Ok(())
-            }
-            result => result.map_err(StorageError::io(&self.path, "remove")),
+        remove(&self.path)
+    }
+}
+
+/// Deletes what is ours in the folder, and the folder if nothing else is in it.
+fn remove(folder: &Path) -> Result<(), StorageError> {
+    name::clear(folder).map_err(StorageError::io(folder, "empty"))?;
+    let lock = folder.join(name::LOCK);
+    remove_if_there(&lock).map_err(StorageError::io(&lock, "remove"))?;
+    match fs::remove_dir(folder) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Ok(())
         }
+        result => result.map_err(StorageError::io(folder, "remove")),
     }
 }
 

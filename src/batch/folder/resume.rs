@@ -115,14 +115,24 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
         tokens: TokenTotals::default(),
         generation: shards.last().map_or(0, |files| files.generation) + 1,
     };
-    // In order of generation: of two records of one line (an error sent again) the last counts.
-    for files in shards {
+    each_entry(folder, &shards, &mut |entry| resume.add(entry))?;
+    Ok(resume)
+}
+
+/// Every finished line in order of generation: of two records of one line (an error sent again) the
+/// last counts.
+pub(super) fn each_entry(
+    folder: &Path,
+    shards: &[ShardFiles],
+    on_entry: &mut dyn FnMut(&Entry),
+) -> Result<(), StorageError> {
+    for &files in shards {
         let Some(journal) = map(&files.path(folder, FileKind::Journal))? else {
             continue;
         };
         let mut unreleased = 0;
         for entry in replay(folder, files, &journal)?.entries() {
-            resume.add(&entry);
+            on_entry(&entry);
             unreleased += ENTRY_BYTES as u64;
             if unreleased >= RELEASE_EVERY_BYTES {
                 unreleased = 0;
@@ -130,10 +140,17 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
             }
         }
     }
-    Ok(resume)
+    Ok(())
 }
 
 impl Resume {
+    /// Takes failed lines for unfinished (`--retry-errors`), and tells how many there are. Their
+    /// records stay until a later one of the same line replaces them.
+    pub fn send_failures_again(&mut self) -> u64 {
+        self.done.failed = LineSet::default();
+        std::mem::take(&mut self.failed)
+    }
+
     fn add(&mut self, entry: &Entry) {
         self.attempts += u64::from(entry.attempts);
         self.tokens += entry.tokens;

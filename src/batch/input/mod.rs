@@ -2,8 +2,8 @@
 //!
 //! The file is mapped, never copied. A line is known by its byte offset; pages behind the readers
 //! are released, so memory stays flat whatever the file's size. If another program cuts the file
-//! short while it is mapped, the kernel ends the process with SIGBUS on the next touch; the run
-//! resumes like after any kill. [`Input::changed`] catches every slower change.
+//! short while it is mapped, the next touch is SIGBUS, which `runtime::process` turns into a message
+//! and an exit; the run resumes like after any kill. [`Input::changed`] catches every slower change.
 
 #![expect(clippy::disallowed_methods, reason = "the input is a file")]
 
@@ -48,7 +48,7 @@ struct Stamp {
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
     /// No such file.
-    #[error("input {} does not exist", path.display())]
+    #[error("input {} does not exist; give a JSONL file of requests", path.display())]
     Missing {
         /// As given.
         path: PathBuf,

@@ -144,7 +144,10 @@ proptest! {
 fn unusable_inputs_are_told_apart() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let message = |path: &Path| Input::open(path).expect_err("unusable").to_string();
-    assert!(message(&folder.path().join("missing")).ends_with("missing does not exist"));
+    assert!(
+        message(&folder.path().join("missing"))
+            .ends_with("missing does not exist; give a JSONL file of requests")
+    );
     assert!(message(folder.path()).ends_with("is a directory; give a JSONL file"));
     if Path::new("/dev/null").exists() {
         assert_eq!(

@@ -10,7 +10,7 @@ use crate::runtime::files;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Two names for one file: one would destroy the other.
-    #[error("the {one} and the {other} are the same file, {}", path.display())]
+    #[error("the {one} and the {other} are the same file, {}; give each its own", path.display())]
     SameFile {
         /// Its first role.
         one: &'static str,
@@ -28,7 +28,7 @@ pub enum TargetError {
         path: PathBuf,
     },
     /// A folder has that name.
-    #[error("the {role} {} is a directory", path.display())]
+    #[error("the {role} {} is a directory; name a file in it", path.display())]
     Directory {
         /// Output or error file.
         role: &'static str,
@@ -52,7 +52,7 @@ pub enum TargetError {
         path: PathBuf,
     },
     /// The folder is read-only for this user.
-    #[error("cannot create files in {} for the {role}: permission denied or read-only", path.display())]
+    #[error("cannot create files in {} for the {role}: permission denied or read-only; choose another folder", path.display())]
     NotWritable {
         /// Output or error file.
         role: &'static str,
@@ -60,7 +60,7 @@ pub enum TargetError {
         path: PathBuf,
     },
     /// The name cannot be recorded in the manifest.
-    #[error("the {role} {} has a name that is not valid UTF-8", path.display())]
+    #[error("the {role} {} has a name that is not valid UTF-8; give it another", path.display())]
     NotUtf8 {
         /// Output or error file.
         role: &'static str,
@@ -188,27 +188,32 @@ mod tests {
                 Some("in"),
                 "err",
                 forced,
-                "the input and the output are the same file, in",
+                "the input and the output are the same file, in; give each its own",
             );
             check(
                 Some("hard"),
                 "err",
                 forced,
-                "the input and the output are the same file, hard",
+                "the input and the output are the same file, hard; give each its own",
             );
             check(
                 Some("out"),
                 "in",
                 forced,
-                "the input and the error file are the same file, in",
+                "the input and the error file are the same file, in; give each its own",
             );
             check(
                 Some("out"),
                 "sub/../out",
                 forced,
-                "the output and the error file are the same file, sub/../out",
+                "the output and the error file are the same file, sub/../out; give each its own",
             );
-            check(Some("sub"), "err", forced, "the output sub is a directory");
+            check(
+                Some("sub"),
+                "err",
+                forced,
+                "the output sub is a directory; name a file in it",
+            );
             check(
                 Some("no/out"),
                 "err",

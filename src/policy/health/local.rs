@@ -79,10 +79,23 @@ impl LocalHealth {
             .min()
     }
 
+    /// When the next endpoint that is closed now opens by itself.
+    pub fn next_opening(&self, now: Instant) -> Option<Instant> {
+        (0..self.endpoints.len())
+            .filter_map(|endpoint| self.usable_from(endpoint).flatten())
+            .filter(|&from| from > now)
+            .min()
+    }
+
     /// Whether the request that now goes to `endpoint` is its probe. True once per probe: from
     /// then on the endpoint is closed until the main thread hears the result.
     pub fn take_probe(&mut self, endpoint: usize) -> bool {
         std::mem::take(&mut self.endpoints[endpoint].probe_held)
+    }
+
+    /// Whether this shard is to send a probe.
+    pub fn holds_probe(&self) -> bool {
+        self.endpoints.iter().any(|local| local.probe_held)
     }
 
     /// Consecutive transient failures of `endpoint`, as the main thread last said.

@@ -26,7 +26,13 @@ fn five_failures_in_a_row_cool_and_a_success_starts_over() {
     let mut health = Health::new(vec![0], 1);
     fail(&mut health, 0, 4, now);
     health.handle_success(0, now);
-    fail(&mut health, 0, 4, now);
+    fail(&mut health, 0, 1, now);
+    assert_eq!(
+        states(health.poll(now)),
+        [(0, State::Usable)],
+        "shards hear that there is a streak, or no success would be reported"
+    );
+    fail(&mut health, 0, 3, now);
     assert_eq!(health.poll(now), []);
     assert_eq!(health.view(0).streak, 4);
     fail(&mut health, 0, 1, now);

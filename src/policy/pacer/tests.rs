@@ -45,8 +45,7 @@ impl Simulation {
                     Message::GiveBack(slots) => {
                         pacer.give_back(slots, now);
                         if let Some(shard) = (0..shards).find(|&shard| (self.works)(shard, clock)) {
-                            while let want @ 1.. = pacer.returned(now) {
-                                let slots = pacer.lease(want, now);
+                            for slots in pacer.take_returned(now) {
                                 outbox.push(Message::Lease { shard, slots });
                             }
                         }
@@ -211,8 +210,8 @@ fn a_greedy_asker_leaves_half_of_the_horizon() {
     let counts: Vec<u32> = (0..7).map(|_| pacer.lease(ASK_MAX, begin).count).collect();
     assert_eq!(
         counts,
-        [10, 5, 3, 1, 1, 1, 1],
-        "20 slots before the horizon, then one at a time"
+        [30, 15, 8, 4, 2, 1, 1],
+        "60 slots before the horizon, then one at a time"
     );
 }
 
@@ -237,10 +236,16 @@ fn a_returned_slot_is_leased_again_until_it_expires() {
     assert_eq!(lease.count, 4);
     pacer.give_back(lease, begin);
     assert_eq!(pacer.lease(3, begin), Slots { count: 3, ..lease });
-    assert_eq!(pacer.returned(begin), 1);
+    let last = Slots {
+        first: begin + ms(3),
+        count: 1,
+        ..lease
+    };
+    assert_eq!(pacer.take_returned(begin + ms(13)), [last]);
+    pacer.give_back(last, begin + ms(13));
     assert_eq!(
-        pacer.returned(begin + ms(14)),
-        0,
+        pacer.take_returned(begin + ms(14)),
+        [],
         "the slot at 3 ms lives to 13 ms"
     );
 }
@@ -278,4 +283,20 @@ fn a_rate_that_changes_all_the_time_is_held_too() {
 #[should_panic(expected = "a rate is a positive number")]
 fn a_rate_of_zero_is_a_bug() {
     Pacer::new(0.0, start());
+}
+
+#[test]
+fn no_minute_exceeds_its_limit_however_late_slots_are_used() {
+    const MINUTE: f64 = 60.0;
+    for limit in [1, 2, 7, 60, 100, 599, 600, 601, 10_000] {
+        let spacing = 1.0 / per_minute(limit);
+        let late = CATCH_UP.as_secs_f64().max(spacing / 2.0);
+        // One slot as late as can be, the following in time: all that fit into a minute.
+        let most = ((MINUTE + late) / spacing - 1e-6).ceil() as u64;
+        assert!(most <= limit, "{limit}: {most}");
+        assert!(
+            60.0 / spacing >= limit as f64 * 0.999 - 0.5,
+            "{limit}: wasteful"
+        );
+    }
 }

@@ -16,6 +16,10 @@ pub(super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
     if length == 0 {
         return Ok(());
     }
+    // The call itself ignores the limit as long as the size stays, and the write would fail later.
+    if offset.saturating_add(length) > file_size_limit() {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
     let offset = libc::off64_t::try_from(offset).map_err(too_large)?;
     let length = libc::off64_t::try_from(length).map_err(too_large)?;
@@ -40,6 +44,18 @@ pub(super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub(super) fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// `ulimit -f`, in bytes.
+#[cfg(target_os = "linux")]
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: libc::RLIM64_INFINITY,
+        rlim_max: libc::RLIM64_INFINITY,
+    };
+    // SAFETY: the call only fills in the struct that is passed; if it fails there is no limit known.
+    unsafe { libc::getrlimit64(libc::RLIMIT_FSIZE, &raw mut limit) };
+    limit.rlim_cur
 }
 
 pub(super) fn only_owner(options: &mut OpenOptions) {

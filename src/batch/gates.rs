@@ -1,0 +1,205 @@
+//! A shard's half of what paces requests: leased send slots, of the run and of quota groups, and
+//! leased tokens of quota groups. Pure. A request passes when every gate on its way is open; only
+//! then anything is spent.
+
+use std::time::Instant;
+
+use crate::batch::message::{Report, Schedule};
+use crate::batch::quotas::GroupLimits;
+use crate::policy::budget::Allowance;
+use crate::policy::pacer::{SlotQueue, Slots, Taken};
+
+/// The slots this shard holds of one schedule.
+pub(super) struct SlotGate {
+    schedule: Schedule,
+    queue: SlotQueue,
+    /// Asked for more; the coordinator always answers.
+    wanted: bool,
+}
+
+impl SlotGate {
+    pub(super) fn new(schedule: Schedule) -> Self {
+        Self {
+            schedule,
+            queue: SlotQueue::new(),
+            wanted: false,
+        }
+    }
+
+    /// What the next slot allows, without spending it.
+    pub(super) fn look(&mut self, now: Instant) -> Taken {
+        self.queue.look(now)
+    }
+
+    /// Spends the slot that [`Self::look`] found open at the same `now`.
+    pub(super) fn spend(&mut self, now: Instant) {
+        assert_eq!(self.queue.take(now), Taken::Go, "a slot was open");
+    }
+
+    /// Asks for more slots if they run low; to be called only while they could be used.
+    pub(super) fn ask(&mut self, now: Instant, reports: &mut Vec<Report>) {
+        if self.wanted {
+            return;
+        }
+        let want = self.queue.wants_more(now);
+        if want > 0 {
+            self.wanted = true;
+            reports.push(Report::WantSlots(self.schedule, want));
+        }
+    }
+
+    pub(super) fn add(&mut self, slots: Slots) {
+        self.wanted = false;
+        self.queue.add(slots);
+    }
+
+    /// Nothing to send: the slots go back.
+    pub(super) fn surrender(&mut self, reports: &mut Vec<Report>) {
+        let unused = self.queue.drain().into_iter();
+        reports.extend(unused.map(|slots| Report::GiveBackSlots(self.schedule, slots)));
+    }
+}
+
+/// The tokens this shard holds of one quota group's budget.
+pub(super) struct TokenGate {
+    group: usize,
+    allowance: Allowance,
+    /// Asked for more; the coordinator answers when there is some.
+    wanted: bool,
+    /// The limit itself. Nothing is taken for more, or it could never be sent.
+    per_minute: u64,
+}
+
+impl TokenGate {
+    fn new(group: usize, per_minute: u64) -> Self {
+        Self {
+            group,
+            allowance: Allowance::new(),
+            wanted: false,
+            per_minute,
+        }
+    }
+
+    /// Whether `amount` can be taken; asks for what is missing.
+    fn holds(&mut self, amount: u64, reports: &mut Vec<Report>) -> bool {
+        let amount = self.allowance.missing(amount.min(self.per_minute));
+        if amount > 0 && !self.wanted {
+            self.wanted = true;
+            reports.push(Report::WantTokens {
+                group: self.group,
+                amount,
+            });
+        }
+        amount == 0
+    }
+
+    /// Tells the coordinator that `used` tokens were spent of `taken`.
+    fn settle(&self, taken: u64, used: u64, reports: &mut Vec<Report>) {
+        // A count beyond 2^63 is a broken server's.
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let more = signed(used) - signed(taken);
+        if more != 0 {
+            reports.push(Report::SettleTokens {
+                group: self.group,
+                more,
+            });
+        }
+    }
+}
+
+/// What paces the requests of one quota group.
+#[derive(Default)]
+pub(super) struct GroupGate {
+    slots: Option<SlotGate>,
+    tokens: Option<TokenGate>,
+}
+
+impl GroupGate {
+    /// The gate of quota group `group`; a group without limits is always open.
+    pub(super) fn new(group: usize, limits: &GroupLimits) -> Self {
+        let tokens = limits.tokens_per_minute;
+        Self {
+            slots: limits
+                .paced()
+                .then(|| SlotGate::new(Schedule::Group(group))),
+            tokens: tokens.map(|per_minute| TokenGate::new(group, per_minute)),
+        }
+    }
+
+    /// Whether requests of this group need tokens.
+    pub(super) fn counts_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Whether the next slot lies ahead, and when.
+    pub(super) fn opens_at(&mut self, now: Instant) -> Option<Instant> {
+        match self.slots.as_mut()?.look(now) {
+            Taken::At(at) => Some(at),
+            Taken::Go | Taken::Empty => None,
+        }
+    }
+
+    /// Whether a request of `tokens` may go now; asks for what is missing.
+    pub(super) fn open(&mut self, tokens: u64, now: Instant, reports: &mut Vec<Report>) -> bool {
+        // Tokens first: they keep, while slots would expire during the wait for them.
+        if let Some(gate) = &mut self.tokens
+            && !gate.holds(tokens, reports)
+        {
+            return false;
+        }
+        match &mut self.slots {
+            Some(slots) => {
+                slots.ask(now, reports);
+                slots.look(now) == Taken::Go
+            }
+            None => true,
+        }
+    }
+
+    /// Spends what [`Self::open`] found at the same `now`; returns the tokens taken.
+    pub(super) fn spend(&mut self, tokens: u64, now: Instant) -> u64 {
+        if let Some(slots) = &mut self.slots {
+            slots.spend(now);
+        }
+        match &mut self.tokens {
+            Some(gate) => {
+                let tokens = tokens.min(gate.per_minute);
+                assert!(gate.allowance.take(tokens), "the tokens were there");
+                tokens
+            }
+            None => 0,
+        }
+    }
+
+    /// A request for which `taken` tokens were spent took `used`.
+    pub(super) fn settle(&self, taken: u64, used: u64, reports: &mut Vec<Report>) {
+        if let Some(gate) = &self.tokens {
+            gate.settle(taken, used, reports);
+        }
+    }
+
+    pub(super) fn add_slots(&mut self, more: Slots) {
+        if let Some(slots) = &mut self.slots {
+            slots.add(more);
+        }
+    }
+
+    pub(super) fn add_tokens(&mut self, amount: u64) {
+        if let Some(gate) = &mut self.tokens {
+            gate.wanted = false;
+            gate.allowance.add(amount);
+        }
+    }
+
+    /// Nothing to send: slots and tokens go back, and the coordinator forgets what was asked for.
+    pub(super) fn surrender(&mut self, reports: &mut Vec<Report>) {
+        if let Some(slots) = &mut self.slots {
+            slots.surrender(reports);
+        }
+        if let Some(gate) = &mut self.tokens {
+            gate.wanted = false;
+            let unused = gate.allowance.drain();
+            gate.settle(unused, 0, reports);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What became of an attempt: an answer to keep, or a judged failure. Wait hints are read on the way.
+//! Shared by lines and single calls. Pure.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use crate::batch::stream::StreamReply;
+use crate::client;
+use crate::config::Secret;
+use crate::error::ErrorKind;
+use crate::http::{Headers, Response};
+use crate::metrics::tokens::Tokens;
+use crate::policy::wait_hint::{self, WaitHint};
+use crate::provider::{Effect, Endpoint, Verdict, usage_of};
+
+/// Where servers put their own id of a request, by preference: OpenAI, Anthropic, a gateway's.
+const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
+
+/// How long an endpoint is left alone while its refused token is renewed; then it is tried again.
+pub const TOKEN_PAUSE: Duration = Duration::from_millis(500);
+
+/// What stands in a token's place.
+const STRUCK_OUT: &str = "***";
+
+/// A failed attempt, judged.
+pub struct Failed<'a> {
+    /// What it means.
+    pub verdict: Verdict,
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// The server's own id of the request.
+    pub request_id: Option<&'a str>,
+    /// The answer's body; it may repeat the endpoint's secrets.
+    pub body: Option<&'a [u8]>,
+    /// How long the server asked to wait.
+    pub wait: Option<Duration>,
+    /// What was billed.
+    pub tokens: Tokens,
+    /// The server may have worked for it although no usage came back.
+    pub uncounted: bool,
+    /// The request never left.
+    pub unsent: bool,
+    /// Only its token had to be renewed: it costs no attempt.
+    pub excused: bool,
+    /// A fetched token, which the answer may repeat.
+    token: Option<Secret>,
+}
+
+impl Failed<'_> {
+    /// An exchange with `endpoint` that brought no answer, or not all of it; `stream` has seen what
+    /// came of a stream.
+    pub fn without_answer(
+        endpoint: &Endpoint,
+        failure: &client::Failure,
+        stream: Option<Box<StreamReply>>,
+    ) -> Self {
+        Self {
+            verdict: Verdict {
+                kind: failure.kind(),
+                retry: failure.kind() != ErrorKind::TooLarge,
+                effect: match failure.kind() {
+                    // The endpoint is well; the request asks for too much.
+                    ErrorKind::TooLarge => Effect::None,
+                    _ => Effect::Transient,
+                },
+                // It may quote what the server sent.
+                message: endpoint.redact(&failure.to_string()),
+            },
+            status: None,
+            request_id: None,
+            body: None,
+            wait: None,
+            tokens: stream.map_or_else(Tokens::default, |stream| stream.used()),
+            uncounted: failure.kind() == ErrorKind::Timeout,
+            unsent: failure.is_before_request(),
+            excused: false,
+            token: None,
+        }
+    }
+
+    /// What it does to the endpoint's standing.
+    pub fn effect(&self) -> &Effect {
+        match self.verdict.effect {
+            // Without a hint there is nothing but the streak to cool the endpoint by.
+            Effect::RateLimited if self.wait.is_none() => &Effect::Transient,
+            ref effect => effect,
+        }
+    }
+
+    /// The request carried this fetched token, which must not be shown either.
+    pub fn strike_out(&mut self, token: &Secret) {
+        let struck = |text: &mut String| *text = text.replace(token.expose(), STRUCK_OUT);
+        struck(&mut self.verdict.message);
+        if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
+        {
+            struck(reason);
+        }
+        self.token = Some(token.clone());
+    }
+
+    /// The answer's body without the secrets of `endpoint`: some servers repeat the key that they
+    /// refuse.
+    pub fn shown_body(&self, endpoint: &Endpoint) -> Option<Cow<'_, [u8]>> {
+        let body = endpoint.redact_body(self.body?);
+        let secret = self.token.as_ref().map(Secret::expose);
+        let repeated = |secret: &&str| memchr::memmem::find(&body, secret.as_bytes()).is_some();
+        Some(match secret.filter(repeated) {
+            None => body,
+            Some(secret) => {
+                let text = String::from_utf8_lossy(&body).replace(secret, STRUCK_OUT);
+                Cow::Owned(text.into_bytes())
+            }
+        })
+    }
+
+    /// A newer token is here or will be after `pause`: the request is sent again, and the endpoint
+    /// is only left alone so long.
+    pub fn excuse(&mut self, pause: Duration) {
+        self.verdict.retry = true;
+        self.verdict.effect = Effect::RateLimited;
+        self.wait = Some(pause);
+        self.excused = true;
+    }
+
+    /// Whether it says that requests came too fast: 429, 529 (overloaded), a timeout.
+    pub fn pushes_back(&self) -> bool {
+        self.status == Some(529)
+            || matches!(
+                self.verdict.kind,
+                ErrorKind::RateLimited | ErrorKind::Timeout
+            )
+    }
+}
+
+/// What `endpoint` answered, read as far as every outcome needs.
+pub struct Judge<'e, 'a> {
+    endpoint: &'e Endpoint,
+    response: &'e Response,
+    headers: Headers<'a>,
+    body: &'a [u8],
+    /// The server's own id of the request.
+    pub request_id: Option<&'a str>,
+    /// What it says about waiting, also where it succeeded.
+    pub hint: WaitHint,
+}
+
+/// A successful answer. Whether it is JSON is for the reader to find out: see [`Judge::not_json`].
+pub struct Answer<'a> {
+    /// The body, or the JSON that a stream was put together to.
+    pub body: Cow<'a, [u8]>,
+    /// When the first token of a stream came.
+    pub first_token_at: Option<Instant>,
+}
+
+impl<'e, 'a> Judge<'e, 'a> {
+    /// Reads head and wait hints; `reply` is what was received.
+    pub fn new(
+        endpoint: &'e Endpoint,
+        response: &'e Response,
+        reply: &'a [u8],
+        unix_now_ms: i64,
+    ) -> Self {
+        let headers = Headers::new(&reply[response.head.clone()]);
+        let body = &reply[response.body.clone()];
+        let request_id = response
+            .signals
+            .has_request_id()
+            .then(|| REQUEST_ID_HEADERS.iter().find_map(|name| headers.get(name)))
+            .flatten()
+            .and_then(|value| std::str::from_utf8(value).ok());
+        let hint = if response.signals.has_wait_hint() || response.status >= 400 {
+            wait_hint::parse(response.status, headers.iter(), body, unix_now_ms)
+        } else {
+            WaitHint::default()
+        };
+        Self {
+            endpoint,
+            response,
+            headers,
+            body,
+            request_id,
+            hint,
+        }
+    }
+
+    /// The answer, or why the attempt failed; `stream` has seen the body of a stream.
+    ///
+    /// # Errors
+    /// Not a 2xx, compressed, or a stream that broke.
+    pub fn answer(&self, stream: Option<Box<StreamReply>>) -> Result<Answer<'a>, Box<Failed<'a>>> {
+        if !(200..300).contains(&self.response.status) {
+            return Err(self.classified());
+        }
+        if self.response.signals.content_encoded() {
+            return Err(self.failed(Verdict::transient(
+                ErrorKind::Protocol,
+                "the server compressed its answer although nothing asked for it".to_owned(),
+            )));
+        }
+        match stream.filter(|_| self.response.signals.event_stream()) {
+            None => Ok(Answer {
+                body: Cow::Borrowed(self.body),
+                first_token_at: None,
+            }),
+            Some(stream) => match stream.finish() {
+                Ok(assembled) => Ok(Answer {
+                    body: Cow::Owned(assembled.body),
+                    first_token_at: assembled.first_token_at,
+                }),
+                Err(broken) => {
+                    let mut failed = self.failed(self.endpoint.classify_stream(&broken.error));
+                    failed.tokens = broken.tokens;
+                    Err(failed)
+                }
+            },
+        }
+    }
+
+    /// The failure of a success whose body turned out not to be JSON.
+    pub fn not_json(&self) -> Box<Failed<'a>> {
+        self.classified()
+    }
+
+    fn classified(&self) -> Box<Failed<'a>> {
+        let headers = self.headers.iter();
+        self.failed(
+            self.endpoint
+                .classify(self.response.status, headers, self.body),
+        )
+    }
+
+    fn failed(&self, verdict: Verdict) -> Box<Failed<'a>> {
+        Box::new(Failed {
+            verdict,
+            status: Some(self.response.status),
+            request_id: self.request_id,
+            body: Some(self.body),
+            wait: self.hint.wait,
+            tokens: usage_of(self.body).unwrap_or_default(),
+            uncounted: self.response.status < 300,
+            unsent: false,
+            excused: false,
+            token: None,
+        })
+    }
+}

@@ -1,0 +1,276 @@
+//! The coordinator's half of what quota groups may do: `rpm_limit` and `--rate auto` as schedules
+//! of send slots, `tpm_limit` as a budget of tokens. Pure.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::policy::adapt::Adaptive;
+use crate::policy::budget::{Budget, Leased};
+use crate::policy::pacer::{Pacer, per_minute};
+use crate::policy::wait_hint::Quota as Remaining;
+
+/// What one quota group may do, as configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GroupLimits {
+    /// The smallest `rpm_limit` of the group's endpoints.
+    pub requests_per_minute: Option<u64>,
+    /// The smallest `tpm_limit` of the group's endpoints.
+    pub tokens_per_minute: Option<u64>,
+    /// `--rate auto`: the rate the group sustains is searched for.
+    pub search_rate: bool,
+}
+
+impl GroupLimits {
+    /// Whether the group's requests need send slots of its own.
+    pub fn paced(&self) -> bool {
+        self.requests_per_minute.is_some() || self.search_rate
+    }
+}
+
+/// The limits of every quota group.
+pub struct Quotas {
+    groups: Vec<Group>,
+}
+
+struct Group {
+    /// Requests per second by `rpm_limit`.
+    rate_max: Option<f64>,
+    search: Option<Adaptive>,
+    pacer: Option<Pacer>,
+    budget: Option<Budget>,
+    /// Shards that wait for tokens, longest first; each at most once.
+    waiting: VecDeque<(usize, u64)>,
+    /// When the budget has something for the first of them.
+    serve_at: Option<Instant>,
+}
+
+/// Tokens that go to a shard now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenLease {
+    /// The receiver.
+    pub shard: usize,
+    /// Of which quota group.
+    pub group: usize,
+    /// How many; a shard that needs more asks again.
+    pub amount: u64,
+}
+
+impl Quotas {
+    /// Nothing spent yet.
+    pub fn new(limits: &[GroupLimits], now: Instant) -> Self {
+        let group = |limits: &GroupLimits| {
+            let rate_max = limits.requests_per_minute.map(per_minute);
+            let search = limits.search_rate.then(|| Adaptive::new(now));
+            let rate = slower(search.as_ref().map(Adaptive::rate), rate_max);
+            Group {
+                rate_max,
+                search,
+                pacer: rate.map(|rate| Pacer::new(rate, now)),
+                budget: limits
+                    .tokens_per_minute
+                    .map(|limit| Budget::new(limit, now)),
+                waiting: VecDeque::new(),
+                serve_at: None,
+            }
+        };
+        Self {
+            groups: limits.iter().map(group).collect(),
+        }
+    }
+
+    /// The schedule of a group, if it has one.
+    pub fn pacer(&mut self, group: usize) -> Option<&mut Pacer> {
+        self.groups[group].pacer.as_mut()
+    }
+
+    /// The rate that `--rate auto` has found, over all groups.
+    pub fn found_rate(&self) -> Option<f64> {
+        let rates = self.groups.iter().filter_map(|group| {
+            let search = group.search.as_ref()?;
+            slower(Some(search.rate()), group.rate_max)
+        });
+        rates.reduce(|sum, rate| sum + rate)
+    }
+
+    /// `count` requests of the group were served since the last call.
+    pub fn handle_successes(&mut self, group: usize, count: u64, now: Instant) {
+        self.adapt(group, now, |search| {
+            search.handle_successes(u32::try_from(count).unwrap_or(u32::MAX), now);
+        });
+    }
+
+    /// A 429, a 529 or a timeout of the group.
+    pub fn handle_pushback(&mut self, group: usize, now: Instant) {
+        self.adapt(group, now, |search| search.handle_pushback(now));
+    }
+
+    /// An answer said that little is left of the group's request quota.
+    pub fn handle_remaining(&mut self, group: usize, quota: &Remaining, now: Instant) {
+        if let (Some(remaining), Some(limit), Some(reset)) =
+            (quota.remaining, quota.limit, quota.reset)
+        {
+            self.adapt(group, now, |search| {
+                search.handle_remaining(remaining, limit, reset, now);
+            });
+        }
+    }
+
+    /// Lets a group's search act, and its schedule follow.
+    fn adapt(&mut self, group: usize, now: Instant, act: impl FnOnce(&mut Adaptive)) {
+        let group = &mut self.groups[group];
+        let (Some(search), Some(pacer)) = (&mut group.search, &mut group.pacer) else {
+            return;
+        };
+        let before = search.rate();
+        act(search);
+        if search.rate() != before
+            && let Some(rate) = slower(Some(search.rate()), group.rate_max)
+        {
+            pacer.set_rate(rate, now);
+        }
+    }
+
+    /// `shard` needs `amount` tokens more of the group's budget; [`Self::poll`] serves it.
+    pub fn handle_want(&mut self, shard: usize, group: usize, amount: u64) {
+        let group = &mut self.groups[group];
+        group.waiting.retain(|&(waiting, _)| waiting != shard);
+        group.waiting.push_back((shard, amount));
+        group.serve_at = None;
+    }
+
+    /// `more` tokens were spent than leased (or, negative, fewer).
+    pub fn handle_settled(&mut self, group: usize, more: i64) {
+        let group = &mut self.groups[group];
+        if let Some(budget) = &mut group.budget {
+            budget.correct(more);
+            group.serve_at = None;
+        }
+    }
+
+    /// `shard` has nothing to send any more.
+    pub fn handle_idle(&mut self, shard: usize) {
+        for group in &mut self.groups {
+            group.waiting.retain(|&(waiting, _)| waiting != shard);
+        }
+    }
+
+    /// Leases tokens to the shards that wait for them, as far as there are some.
+    pub fn poll(&mut self, now: Instant, leases: &mut Vec<TokenLease>) {
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            if group.serve_at.is_some_and(|at| at > now) {
+                continue;
+            }
+            group.serve_at = None;
+            let Some(budget) = &mut group.budget else {
+                continue;
+            };
+            while let Some(&(shard, amount)) = group.waiting.front() {
+                match budget.lease(amount, now) {
+                    Leased::Now(amount) => {
+                        group.waiting.pop_front();
+                        leases.push(TokenLease {
+                            shard,
+                            group: index,
+                            amount,
+                        });
+                    }
+                    Leased::At(at) => {
+                        group.serve_at = Some(at);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// When [`Self::poll`] has something to do though nothing is reported.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.groups.iter().filter_map(|group| group.serve_at).min()
+    }
+}
+
+/// The lower of two rates, of which either may be missing.
+fn slower(one: Option<f64>, other: Option<f64>) -> Option<f64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "`Instant` has no other constructor; the test only adds to it"
+    )]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn limits(
+        requests_per_minute: Option<u64>,
+        tokens_per_minute: Option<u64>,
+        search_rate: bool,
+    ) -> GroupLimits {
+        GroupLimits {
+            requests_per_minute,
+            tokens_per_minute,
+            search_rate,
+        }
+    }
+
+    #[test]
+    fn tokens_go_round_and_wait_for_the_budget() {
+        let now = start();
+        let mut quotas = Quotas::new(&[limits(None, Some(60_000), false)], now);
+        let mut leases = Vec::new();
+        quotas.handle_want(0, 0, 700);
+        quotas.handle_want(1, 0, 700);
+        quotas.handle_want(2, 0, 700);
+        quotas.poll(now, &mut leases);
+        let lease = |shard, amount| TokenLease {
+            shard,
+            group: 0,
+            amount,
+        };
+        assert_eq!(leases, [lease(0, 700), lease(1, 300)]);
+        let wake = quotas.next_wake().expect("shard 2 waits");
+        assert!(wake > now + Duration::from_millis(99) && wake < now + Duration::from_millis(103));
+        quotas.handle_settled(0, -500);
+        leases.clear();
+        quotas.poll(now, &mut leases);
+        assert_eq!(leases, [lease(2, 500)]);
+        quotas.handle_want(1, 0, 1);
+        quotas.handle_idle(1);
+        leases.clear();
+        quotas.poll(now + Duration::from_secs(9), &mut leases);
+        assert!(leases.is_empty() && quotas.next_wake().is_none());
+    }
+
+    #[test]
+    fn a_searched_rate_stays_below_the_configured_one() {
+        let now = start();
+        let groups = [
+            limits(Some(300), None, true),
+            limits(None, None, true),
+            limits(Some(300), None, false),
+        ];
+        let mut quotas = Quotas::new(&groups, now);
+        assert_eq!(quotas.found_rate(), Some(per_minute(300) + 10.0));
+        let later = now + Duration::from_secs(1);
+        quotas.handle_successes(0, 10, later);
+        quotas.handle_successes(1, 10, later);
+        assert_eq!(quotas.found_rate(), Some(per_minute(300) + 20.0));
+        quotas.handle_pushback(1, later);
+        assert_eq!(quotas.found_rate(), Some(per_minute(300) + 10.0));
+        assert!(quotas.pacer(0).is_some() && quotas.pacer(2).is_some());
+        assert_eq!(
+            Quotas::new(&[GroupLimits::default()], now).found_rate(),
+            None
+        );
+    }
+}

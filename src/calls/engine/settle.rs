@@ -1,0 +1,225 @@
+//! What became of an attempt: an outcome for whoever waits, or another place among the retries.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::{Attempt, Engine, Finished, Received};
+use crate::batch::judgement::{Answer, Failed, Judge, TOKEN_PAUSE};
+use crate::batch::record::RESPONSE_TEXT_BYTES_MAX;
+use crate::batch::spend;
+use crate::calls::outcome::{CallError, Completion};
+use crate::calls::request::Call;
+use crate::entra::BearerTokens;
+use crate::error::ErrorKind;
+use crate::http::Response;
+use crate::metrics::tokens::Tokens;
+use crate::policy::health::State;
+use crate::policy::retry::{self, Decision};
+use crate::policy::wait_hint::WaitHint;
+use crate::provider::usage_of;
+use crate::runtime::{self, Runtime};
+
+impl<R: Runtime> Engine<R> {
+    /// Ends an attempt.
+    pub(super) fn settle(&mut self, finished: Finished) {
+        let Finished { attempt, result } = finished;
+        let now = runtime::now();
+        self.in_flight -= 1;
+        self.traffic.release(attempt.endpoint);
+        let Received {
+            result,
+            reply,
+            stream,
+            delta_seen,
+        } = match result {
+            Ok(received) => received,
+            Err(panic) => {
+                tracing::error!("a call failed by a defect of blaze-uring: {panic}");
+                let endpoint = attempt.endpoint;
+                let metrics = &mut self.ledger.metrics;
+                metrics.failed_attempt(endpoint, ErrorKind::Cancelled, Tokens::default());
+                let error = CallError::new(ErrorKind::Cancelled, panic.to_string());
+                return self.fail(*attempt.call, error);
+            }
+        };
+        let response = match result {
+            Ok(response) => response,
+            Err(failure) => {
+                let endpoint = &self.plan.endpoints[attempt.endpoint];
+                let failed = Failed::without_answer(endpoint, &failure, stream);
+                return self.settle_failure(attempt, now, &failed, delta_seen);
+            }
+        };
+        let unix_now_ms = (runtime::unix_micros() / 1000) as i64;
+        let plan = Rc::clone(&self.plan);
+        let endpoint = &plan.endpoints[attempt.endpoint];
+        let judge = Judge::new(endpoint, &response, &reply, unix_now_ms);
+        self.traffic.handle_hint(attempt.endpoint, &judge.hint, now);
+        let parsed = judge.answer(stream).and_then(|answer| {
+            let json = serde_json::from_slice(&answer.body).map_err(|_| judge.not_json())?;
+            Ok((json, answer))
+        });
+        match parsed {
+            Ok((json, answer)) => {
+                let request_id = judge.request_id.map(str::to_owned);
+                self.succeed(attempt, now, &response, request_id, json, &answer);
+            }
+            Err(mut failed) => {
+                if let Some(token) = self.tokens.as_ref().and_then(|tokens| tokens.of(endpoint)) {
+                    failed.strike_out(&token.secret);
+                }
+                let excuses =
+                    |tokens: &BearerTokens| tokens.excuses(endpoint, attempt.token_generation);
+                if failed.status == Some(401) && self.tokens.as_ref().is_some_and(excuses) {
+                    failed.excuse(TOKEN_PAUSE);
+                    let pause = WaitHint {
+                        wait: Some(TOKEN_PAUSE),
+                        ..WaitHint::default()
+                    };
+                    self.traffic.handle_hint(attempt.endpoint, &pause, now);
+                }
+                self.settle_failure(attempt, now, &failed, delta_seen);
+            }
+        }
+    }
+
+    fn succeed(
+        &mut self,
+        attempt: Attempt,
+        now: Instant,
+        response: &Response,
+        request_id: Option<String>,
+        json: Value,
+        answer: &Answer<'_>,
+    ) {
+        let endpoint = attempt.endpoint;
+        let tokens = usage_of(&answer.body);
+        let used = tokens.map(|tokens| tokens.prompt.saturating_add(tokens.completion));
+        let estimated = attempt.call.tokens_estimated;
+        self.traffic
+            .handle_success(endpoint, attempt.probe, estimated, used, now);
+        let tokens = tokens.unwrap_or_default();
+        self.charge(&attempt, tokens);
+        let latency = now.saturating_duration_since(attempt.sent);
+        let ttft = answer
+            .first_token_at
+            .map(|at| at.saturating_duration_since(attempt.sent));
+        self.ledger.metrics.success(endpoint, latency, tokens, ttft);
+        let id = attempt.call.id;
+        if self.open.is_open(id) {
+            self.ledger.succeeded();
+        }
+        let completion = Completion {
+            response: json,
+            endpoint: self.plan.endpoints[endpoint].name.clone(),
+            status: response.status,
+            attempts: attempt.call.attempts + 1,
+            latency,
+            ttft,
+            request_id,
+            tokens,
+        };
+        self.open.finish(id, Ok(completion));
+    }
+
+    /// Tells the machines, then parks the call or fails it.
+    fn settle_failure(
+        &mut self,
+        attempt: Attempt,
+        now: Instant,
+        failed: &Failed<'_>,
+        delta_seen: bool,
+    ) {
+        let endpoint = attempt.endpoint;
+        let verdict = &failed.verdict;
+        let metrics = &mut self.ledger.metrics;
+        metrics.failed_attempt(endpoint, verdict.kind, failed.tokens);
+        self.charge(&attempt, failed.tokens);
+        self.ledger
+            .sample(endpoint, verdict.kind, failed.status, &verdict.message);
+        let disables_endpoint = self.traffic.handle_failure(
+            endpoint,
+            attempt.probe,
+            attempt.call.tokens_estimated,
+            failed,
+            now,
+        );
+        let mut call = attempt.call;
+        let error = CallError {
+            kind: verdict.kind,
+            message: verdict.message.clone(),
+            status: failed.status,
+            attempts: call.attempts + 1,
+            endpoint: Some(self.plan.endpoints[endpoint].name.clone()),
+            response_text: (failed.shown_body(&self.plan.endpoints[endpoint]))
+                .and_then(|body| excerpt(&body)),
+        };
+        let given_up = self.leave_at.is_some()
+            || delta_seen
+            || call.give_up_at.is_some_and(|at| at <= now)
+            || !self.open.is_open(call.id);
+        if given_up {
+            return self.fail(*call, error);
+        }
+        // An endpoint that turned out unusable is not the call's fault, nor one that nobody reaches.
+        let is_out = || !matches!(self.traffic.endpoint(endpoint, now).0, State::Usable);
+        let unreachable = failed.unsent && (attempt.probe || is_out());
+        let blameless = disables_endpoint || unreachable || failed.excused;
+        call.attempts += u32::from(!blameless);
+        let retry = &self.plan.config.retry;
+        let decision = retry::decide(
+            &retry::Failure {
+                retryable: verdict.retry,
+                server_wait: failed.wait,
+                disables_endpoint,
+                elsewhere: self.traffic.usable_elsewhere(endpoint, now),
+            },
+            call.attempts,
+            call.max_attempts.unwrap_or(retry.max_attempts),
+            &self.plan.backoff,
+            &mut random,
+        );
+        match decision {
+            Decision::Retry { after } => {
+                self.ledger.metrics.retry();
+                call.avoid = Some(endpoint);
+                call.last_error = Some(error);
+                // A wait that the clock cannot hold ends with the call's own patience.
+                let due = now.checked_add(after).unwrap_or(now);
+                self.parked.insert((due, call.id), call);
+            }
+            Decision::GiveUp => self.fail(*call, error),
+        }
+    }
+
+    /// Ends a call without an answer.
+    pub(super) fn fail(&mut self, call: Call, error: CallError) {
+        if self.open.is_open(call.id) {
+            self.ledger.failed(error.kind);
+        }
+        self.open.finish(call.id, Err(error));
+    }
+
+    /// Books what an answer cost.
+    fn charge(&mut self, attempt: &Attempt, tokens: Tokens) {
+        let Call { parsed, line, .. } = &*attempt.call;
+        let endpoint = &self.plan.endpoints[attempt.endpoint];
+        let usd = spend::of_answer(&self.plan, endpoint, parsed, line, tokens);
+        self.ledger.cost(usd);
+    }
+}
+
+fn excerpt(body: &[u8]) -> Option<String> {
+    let cut = &body[..body.len().min(RESPONSE_TEXT_BYTES_MAX)];
+    (!cut.is_empty()).then(|| String::from_utf8_lossy(cut).into_owned())
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the engine is where jitter's randomness comes from"
+)]
+fn random() -> f64 {
+    fastrand::f64()
+}

@@ -1,0 +1,397 @@
+//! Whether a call may be sent now, and where: the policy machines of a run, both halves of each,
+//! on one thread. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::batch::judgement::Failed;
+use crate::batch::plan::Plan;
+use crate::batch::quotas::{GroupLimits, Quotas, TokenLease};
+use crate::config::Rate;
+use crate::error::ErrorKind;
+use crate::policy::balance::Ring;
+use crate::policy::budget::Allowance;
+use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, State, StopReason};
+use crate::policy::pacer::{Pacer, SlotQueue, Taken};
+use crate::policy::permits::Lease;
+use crate::policy::wait_hint::WaitHint;
+use crate::provider::{Effect, Verdict};
+
+/// The only sender there is.
+const SHARD: usize = 0;
+/// A schedule whose next slot has just expired is asked again after this.
+const SLOT_RETRY: Duration = Duration::from_millis(1);
+
+/// The answer to a call that wants to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// Send it there.
+    Go {
+        /// Which endpoint.
+        endpoint: usize,
+        /// The request decides whether the endpoint is usable again.
+        probe: bool,
+    },
+    /// Not before then, or (`None`) not before something is reported.
+    Wait(Option<Instant>),
+}
+
+/// Both halves of every machine.
+pub(super) struct Traffic {
+    names: Vec<String>,
+    groups: Vec<usize>,
+    health: Health,
+    local: LocalHealth,
+    ring: Ring,
+    workers: Lease,
+    caps: Vec<Lease>,
+    /// The schedule of all requests together.
+    pace: Option<(Pacer, SlotQueue)>,
+    quotas: Quotas,
+    /// By quota group.
+    gates: Vec<GroupGate>,
+    leases: Vec<TokenLease>,
+    last_failure: Vec<Option<(ErrorKind, String)>>,
+    max_outage: Duration,
+}
+
+/// What a quota group's requests need besides: send slots and tokens.
+struct GroupGate {
+    slots: Option<SlotQueue>,
+    tokens: Option<TokenGate>,
+}
+
+struct TokenGate {
+    allowance: Allowance,
+    /// The limit itself. Nothing is taken for more, or it could never be sent.
+    per_minute: u64,
+}
+
+/// Whether a slot can be spent; leases some if there are none. The error says when.
+fn slot_open(
+    slots: &mut SlotQueue,
+    pacer: &mut Pacer,
+    want: u32,
+    now: Instant,
+) -> Result<(), Instant> {
+    if slots.look(now) == Taken::Empty {
+        slots.add(pacer.lease(want, now));
+    }
+    match slots.look(now) {
+        Taken::Go => Ok(()),
+        Taken::At(at) => Err(at),
+        // The lease had expired at once.
+        Taken::Empty => Err(now + SLOT_RETRY),
+    }
+}
+
+impl Traffic {
+    /// All endpoints usable, nothing in flight.
+    pub fn new(plan: &Plan, now: Instant) -> Self {
+        let endpoints = &plan.endpoints;
+        let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
+        // More than four billion in flight are no cap at all.
+        let lease = |cap: usize| Lease::new(u32::try_from(cap).unwrap_or(u32::MAX));
+        let gate = |limits: &GroupLimits| GroupGate {
+            slots: limits.paced().then(SlotQueue::new),
+            tokens: limits.tokens_per_minute.map(|per_minute| TokenGate {
+                allowance: Allowance::new(),
+                per_minute,
+            }),
+        };
+        let pace = match plan.config.request.rate_limit {
+            Rate::PerSecond(rate) => Some((Pacer::new(rate, now), SlotQueue::new())),
+            Rate::Unlimited | Rate::Auto => None,
+        };
+        let mut health = Health::new(plan.groups.clone(), 1);
+        health.set_working(SHARD, false);
+        Self {
+            names: endpoints.iter().map(|one| one.name.clone()).collect(),
+            health,
+            local: LocalHealth::new(plan.groups.clone(), SHARD),
+            ring: Ring::new(&weights),
+            workers: lease(plan.config.request.workers),
+            caps: endpoints
+                .iter()
+                .map(|one| lease(one.max_concurrent))
+                .collect(),
+            pace,
+            quotas: Quotas::new(&plan.limits, now),
+            gates: plan.limits.iter().map(gate).collect(),
+            leases: Vec::new(),
+            last_failure: vec![None; endpoints.len()],
+            max_outage: plan.config.max_outage,
+            groups: plan.groups.clone(),
+        }
+    }
+
+    /// Whether a call that takes about `tokens` may be sent now, rather not to `avoid`; `waiting`
+    /// calls would go if they could. `Go` holds a place in flight until [`Self::release`].
+    pub fn admit(
+        &mut self,
+        avoid: Option<usize>,
+        tokens: u64,
+        waiting: u32,
+        now: Instant,
+    ) -> Admitted {
+        self.poll(now);
+        let mut wake = self.health.next_wake();
+        if self.workers.available() == 0 {
+            return Admitted::Wait(wake);
+        }
+        let mut ready = vec![false; self.caps.len()];
+        for (index, ready) in ready.iter_mut().enumerate() {
+            if !self.local.usable(index, now) || self.caps[index].available() == 0 {
+                continue;
+            }
+            match self.gate_open(self.groups[index], tokens, waiting, now) {
+                Ok(()) => *ready = true,
+                Err(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
+            }
+        }
+        if !ready.contains(&true) {
+            return Admitted::Wait(wake);
+        }
+        if let Some((pacer, slots)) = &mut self.pace
+            && let Err(at) = slot_open(slots, pacer, waiting, now)
+        {
+            return Admitted::Wait(Some(at));
+        }
+        let endpoint = self
+            .ring
+            .pick(|index| ready[index], avoid)
+            .expect("an endpoint was ready");
+        assert!(self.workers.try_acquire(), "a worker was free");
+        assert!(self.caps[endpoint].try_acquire(), "the cap had room");
+        self.spend(self.groups[endpoint], tokens, now);
+        Admitted::Go {
+            endpoint,
+            probe: self.local.take_probe(endpoint),
+        }
+    }
+
+    /// Whether the group lets a request go now; leases what is missing. The error says when to look
+    /// again.
+    fn gate_open(
+        &mut self,
+        group: usize,
+        tokens: u64,
+        waiting: u32,
+        now: Instant,
+    ) -> Result<(), Instant> {
+        let gate = &mut self.gates[group];
+        if let (Some(slots), Some(pacer)) = (&mut gate.slots, self.quotas.pacer(group)) {
+            slot_open(slots, pacer, waiting, now)?;
+        }
+        let Some(gate) = &mut gate.tokens else {
+            return Ok(());
+        };
+        let missing = gate.allowance.missing(tokens.min(gate.per_minute));
+        if missing == 0 {
+            return Ok(());
+        }
+        self.quotas.handle_want(SHARD, group, missing);
+        self.quotas.poll(now, &mut self.leases);
+        for lease in self.leases.drain(..) {
+            if let Some(gate) = &mut self.gates[lease.group].tokens {
+                gate.allowance.add(lease.amount);
+            }
+        }
+        // What was missing came in part: the rest is asked for at the next look.
+        let holds = |gate: &TokenGate| gate.allowance.missing(tokens.min(gate.per_minute)) == 0;
+        match self.gates[group].tokens.as_ref().is_some_and(holds) {
+            true => Ok(()),
+            false => Err(self.quotas.next_wake().unwrap_or(now + SLOT_RETRY)),
+        }
+    }
+
+    /// Spends what an open gate has shown.
+    fn spend(&mut self, group: usize, tokens: u64, now: Instant) {
+        let shared = self.pace.as_mut().map(|(_, slots)| slots);
+        let gate = &mut self.gates[group];
+        for slots in shared.into_iter().chain(&mut gate.slots) {
+            assert_eq!(slots.take(now), Taken::Go, "a slot was open");
+        }
+        if let Some(gate) = &mut gate.tokens {
+            let amount = tokens.min(gate.per_minute);
+            assert!(gate.allowance.take(amount), "the tokens were there");
+        }
+    }
+
+    /// A request is over.
+    pub fn release(&mut self, endpoint: usize) {
+        self.workers.release();
+        self.caps[endpoint].release();
+    }
+
+    /// Whether any call wants to be sent; a probe is only given to somebody who can send it.
+    pub fn set_working(&mut self, working: bool, now: Instant) {
+        self.health.set_working(SHARD, working);
+        if !working {
+            for endpoint in self.local.surrender_probes() {
+                self.health.handle_probe_declined(endpoint, SHARD, now);
+            }
+        }
+    }
+
+    /// A request was answered well; it used `used` tokens, if the answer says.
+    pub fn handle_success(
+        &mut self,
+        endpoint: usize,
+        probe: bool,
+        estimated: u64,
+        used: Option<u64>,
+        now: Instant,
+    ) {
+        self.answered(endpoint, probe, now);
+        self.settle_tokens(endpoint, estimated, used);
+        self.quotas.handle_successes(self.groups[endpoint], 1, now);
+    }
+
+    /// What an answer says about waiting.
+    pub fn handle_hint(&mut self, endpoint: usize, hint: &WaitHint, now: Instant) {
+        if let Some(wait) = hint.wait {
+            self.health.handle_hint(endpoint, wait, now);
+        }
+        self.quotas
+            .handle_remaining(self.groups[endpoint], &hint.requests, now);
+    }
+
+    /// A request failed. Returns whether the endpoint is to blame alone: no call can succeed there,
+    /// and there may be others.
+    pub fn handle_failure(
+        &mut self,
+        endpoint: usize,
+        probe: bool,
+        estimated: u64,
+        failed: &Failed<'_>,
+        now: Instant,
+    ) -> bool {
+        let used = failed
+            .tokens
+            .prompt
+            .saturating_add(failed.tokens.completion);
+        let unknown = used == 0 && failed.uncounted;
+        self.settle_tokens(endpoint, estimated, (!unknown).then_some(used));
+        let effect = failed.effect();
+        if *effect != Effect::None {
+            let Verdict { kind, message, .. } = &failed.verdict;
+            self.last_failure[endpoint] = Some((*kind, message.clone()));
+        }
+        if failed.pushes_back() {
+            self.quotas.handle_pushback(self.groups[endpoint], now);
+        }
+        match effect {
+            Effect::Transient => {
+                if probe {
+                    self.health.handle_probe_result(endpoint, false, now);
+                }
+                self.health.handle_transient(endpoint, now);
+                false
+            }
+            // The endpoint answered: whatever it said, it is not out.
+            Effect::None | Effect::RateLimited => {
+                self.answered(endpoint, probe, now);
+                false
+            }
+            Effect::Disable { reason } => {
+                self.health.handle_disable(endpoint, reason.clone());
+                true
+            }
+            Effect::Exhausted { reason } => {
+                let group = self.groups[endpoint];
+                for index in 0..self.groups.len() {
+                    if self.groups[index] == group {
+                        self.health.handle_disable(index, reason.clone());
+                    }
+                }
+                self.poll(now);
+                self.local.any_enabled_outside_group(endpoint)
+            }
+        }
+    }
+
+    /// An endpoint is out for good.
+    pub fn disable(&mut self, endpoint: usize, reason: &str) {
+        self.last_failure[endpoint] = Some((ErrorKind::Auth, reason.to_owned()));
+        self.health.handle_disable(endpoint, reason.to_owned());
+    }
+
+    /// Whether another endpoint could take a call now.
+    pub fn usable_elsewhere(&mut self, endpoint: usize, now: Instant) -> bool {
+        self.poll(now);
+        (0..self.caps.len()).any(|other| other != endpoint && self.local.usable(other, now))
+    }
+
+    /// `--rate auto`: the rate found, per second.
+    pub fn rate_found(&self) -> Option<f64> {
+        self.quotas.found_rate()
+    }
+
+    /// Why no call can be sent for as long as anybody should wait, if that is so: the kind and the
+    /// words of the error for those that wait.
+    pub fn outage(&self, now: Instant) -> Option<(ErrorKind, String)> {
+        let reason = self
+            .health
+            .verdict(now, self.max_outage, MAX_OUTAGE_NEVER)?;
+        let head = match reason {
+            StopReason::AllDisabled(_) => "no endpoint can be used any more".to_owned(),
+            StopReason::Outage(lasted) => format!(
+                "no endpoint has been usable for {:.0} s",
+                lasted.as_secs_f64()
+            ),
+        };
+        let clauses: Vec<String> = (self.names.iter().zip(&self.last_failure))
+            .map(|(name, failure)| match failure {
+                Some((_, message)) => format!("{name}: {message}"),
+                None => format!("{name}: out"),
+            })
+            .collect();
+        let kind = (self.last_failure.iter().flatten().map(|(kind, _)| *kind))
+            .next_back()
+            .unwrap_or(ErrorKind::Connect);
+        Some((kind, format!("{head} ({})", clauses.join("; "))))
+    }
+
+    /// The state of an endpoint, its streak of failures, and what failed there last.
+    pub fn endpoint(&self, index: usize, now: Instant) -> (State, u32, Option<&str>) {
+        let failure = self.last_failure[index].as_ref();
+        (
+            self.health.state(index, now),
+            self.health.view(index).streak,
+            failure.map(|(_, message)| message.as_str()),
+        )
+    }
+
+    fn answered(&mut self, endpoint: usize, probe: bool, now: Instant) {
+        if probe {
+            self.health.handle_probe_result(endpoint, true, now);
+        }
+        self.health.handle_success(endpoint, now);
+    }
+
+    /// Corrects what was taken of a `tpm_limit` by what was used.
+    fn settle_tokens(&mut self, endpoint: usize, estimated: u64, used: Option<u64>) {
+        let group = self.groups[endpoint];
+        if let (Some(gate), Some(used)) = (&self.gates[group].tokens, used) {
+            // A count beyond 2^63 is a broken server's.
+            let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            let taken = estimated.min(gate.per_minute);
+            self.quotas
+                .handle_settled(group, signed(used).saturating_sub(signed(taken)));
+        }
+    }
+
+    /// Both halves see the same.
+    fn poll(&mut self, now: Instant) {
+        for transition in self.health.poll(now) {
+            let endpoint = transition.endpoint;
+            if let State::Disabled { reason } = &transition.state {
+                tracing::warn!(
+                    endpoint = self.names[endpoint],
+                    "endpoint disabled: {reason}"
+                );
+            }
+            self.local.apply(endpoint, self.health.view(endpoint));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! How a run begins with `--retry-errors`: from its run folder if there is one, else from the final
+//! files of the finished run, else anew.
+
+use std::path::Path;
+
+use super::RunError;
+use crate::batch::finished::Finished;
+use crate::batch::folder::{Claim, Manifest, Merged, Opened, RunFolder};
+use crate::batch::input::Input;
+use crate::batch::segment::ShardLog;
+use crate::config::{Config, Job, OutputTarget};
+
+/// What there is to do.
+pub(super) enum Begun {
+    /// Lines to send, perhaps.
+    Run(Box<Opened>),
+    /// The finished run has no failures; the run folder is gone again and nothing was touched.
+    NothingFailed(Merged),
+}
+
+/// Opens a claimed run folder for `job`.
+pub(super) fn open(
+    claim: Claim,
+    folder: &Path,
+    manifest: Manifest,
+    job: &Job,
+    config: &Config,
+    input: &Input,
+) -> Result<Begun, RunError> {
+    if !job.retry_errors || RunFolder::exists(folder) {
+        return Ok(Begun::Run(Box::new(claim.open(manifest)?)));
+    }
+    let output = match &job.output {
+        Some(OutputTarget::File(path)) => Some(path.as_path()),
+        Some(OutputTarget::Stdout) | None => None,
+    };
+    let Some(finished) = Finished::find(output, &job.errors)? else {
+        return Ok(Begun::Run(Box::new(claim.open(manifest)?)));
+    };
+    if !finished.has_failures() {
+        let merged = finished.read(input, config.format, &mut |_| Ok(()));
+        claim.abandon()?;
+        let merged = merged?;
+        tracing::info!(
+            "nothing to send again: {} has no records",
+            job.errors.display()
+        );
+        return Ok(Begun::NothingFailed(merged));
+    }
+    let began_us = manifest.created_us;
+    // The final files stay until the new ones replace them.
+    let manifest = Manifest {
+        overwrite: true,
+        ..manifest
+    };
+    let fill = |folder: &RunFolder| -> Result<(), RunError> {
+        let keep_output = finished.has_output();
+        let generation = folder.generation();
+        let mut log = ShardLog::create(folder, generation, 0, keep_output, config.durability)?;
+        finished.read_into(&mut log, input, config.format, began_us)?;
+        Ok(())
+    };
+    Ok(Begun::Run(Box::new(claim.open_filled(manifest, fill)?)))
+}

@@ -1,0 +1,18 @@
+//! The main job end to end: the real binary against the trial endpoint, on every runtime.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test makes its own files, sockets and clocks"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod console;
+mod engine;
+mod fields;
+mod files;
+mod lines;
+mod settings;
+mod shapes;

@@ -1,0 +1,360 @@
+//! One run to be disturbed: its input, an endpoint that counts every line, what is on disk after a
+//! kill, and the comparison with an undisturbed run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use blaze_uring::journal::{Outcome, replay};
+use blaze_uring::mock::{Mock, MockOptions, Scripted};
+use serde_json::Value;
+
+use crate::support::{Place, Run, WATCHDOG, batch_args, mock_with, records, run, spawn};
+
+/// Requests in flight in every run, unless a test says otherwise.
+pub const WORKERS: u32 = 8;
+
+/// What is in the input.
+#[derive(Clone, Copy)]
+pub struct Lines {
+    /// Lines that are sent; every ninth is answered with HTTP 400.
+    pub sent: usize,
+    /// Lines that are no request, after the others.
+    pub invalid: usize,
+}
+
+impl Lines {
+    /// The input's lines.
+    pub fn text(self) -> Vec<String> {
+        (1..=self.sent)
+            .map(|number| match number % 9 {
+                0 => format!(r#"{{"input": "line {number}: refuse me", "id": {number}}}"#),
+                _ => format!(r#"{{"input": "line {number}", "id": {number}}}"#),
+            })
+            .chain((1..=self.invalid).map(|number| format!("no request {number}")))
+            .collect()
+    }
+}
+
+/// Which lines have arrived how often, and a way to wait for more.
+#[derive(Default)]
+pub struct Arrivals {
+    by_line: Mutex<BTreeMap<u64, u32>>,
+    more: Condvar,
+}
+
+impl Arrivals {
+    fn note(&self, body: &[u8]) {
+        let body: Value = serde_json::from_slice(body).expect("a body is JSON");
+        let content = body["messages"][0]["content"].as_str().expect("a text");
+        let digits = content.trim_start_matches("line ").split(':').next();
+        let number = digits.and_then(|digits| digits.parse().ok());
+        let mut by_line = self.by_line.lock().expect("no holder panics");
+        *by_line.entry(number.expect("a number")).or_default() += 1;
+        self.more.notify_all();
+    }
+
+    /// How often the endpoint has seen each line, by physical number.
+    pub fn seen(&self) -> BTreeMap<u64, u32> {
+        self.by_line.lock().expect("no holder panics").clone()
+    }
+
+    /// All requests so far.
+    pub fn count(&self) -> u64 {
+        count(&self.seen())
+    }
+
+    /// Whether so many arrived before `patience` ended.
+    pub fn wait_for(&self, wanted: u64, patience: Duration) -> bool {
+        let seen = self.by_line.lock().expect("no holder panics");
+        let (seen, _) = self
+            .more
+            .wait_timeout_while(seen, patience, |seen| count(seen) < wanted)
+            .expect("no holder panics");
+        count(&seen) >= wanted
+    }
+}
+
+fn count(seen: &BTreeMap<u64, u32>) -> u64 {
+    seen.values().map(|times| u64::from(*times)).sum()
+}
+
+/// The final files without what may differ between two runs.
+#[derive(Debug, PartialEq)]
+pub struct Final {
+    output: Vec<Value>,
+    errors: Vec<Value>,
+}
+
+pub struct Scene {
+    pub place: Place,
+    pub mock: Mock,
+    pub arrivals: Arc<Arrivals>,
+    pub lines: Lines,
+    runtime: &'static str,
+}
+
+impl Scene {
+    pub fn new(runtime: &'static str, lines: Lines) -> Self {
+        Self::with(runtime, lines, |options| {
+            options.latency = "2ms".parse().expect("a latency");
+        })
+    }
+
+    /// With an endpoint of one's own; its script is the scene's.
+    pub fn with(
+        runtime: &'static str,
+        lines: Lines,
+        change: impl FnOnce(&mut MockOptions),
+    ) -> Self {
+        let place = Place::new();
+        place.input(&lines.text());
+        let arrivals = Arc::new(Arrivals::default());
+        let counted = Arc::clone(&arrivals);
+        let mock = mock_with(|options| {
+            options.record_requests = false;
+            options.script = Some(Arc::new(move |request| {
+                counted.note(&request.body);
+                memchr::memmem::find(&request.body, b"refuse me").map(|_| {
+                    Scripted::json(400, r#"{"error": {"message": "refused", "code": "no"}}"#)
+                })
+            }));
+            change(options);
+        });
+        Self {
+            place,
+            mock,
+            arrivals,
+            lines,
+            runtime,
+        }
+    }
+
+    /// The command, with the usual number of workers.
+    pub fn args(&self, more: &[&str]) -> Vec<String> {
+        let workers = WORKERS.to_string();
+        let mut args = batch_args(&self.mock, self.runtime, &["--rate", "0"]);
+        if !more.contains(&"--workers") {
+            args.extend(["--workers".to_owned(), workers]);
+        }
+        // The last of two equal flags would be refused.
+        if let Some(at) = args.iter().position(|arg| arg == "--cores")
+            && more.contains(&"--cores")
+        {
+            args.drain(at..at + 2);
+        }
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args
+    }
+
+    /// The status of a run that came to its end.
+    pub fn end_status(&self) -> i32 {
+        match self.lines.sent >= 9 || self.lines.invalid > 0 {
+            true => 3,
+            false => 0,
+        }
+    }
+
+    pub fn folder(&self) -> PathBuf {
+        self.place.path("out.jsonl.blaze")
+    }
+
+    /// Runs to the end.
+    #[track_caller]
+    pub fn finish(&self, more: &[&str]) -> Run {
+        run(&self.place, &self.args(more)).expect(self.end_status())
+    }
+
+    /// Starts a run and kills it at the `count`-th request that arrives from now on; `false` if it
+    /// came to its end before.
+    pub fn kill_at(&self, count: u64, more: &[&str]) -> bool {
+        let wanted = self.arrivals.count() + count;
+        let running = spawn(&self.place, &self.args(more));
+        let patience = Instant::now() + WATCHDOG / 2;
+        // An output that is replaced stays until the end.
+        let replaces = more.contains(&"--overwrite");
+        while !self.arrivals.wait_for(wanted, Duration::from_millis(20)) {
+            if (self.is_final() && !replaces) || Instant::now() > patience {
+                break;
+            }
+        }
+        running.kill().status.is_none()
+    }
+
+    /// The final files are there and the folder holds no run.
+    pub fn is_final(&self) -> bool {
+        self.place.path("out.jsonl").exists() && !self.folder().join("manifest.json").exists()
+    }
+
+    /// Lines whose record is on disk, by physical number. Each must have it whole.
+    pub fn finished(&self) -> BTreeSet<u64> {
+        if self.phase() != Some("running".to_owned()) {
+            // Every line is: the segments may be gone already, or be the final files.
+            let merged = self.phase().is_some() || self.is_final();
+            let lines = if merged { self.lines.sent as u64 } else { 0 };
+            return (1..=lines).collect();
+        }
+        let mut finished = BTreeSet::new();
+        for name in self.place.listing() {
+            if let Some(which) = name.strip_prefix("out.jsonl.blaze/journal-") {
+                self.read_journal(which.trim_end_matches(".log"), &mut finished);
+            }
+        }
+        finished
+    }
+
+    fn read_journal(&self, which: &str, finished: &mut BTreeSet<u64>) {
+        let file = |name: String| fs::read(self.folder().join(name)).unwrap_or_default();
+        let segment = |kind: &str| file(format!("{kind}-{which}.seg"));
+        let (output, errors) = (segment("output"), segment("errors"));
+        let journal = file(format!("journal-{which}.log"));
+        for entry in replay(&journal).expect("a kill damages nothing").entries() {
+            let segment = match entry.outcome {
+                Outcome::Success => &output,
+                Outcome::Failure => &errors,
+            };
+            let end = entry.end().expect("an end") as usize;
+            let record = segment.get(entry.position as usize..end);
+            let checksum = record.map(crc32fast::hash);
+            assert_eq!(checksum, Some(entry.record_checksum), "{which}");
+            finished.insert(entry.line_number);
+        }
+    }
+
+    /// How far the manifest says the run has come.
+    fn phase(&self) -> Option<String> {
+        let text = fs::read(self.folder().join("manifest.json")).ok()?;
+        let manifest: Value = serde_json::from_slice(&text).expect("a manifest is never torn");
+        Some(manifest["phase"].as_str().expect("a phase").to_owned())
+    }
+
+    /// The final files, normalised. Checks that every line has exactly one record.
+    #[track_caller]
+    pub fn files(&self) -> Final {
+        let read = |name: &str| match self.place.path(name) {
+            path if path.exists() => records(&path),
+            _ => Vec::new(),
+        };
+        let (output, errors) = (read("out.jsonl"), read("errors.jsonl"));
+        let mut numbers: Vec<u64> = output
+            .iter()
+            .map(|record| &record["metadata"]["line_number"])
+            .chain(errors.iter().map(|record| &record["line_number"]))
+            .map(|number| number.as_u64().expect("a line number"))
+            .collect();
+        numbers.sort_unstable();
+        let all: Vec<u64> = (1..=(self.lines.sent + self.lines.invalid) as u64).collect();
+        assert_eq!(numbers, all, "every line has exactly one record");
+        let normal = |records: Vec<Value>| records.into_iter().map(normalised).collect();
+        Final {
+            output: normal(output),
+            errors: normal(errors),
+        }
+    }
+
+    /// The promise: final files as undisturbed, finished lines never sent again, no more repeated
+    /// than `repeats_max`, nothing left behind.
+    #[track_caller]
+    pub fn check(&self, undisturbed: &Final, kept: &[Kept], repeats_max: u64) {
+        assert_eq!(&self.files(), undisturbed);
+        let seen = self.arrivals.seen();
+        assert_eq!(seen.len(), self.lines.sent, "every line was sent");
+        for (kill, kept) in kept.iter().enumerate() {
+            for line in &kept.finished {
+                let before = kept.seen.get(line).copied();
+                let after = seen.get(line).copied();
+                assert_eq!(before, after, "line {line} was finished at kill {kill}");
+            }
+        }
+        let repeats: u64 = seen.values().map(|count| u64::from(count - 1)).sum();
+        assert!(repeats <= repeats_max, "{repeats} repeats: {seen:?}");
+        // A kill in the last instant may leave the folder with nothing but its lock.
+        let left = |name: &String| name.contains(".blaze/") && !name.ends_with('/');
+        let mut left = self.place.listing().into_iter().filter(left);
+        assert!(
+            left.all(|name| name.ends_with("/lock")),
+            "{:?}",
+            self.place.listing()
+        );
+    }
+
+    /// What is on disk now, and how often those lines had been sent.
+    pub fn kept(&self) -> Kept {
+        Kept {
+            finished: self.finished(),
+            seen: self.arrivals.seen(),
+        }
+    }
+}
+
+/// The state of a run at a kill.
+pub struct Kept {
+    pub finished: BTreeSet<u64>,
+    pub seen: BTreeMap<u64, u32>,
+}
+
+/// The final files of these lines when nothing happens.
+pub fn undisturbed(runtime: &'static str, lines: Lines) -> Final {
+    let scene = Scene::new(runtime, lines);
+    scene.finish(&[]);
+    let files = scene.files();
+    scene.check(&files, &[], 0);
+    files
+}
+
+fn normalised(mut record: Value) -> Value {
+    for (place, names) in [
+        ("", &["id", "attempts"][..]),
+        ("/response", &["id", "created"]),
+        ("/metadata", &["latency_ms", "attempts", "endpoint"]),
+    ] {
+        let is_input_id = place.is_empty();
+        if let Some(Value::Object(fields)) = record.pointer_mut(place) {
+            for name in names {
+                // A number is the user's own field.
+                if !(is_input_id && *name == "id") {
+                    fields.remove(*name);
+                }
+            }
+        }
+    }
+    record
+}
+
+/// Whether `strace` is there and may do this to a process.
+pub fn strace_works(args: &[String]) -> bool {
+    let works = Command::new("strace")
+        .args(args)
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success());
+    if !works {
+        eprintln!("skipped: strace is not there or may not trace");
+    }
+    works
+}
+
+/// Puts a program in front of a command, such as `strace`.
+pub fn behind(command: &mut Command, program: &str, args: &[String]) {
+    let mut outer = Command::new(program);
+    outer
+        .args(args)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    if let Some(folder) = command.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    *command = outer;
+}

@@ -1,0 +1,157 @@
+//! Ctrl-C and its kin: stop sending, finish what is in flight, leave a run that goes on.
+
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::scene::{Lines, Scene, WORKERS, undisturbed};
+use crate::support::{Running, WATCHDOG, runtimes, spawn, spawn_with};
+
+const LINES: Lines = Lines {
+    sent: 60,
+    invalid: 2,
+};
+
+/// A run with `WORKERS` requests in flight whose answers take `latency`.
+fn in_flight(scene: &Scene, more: &[&str]) -> Running {
+    let wanted = scene.arrivals.count() + u64::from(WORKERS);
+    let running = spawn(&scene.place, &scene.args(more));
+    assert!(scene.arrivals.wait_for(wanted, WATCHDOG), "requests arrive");
+    running
+}
+
+fn scene(runtime: &'static str, latency: &str) -> Scene {
+    Scene::with(runtime, LINES, |options| {
+        options.latency = latency.parse().expect("a latency");
+    })
+}
+
+#[test]
+fn each_signal_lets_requests_in_flight_finish_and_resuming_repeats_none() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        for (signal, cores) in [
+            (libc::SIGINT, "1"),
+            (libc::SIGTERM, "2"),
+            (libc::SIGHUP, "1"),
+        ] {
+            let scene = scene(runtime, "150ms");
+            let running = in_flight(&scene, &["--cores", cores, "--grace", "20"]);
+            running.signal(signal);
+            let run = running.wait().expect(130);
+            assert!(run.stderr.contains("interrupted"), "{run:#?}");
+            let kept = scene.kept();
+            // Whatever had arrived was answered and has its record.
+            let sent = kept.seen.len();
+            let with_record = kept.seen.keys().filter(|line| kept.finished.contains(line));
+            assert_eq!(with_record.count(), sent, "signal {signal}");
+            assert!(sent < LINES.sent, "the run stopped early");
+            scene.finish(&["--cores", "2"]);
+            scene.check(&undisturbed, &[kept], 0);
+        }
+    }
+}
+
+/// An endpoint that never answers does not hold the process beyond the grace.
+#[test]
+fn the_grace_ends() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        for grace in ["0", "0.2"] {
+            let scene = scene(runtime, "25s");
+            let running = in_flight(&scene, &["--grace", grace]);
+            running.signal(libc::SIGINT);
+            // Long before an answer: the watchdog of `wait` is the bound.
+            let asked = std::time::Instant::now();
+            running.wait().expect(130);
+            assert!(asked.elapsed() < Duration::from_secs(15), "grace {grace}");
+            let kept = scene.kept();
+            let finished = kept
+                .finished
+                .iter()
+                .filter(|line| **line <= LINES.sent as u64);
+            assert_eq!(finished.count(), 0);
+            assert_eq!(kept.seen.len(), WORKERS as usize, "nothing more was sent");
+            // Another endpoint takes over.
+            let url = "--endpoint-url";
+            let quick = Scene::new(runtime, LINES);
+            let mut args = scene.args(&[]);
+            let at = args.iter().position(|arg| arg == url).expect("the flag");
+            args[at + 1] = quick.mock.url("/v1/chat/completions");
+            crate::support::run(&scene.place, &args).expect(scene.end_status());
+            assert_eq!(scene.files(), undisturbed);
+            assert_eq!(quick.arrivals.seen().len(), LINES.sent);
+        }
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, "1s");
+        let mut running = in_flight(&scene, &["--grace", "60"]);
+        let sent = scene.arrivals.count();
+        running.signal(libc::SIGINT);
+        // Two signals that wait together are one.
+        let process = running.id();
+        running.until("the first signal is taken", || {
+            pending_signals(process) == 0
+        });
+        running.signal(libc::SIGINT);
+        running.wait().expect(130);
+        let kept = scene.kept();
+        assert_eq!(scene.arrivals.count(), sent, "nothing more was sent");
+        scene.finish(&["--workers", "50"]);
+        scene.check(&undisturbed, &[kept], WORKERS.into());
+    }
+}
+
+/// While standard input is read nothing is in flight: one signal is enough.
+#[test]
+fn a_signal_while_reading_standard_input() {
+    for runtime in runtimes() {
+        let scene = scene(runtime, "1ms");
+        let mut args = scene.args(&[]);
+        args[1] = "-".to_owned();
+        let mut running = spawn_with(&scene.place, &args, |command| {
+            command.stdin(Stdio::piped());
+        });
+        let stdin = running.take_stdin();
+        let spool = scene.folder().join("input.jsonl.partial");
+        running.until("standard input is spooled", || spool.exists());
+        running.signal(libc::SIGINT);
+        let run = running.wait().expect(130);
+        assert!(run.stderr.contains("interrupted"), "{run:#?}");
+        assert_eq!(scene.arrivals.count(), 0);
+        drop(stdin);
+    }
+}
+
+#[test]
+fn nohup_keeps_its_promise() {
+    for runtime in runtimes() {
+        let scene = scene(runtime, "20ms");
+        let running = spawn_with(&scene.place, &scene.args(&[]), |command| {
+            // SAFETY: only a system call between fork and exec.
+            unsafe {
+                command.pre_exec(|| {
+                    libc::signal(libc::SIGHUP, libc::SIG_IGN);
+                    Ok(())
+                });
+            }
+        });
+        assert!(scene.arrivals.wait_for(u64::from(WORKERS), WATCHDOG));
+        running.signal(libc::SIGHUP);
+        running.wait().expect(scene.end_status());
+    }
+}
+
+/// Signals sent to the process that no thread has taken yet.
+fn pending_signals(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    mask.map_or(0, |mask| {
+        u64::from_str_radix(mask.trim(), 16).expect("hexadecimal")
+    })
+}

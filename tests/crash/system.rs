@@ -1,0 +1,220 @@
+//! The system under the run: an input cut short, few descriptors, readers that go, no io_uring.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use blaze_uring::runtime::uring_available;
+
+use crate::scene::{Lines, Scene, WORKERS, behind, strace_works, undisturbed};
+use crate::space::limit;
+use crate::support::{WATCHDOG, parse_records, run, run_with, runtimes, spawn};
+
+const LINES: Lines = Lines {
+    sent: 60,
+    invalid: 2,
+};
+
+fn scene(runtime: &'static str, lines: Lines, latency: &str) -> Scene {
+    Scene::with(runtime, lines, |options| {
+        options.latency = latency.parse().expect("a latency");
+    })
+}
+
+#[test]
+fn an_input_cut_short_ends_the_run_with_a_message() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, LINES, "300ms");
+        let input = scene.place.read("in.jsonl");
+        let running = spawn(&scene.place, &scene.args(&[]));
+        assert!(scene.arrivals.wait_for(u64::from(WORKERS), WATCHDOG));
+        // The file itself, under the mapping: not a new one in its place.
+        let file = OpenOptions::new()
+            .write(true)
+            .open(scene.place.path("in.jsonl"));
+        file.and_then(|file| file.set_len(0)).expect("cut");
+        let ended = running.wait().expect(4);
+        assert!(ended.stderr.contains("cut short"), "{ended:#?}");
+        let kept = scene.kept();
+        let refused = run(&scene.place, &scene.args(&[])).expect(1);
+        assert!(refused.stderr.contains("another input"), "{refused:#?}");
+        scene.place.write("in.jsonl", &input);
+        scene.finish(&[]);
+        scene.check(&undisturbed, &[kept], WORKERS.into());
+    }
+}
+
+#[test]
+fn an_input_that_grows_stops_the_run() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, LINES, "300ms");
+        let input = scene.place.read("in.jsonl");
+        let running = spawn(&scene.place, &scene.args(&[]));
+        assert!(scene.arrivals.wait_for(u64::from(WORKERS), WATCHDOG));
+        let file = OpenOptions::new()
+            .append(true)
+            .open(scene.place.path("in.jsonl"));
+        file.and_then(|mut file| file.write_all(b"{\"input\": \"line 999\"}\n"))
+            .expect("one more line");
+        let stopped = running.wait().expect(4);
+        assert!(
+            stopped.stderr.contains("the input file changed"),
+            "{stopped:#?}"
+        );
+        let kept = scene.kept();
+        assert!(kept.seen.keys().all(|line| kept.finished.contains(line)));
+        scene.place.write("in.jsonl", &input);
+        scene.finish(&[]);
+        scene.check(&undisturbed, &[kept], 0);
+    }
+}
+
+#[test]
+fn few_descriptors_mean_fewer_workers_not_failed_lines() {
+    let lines = Lines {
+        sent: 400,
+        invalid: 0,
+    };
+    // What a process with one shard keeps for itself.
+    const OWN: u64 = 80;
+    const HARD: u64 = OWN + 30;
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, lines);
+        for raised in [true, false] {
+            let scene = scene(runtime, lines, "20ms");
+            let args = scene.args(&["--workers", "100"]);
+            let run = run_with(&scene.place, &args, |command| {
+                if raised {
+                    soft_limit(command, 40);
+                } else {
+                    limit(command, libc::RLIMIT_NOFILE, HARD);
+                }
+            });
+            let run = run.expect(scene.end_status());
+            assert_eq!(
+                run.stderr.contains("--workers 100 needs"),
+                !raised,
+                "{run:#?}"
+            );
+            scene.check(&undisturbed, &[], 0);
+            let at_once = scene.mock.stats().in_flight_max;
+            assert_eq!(at_once > HARD - OWN, raised, "{at_once} in flight");
+        }
+    }
+}
+
+/// Only the soft limit, which a process may raise itself.
+fn soft_limit(command: &mut Command, value: u64) {
+    // SAFETY: only system calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            let mut limit = std::mem::zeroed::<libc::rlimit>();
+            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+            limit.rlim_cur = value;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            Ok(())
+        });
+    }
+}
+
+/// Makes one of the command's standard streams a pipe that nobody reads.
+fn without_reader(command: &mut Command, descriptor: i32) {
+    // SAFETY: only system calls between fork and exec, on descriptors of this process.
+    unsafe {
+        command.pre_exec(move || {
+            let mut pipe = [0; 2];
+            if libc::pipe(pipe.as_mut_ptr()) != 0 || libc::dup2(pipe[1], descriptor) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            libc::close(pipe[0]);
+            libc::close(pipe[1]);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_costs_nothing() {
+    for runtime in runtimes() {
+        let scene = scene(runtime, LINES, "1ms");
+        let mut args = scene.args(&[]);
+        let at = args.iter().position(|arg| arg == "out.jsonl");
+        args[at.expect("the output")] = "-".to_owned();
+        let stopped = run_with(&scene.place, &args, |command| without_reader(command, 1));
+        let stopped = stopped.expect(4);
+        assert!(stopped.stderr.contains("Broken pipe"), "{stopped:#?}");
+        assert_eq!(scene.arrivals.count(), LINES.sent as u64);
+        let again = run(&scene.place, &args).expect(scene.end_status());
+        assert_eq!(
+            scene.arrivals.count(),
+            LINES.sent as u64,
+            "nothing is sent again"
+        );
+        let records = parse_records("stdout", again.stdout.as_bytes());
+        let failed = LINES.sent / 9 + LINES.invalid;
+        assert_eq!(records.len(), LINES.sent + LINES.invalid - failed);
+        assert_eq!(scene.place.records("errors.jsonl").len(), failed);
+    }
+}
+
+#[test]
+fn standard_error_without_a_reader_ends_nothing() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, LINES, "1ms");
+        let args = scene.args(&["-v"]);
+        let run = run_with(&scene.place, &args, |command| without_reader(command, 2));
+        run.expect(scene.end_status());
+        scene.check(&undisturbed, &[], 0);
+    }
+}
+
+/// A kernel, sandbox or limit that refuses io_uring.
+#[test]
+fn without_io_uring_it_runs_on_tokio() {
+    if let Err(reason) = uring_available() {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let refuse = |how: &str| -> Vec<String> {
+        let inject = format!("inject=io_uring_setup:{how}");
+        let trace = "trace=io_uring_setup";
+        [
+            "-f",
+            "-qq",
+            "--seccomp-bpf",
+            "-o",
+            "/dev/null",
+            "-e",
+            trace,
+            "-e",
+            &inject,
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    };
+    if !strace_works(&refuse("error=EPERM")) {
+        return;
+    }
+    let undisturbed = undisturbed("tokio", LINES);
+    for how in ["error=EPERM", "error=ENOSYS", "error=ENOMEM"] {
+        for (runtime, status) in [("auto", 3), ("uring", 1)] {
+            let scene = scene(runtime, LINES, "1ms");
+            let run = run_with(&scene.place, &scene.args(&[]), |command| {
+                behind(command, "strace", &refuse(how));
+            });
+            let run = run.expect(status);
+            assert_eq!(
+                run.stderr.matches("io_uring cannot be used").count(),
+                1,
+                "{run:#?}"
+            );
+            if runtime == "auto" {
+                scene.check(&undisturbed, &[], 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! See `entries::stream`.
+
+#![no_main]
+
+#[path = "../entries.rs"]
+mod entries;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entries::stream(data));

@@ -1,0 +1,112 @@
+//! `--workers` and `max_concurrent`: exact over all cores, also below their number; at the cap
+//! lines wait and none is lost.
+
+use std::time::Duration;
+
+use blaze_uring::mock::Scripted;
+use serde_json::json;
+
+use crate::support::{Place, mock_with, run, runtimes, scripted};
+use crate::{args, assert_complete, config, endpoint, numbered, requests};
+
+/// Lines of each run.
+const LINES: usize = 200;
+
+#[test]
+fn workers_are_exact() {
+    for runtime in runtimes() {
+        for workers in ["1", "2", "3", "10"] {
+            let place = Place::new();
+            let mock = mock_with(|options| options.latency = "3ms".parse().expect("a latency"));
+            config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
+            place.input(&numbered(LINES));
+            run(&place, &args(runtime, &["--workers", workers])).expect(0);
+            assert_complete(&place, LINES);
+            assert_eq!(
+                mock.stats().in_flight_max.to_string(),
+                workers,
+                "{runtime}, {workers} workers"
+            );
+        }
+    }
+}
+
+#[test]
+fn endpoint_caps_are_exact_and_lines_wait() {
+    for runtime in runtimes() {
+        for cap in [1, 2, 3] {
+            let place = Place::new();
+            let mock = mock_with(|options| options.latency = "3ms".parse().expect("a latency"));
+            config(
+                &place,
+                &[
+                    endpoint(&mock, "a", json!({"max_concurrent": cap})),
+                    endpoint(&mock, "b", json!({"max_concurrent": 1})),
+                ],
+                json!({}),
+            );
+            place.input(&numbered(LINES));
+            run(&place, &args(runtime, &["--max-attempts", "1"])).expect(0);
+            assert_complete(&place, LINES);
+            let paths = mock.stats().paths;
+            assert_eq!(
+                paths["/a/v1/chat/completions"].in_flight_max, cap,
+                "{runtime}"
+            );
+            assert_eq!(
+                paths["/b/v1/chat/completions"].in_flight_max, 1,
+                "{runtime}"
+            );
+            assert_eq!(mock.stats().requests, LINES as u64, "{runtime}: each once");
+        }
+    }
+}
+
+/// One worker, one place at the endpoint, two cores that both have lines: neither may hold what the
+/// other needs.
+#[test]
+fn two_cores_share_one_worker_and_one_place() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = mock_with(|_| {});
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({"max_concurrent": 1}))],
+            json!({}),
+        );
+        place.input(&numbered(LINES));
+        run(&place, &args(runtime, &["--workers", "1"])).expect(0);
+        assert_complete(&place, LINES);
+        assert_eq!(mock.stats().in_flight_max, 1, "{runtime}");
+    }
+}
+
+/// A line that waits seconds for its retry leaves the only worker to the others.
+#[test]
+fn a_parked_retry_holds_no_worker() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let failing = |body: &[u8]| body.windows(5).any(|bytes| bytes == b"\"0 xx");
+        let mock = scripted(move |request| {
+            let first = request.arrived < Duration::from_secs(1);
+            (failing(&request.body) && first).then(|| Scripted::json(500, "{}"))
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            // The jitter is full: most of the lines are through long before it is over, on average.
+            json!({"retry": {"initial_backoff": "3s", "max_backoff": "3s", "max_attempts": 50}}),
+        );
+        place.input(&numbered(LINES));
+        run(&place, &args(runtime, &["--workers", "1", "--cores", "1"])).expect(0);
+        assert_complete(&place, LINES);
+        let order: Vec<bool> = mock
+            .requests()
+            .iter()
+            .map(|request| failing(&request.body))
+            .collect();
+        assert!(order[0] && order[order.len() - 1], "{runtime}: {order:?}");
+        assert_eq!(order.iter().filter(|&&failing| !failing).count(), LINES - 1);
+        assert!(requests(&mock, "a") < LINES as u64 + 50);
+    }
+}

@@ -1,0 +1,309 @@
+//! Endpoint health: what cools, what disables, what comes back, and when a run stops instead of
+//! burning its lines.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use blaze_uring::mock::Scripted;
+use serde_json::json;
+
+use crate::support::{Place, mock_with, run, runtimes, scripted};
+use crate::{args, arrivals, assert_complete, config, endpoint, numbered, requests};
+
+const LINES: usize = 400;
+
+const GOOD: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+
+#[test]
+fn an_outage_costs_few_requests_and_no_line() {
+    for runtime in runtimes() {
+        for how in ["1s..2500ms", "1s..2500ms=refuse"] {
+            let place = Place::new();
+            let mock = mock_with(|options| options.outage = vec![how.parse().expect("a window")]);
+            config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
+            place.input(&numbered(LINES));
+            run(&place, &args(runtime, &["--rate", "200", "--workers", "4"])).expect(0);
+            assert_complete(&place, LINES);
+            let arrivals = arrivals(&mock, "");
+            // Five in a row, what was in flight with them, and the probes at 1 s and 3 s.
+            let failed_attempts = arrivals.len() - LINES;
+            assert!(failed_attempts <= 12, "{runtime}, {how}: {failed_attempts}");
+            // On a busy machine the run may begin when the outage is over.
+            if mock.stats().faults.contains_key("outage") {
+                let pause = arrivals.windows(2).map(|pair| pair[1] - pair[0]).max();
+                assert!(
+                    pause > Some(Duration::from_millis(700)),
+                    "{runtime}, {how}: {pause:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Two in three requests fail, but never five in a row: nothing cools.
+#[test]
+fn failures_between_successes_do_not_cool() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let seen = AtomicUsize::new(0);
+        let mock = scripted(move |_| match seen.fetch_add(1, Ordering::Relaxed) % 3 {
+            0 => Some(Scripted::json(200, GOOD)),
+            _ => Some(Scripted::json(500, "{}")),
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            json!({"retry": {"initial_backoff": "1ms", "max_backoff": "1ms", "max_attempts": 1000}}),
+        );
+        place.input(&numbered(100));
+        // One request at a time: the answers are reported in their order.
+        run(&place, &args(runtime, &["--workers", "1"])).expect(0);
+        assert_complete(&place, 100);
+        let arrivals = arrivals(&mock, "");
+        let pause = arrivals.windows(2).map(|pair| pair[1] - pair[0]).max();
+        assert!(
+            pause < Some(Duration::from_millis(800)),
+            "{runtime}: {pause:?}"
+        );
+    }
+}
+
+/// Lines that make the server fail, last in the file, end as failures: what remains to be sent fails
+/// throughout, as in an outage, but the server answers.
+#[test]
+fn lines_that_always_fail_end_when_their_attempts_are_spent() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = scripted(|request| {
+            let poison = request.body.windows(6).any(|bytes| bytes == b"poison");
+            poison.then(|| Scripted::json(500, "{}"))
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            json!({"retry": {"initial_backoff": "1ms"}}),
+        );
+        let mut lines = vec![r#"{"input":"good"}"#; 50];
+        lines.extend([r#"{"input":"poison"}"#; 2]);
+        place.input(&lines);
+        run(&place, &args(runtime, &["--max-outage", "30"])).expect(3);
+        let errors = place.records("errors.jsonl");
+        assert_eq!(errors.len(), 2, "{runtime}");
+        for error in errors {
+            assert_eq!(error["error_kind"], "server_error", "{runtime}");
+            assert_eq!(error["attempts"], 3, "{runtime}");
+        }
+        assert_eq!(place.records("out.jsonl").len(), 50, "{runtime}");
+        assert_eq!(mock.stats().requests, 50 + 2 * 3, "{runtime}");
+    }
+}
+
+/// The callers' own mistakes say nothing about the endpoint.
+#[test]
+fn bad_requests_do_not_cool() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = scripted(|_| Some(Scripted::json(400, r#"{"error":{"message":"bad"}}"#)));
+        config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
+        place.input(&numbered(LINES));
+        run(&place, &args(runtime, &[])).expect(3);
+        let errors = place.records("errors.jsonl");
+        assert_eq!(errors.len(), LINES);
+        assert!(
+            errors
+                .iter()
+                .all(|error| error["error_kind"] == "bad_request" && error["attempts"] == 1)
+        );
+        assert_eq!(mock.stats().requests, LINES as u64, "{runtime}");
+    }
+}
+
+#[test]
+fn an_endpoint_that_fails_fast_does_not_attract_traffic() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let failing = scripted(|_| Some(Scripted::json(500, "{}")));
+        let slow = mock_with(|options| options.latency = "20ms".parse().expect("a latency"));
+        config(
+            &place,
+            &[
+                endpoint(&failing, "failing", json!({"weight": 3})),
+                endpoint(&slow, "slow", json!({})),
+            ],
+            json!({"retry": {"initial_backoff": "1ms"}}),
+        );
+        place.input(&numbered(LINES));
+        run(&place, &args(runtime, &[])).expect(0);
+        assert_complete(&place, LINES);
+        let wasted = requests(&failing, "failing");
+        assert!(wasted <= 5 + 20 + 5, "{runtime}: {wasted}");
+        // A failed line went to the other endpoint, at once.
+        for record in place.records("out.jsonl") {
+            assert!(
+                record["metadata"]["attempts"].as_u64() <= Some(2),
+                "{record}"
+            );
+        }
+    }
+}
+
+/// An address where nothing listens.
+fn closed_port() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+#[test]
+fn nothing_listening_stops_the_run_which_resumes_later() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let url = |address| format!("http://{address}/v1/chat/completions");
+        let nowhere = [closed_port(), closed_port()];
+        let endpoints = nowhere.map(|address| json!({"url": url(address)}));
+        config(&place, &endpoints, json!({}));
+        place.input(&numbered(LINES));
+        let started = Instant::now();
+        let stopped = run(&place, &args(runtime, &[])).expect(4);
+        let lasted = started.elapsed();
+        assert!(
+            lasted > Duration::from_secs(4) && lasted < Duration::from_secs(20),
+            "{runtime}: {lasted:?}"
+        );
+        for address in nowhere {
+            assert!(stopped.stderr.contains(&address.to_string()), "{stopped:?}");
+        }
+        assert!(stopped.stderr.contains("refused"), "{stopped:?}");
+        assert!(!place.path("out.jsonl").exists() && !place.path("errors.jsonl").exists());
+
+        let mock = mock_with(|_| {});
+        config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
+        run(&place, &args(runtime, &[])).expect(0);
+        assert_complete(&place, LINES);
+        assert_eq!(
+            mock.stats().requests,
+            LINES as u64,
+            "{runtime}: none was burned"
+        );
+    }
+}
+
+#[test]
+fn an_outage_beyond_max_outage_stops_the_run_which_resumes_later() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let seen = AtomicUsize::new(0);
+        let mock = scripted(move |_| match seen.fetch_add(1, Ordering::Relaxed) {
+            0..100 => Some(Scripted::json(200, GOOD)),
+            _ => Some(Scripted::json(503, "{}")),
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            json!({"retry": {"max_attempts": 30}}),
+        );
+        place.input(&numbered(LINES));
+        let started = Instant::now();
+        let stopped = run(&place, &args(runtime, &["--max-outage", "2"])).expect(4);
+        let lasted = started.elapsed();
+        assert!(
+            lasted > Duration::from_secs(2) && lasted < Duration::from_secs(15),
+            "{runtime}: {lasted:?}"
+        );
+        assert!(stopped.stderr.contains("503"), "{stopped:?}");
+
+        let good = mock_with(|_| {});
+        config(&place, &[endpoint(&good, "a", json!({}))], json!({}));
+        run(&place, &args(runtime, &[])).expect(0);
+        assert_complete(&place, LINES);
+        assert_eq!(good.stats().requests, LINES as u64 - 100, "{runtime}");
+    }
+}
+
+#[test]
+fn a_refused_key_disables_its_endpoint_and_the_line_goes_elsewhere() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let refusing = mock_with(|options| options.auth = Some("right".to_owned()));
+        let good = mock_with(|_| {});
+        config(
+            &place,
+            &[
+                endpoint(&refusing, "refusing", json!({"api_key": "wrong"})),
+                endpoint(&good, "good", json!({})),
+            ],
+            json!({}),
+        );
+        place.input(&numbered(LINES));
+        run(&place, &args(runtime, &["--max-attempts", "1"])).expect(0);
+        assert_complete(&place, LINES);
+        let refused = requests(&refusing, "refusing");
+        assert!((1..=20).contains(&refused), "{runtime}: {refused}");
+        assert_eq!(requests(&good, "good"), LINES as u64, "{runtime}");
+    }
+}
+
+#[test]
+fn the_only_key_refused_stops_the_run_without_burning_a_line() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = mock_with(|options| options.auth = Some("right".to_owned()));
+        let with_key = |key| {
+            config(
+                &place,
+                &[endpoint(&mock, "a", json!({"api_key": key}))],
+                json!({}),
+            )
+        };
+        with_key("wrong");
+        place.input(&numbered(LINES));
+        let stopped = run(&place, &args(runtime, &[])).expect(4);
+        assert!(stopped.stderr.contains("401"), "{stopped:?}");
+        assert!(
+            !stopped.stderr.contains("wrong"),
+            "the key is a secret: {stopped:?}"
+        );
+        assert!(mock.stats().requests <= 20, "{runtime}");
+        with_key("right");
+        run(&place, &args(runtime, &[])).expect(0);
+        assert_complete(&place, LINES);
+        assert!(!place.path("errors.jsonl").exists(), "{runtime}");
+    }
+}
+
+#[test]
+fn an_endpoint_without_money_is_left_for_one_that_has_some() {
+    const NO_MONEY: &str = r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#;
+    for runtime in runtimes() {
+        let place = Place::new();
+        let broke = scripted(|_| Some(Scripted::json(429, NO_MONEY)));
+        let good = mock_with(|_| {});
+        config(
+            &place,
+            &[
+                endpoint(&broke, "broke", json!({})),
+                endpoint(&good, "good", json!({})),
+            ],
+            json!({}),
+        );
+        place.input(&numbered(LINES));
+        run(&place, &args(runtime, &[])).expect(0);
+        assert_complete(&place, LINES);
+        assert!(requests(&broke, "broke") <= 20, "{runtime}");
+
+        let alone = Place::new();
+        config(&alone, &[endpoint(&broke, "broke", json!({}))], json!({}));
+        alone.input(&numbered(LINES));
+        let stopped = run(&alone, &args(runtime, &["--workers", "2"])).expect(4);
+        assert!(stopped.stderr.contains("current quota"), "{stopped:?}");
+        assert!(!alone.path("errors.jsonl").exists(), "{runtime}");
+
+        let single = Place::new();
+        config(&single, &[endpoint(&broke, "broke", json!({}))], json!({}));
+        single.input(&[r#"{"input":"x"}"#]);
+        run(&single, &args(runtime, &[])).expect(3);
+        let error = &single.records("errors.jsonl")[0];
+        assert_eq!(error["error_kind"], "quota_exhausted", "{runtime}");
+        assert_eq!(error["attempts"], 1, "{runtime}");
+    }
+}

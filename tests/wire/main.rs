@@ -1,0 +1,21 @@
+//! The wire as it really is: answers that are broken, cut, slow or hostile, TLS, proxies, streams
+//! and providers, each through the whole program on both runtimes. Whatever happens to one line, it
+//! ends in one record of its own, and the other lines never notice.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test makes its own files, sockets and clocks"
+)]
+
+mod batch;
+mod connections;
+mod cuts;
+mod framing;
+mod providers;
+mod proxies;
+mod servers;
+mod spending;
+mod streams;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;

@@ -1,0 +1,248 @@
+//! TLS, good and bad, by a certificate authority of the test's own.
+
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+
+use blaze_uring::mock::Mock;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+use serde_json::json;
+
+use crate::batch::{Batch, Outcome, answer_to, content};
+use crate::servers::{Server, read_request, reply};
+use crate::support::{Place, mock_with, runtimes};
+
+/// A certificate authority of the test's own.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub pem: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key is made");
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).expect("a root is made").pem();
+        Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
+    }
+
+    /// A server's side of TLS with a certificate for `name`.
+    pub fn server(
+        &self,
+        name: &str,
+        expired: bool,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().expect("a key is made");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a valid name");
+        if expired {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        }
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate is made");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("ring speaks these versions")
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).expect("a PKCS #8 key"),
+            );
+        Arc::new(config.expect("key and certificate match"))
+    }
+}
+
+fn mock_over(config: Arc<ServerConfig>) -> Mock {
+    mock_with(|options| options.tls = Some(config))
+}
+
+fn contents(count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("line {number}")).collect()
+}
+
+fn url(port: u16) -> String {
+    format!("https://localhost:{port}/v1/chat/completions")
+}
+
+/// Runs with `--ca-file`.
+fn trusting(authority: &Authority, batch: Batch, change: impl FnOnce(&mut Command)) -> Outcome {
+    let place = Place::new();
+    place.write("ca.pem", &authority.pem);
+    batch.with(&["--ca-file", "ca.pem"]).attempt(place, change)
+}
+
+#[test]
+fn an_authority_is_trusted_by_flag_or_variable() {
+    let authority = Authority::new("known");
+    let server = authority.server("localhost", false, rustls::ALL_VERSIONS);
+    for runtime in runtimes() {
+        let mock = mock_over(Arc::clone(&server));
+        let batch = || Batch::chat(runtime, &url(mock.address().port()), contents(20));
+        let outcome = trusting(&authority, batch().with(&["--workers", "2"]), |_| {});
+        assert_eq!(outcome.answers.len(), 20, "{runtime}: {:?}", outcome.run);
+        outcome.run.expect(0);
+        assert!(
+            mock.stats().connections <= 2,
+            "{runtime}: connections are kept"
+        );
+
+        let place = Place::new();
+        let path = place.write("ca.pem", &authority.pem);
+        let outcome = batch().attempt(place, |command| {
+            command.env("SSL_CERT_FILE", &path);
+        });
+        assert_eq!(outcome.answers.len(), 20, "{runtime}: {:?}", outcome.run);
+        outcome.run.expect(0);
+    }
+}
+
+#[test]
+fn a_server_may_speak_tls_1_2_only() {
+    let authority = Authority::new("known");
+    let server = authority.server("localhost", false, &[&rustls::version::TLS12]);
+    for runtime in runtimes() {
+        let mock = mock_over(Arc::clone(&server));
+        let batch = Batch::chat(runtime, &url(mock.address().port()), contents(5));
+        let outcome = trusting(&authority, batch, |_| {});
+        assert_eq!(outcome.answers.len(), 5, "{runtime}: {:?}", outcome.run);
+        outcome.run.expect(0);
+    }
+}
+
+#[test]
+fn a_certificate_that_does_not_hold_is_a_tls_failure_with_its_reason() {
+    let known = Authority::new("known");
+    let unknown = Authority::new("unknown");
+    let servers = [
+        (
+            known.server("localhost", true, rustls::ALL_VERSIONS),
+            "expired",
+        ),
+        (
+            known.server("elsewhere.example", false, rustls::ALL_VERSIONS),
+            "elsewhere.example",
+        ),
+        (
+            unknown.server("localhost", false, rustls::ALL_VERSIONS),
+            "--ca-file",
+        ),
+    ];
+    for runtime in runtimes() {
+        for (server, reason) in &servers {
+            let mock = mock_over(Arc::clone(server));
+            let batch = Batch::chat(runtime, &url(mock.address().port()), contents(1));
+            let outcome = trusting(&known, batch, |_| {});
+            let (kind, message) = outcome.failure(1);
+            assert!(
+                kind == "tls" && message.contains(reason),
+                "{runtime}, {reason}: {kind}, {message}"
+            );
+            assert_eq!(mock.stats().requests, 0, "{runtime}: nothing is sent");
+            outcome.run.expect(3);
+
+            // Many lines: the run stops instead of burning them.
+            let batch = Batch::chat(runtime, &url(mock.address().port()), contents(200));
+            let args = ["--max-attempts", "3", "--max-outage", "1"];
+            let outcome = trusting(&known, batch.with(&args), |_| {});
+            assert!(
+                outcome.run.stderr.contains(reason),
+                "{runtime}: {:?}",
+                outcome.run
+            );
+            outcome.run.expect(4);
+        }
+    }
+}
+
+type TlsStream = StreamOwned<ServerConnection, TcpStream>;
+
+fn tls_server(
+    config: Arc<ServerConfig>,
+    script: impl Fn(&mut TlsStream) + Send + Sync + 'static,
+) -> Server {
+    Server::start(move |_, stream| {
+        let session = ServerConnection::new(Arc::clone(&config)).expect("a valid configuration");
+        script(&mut StreamOwned::new(session, stream));
+    })
+}
+
+/// A close without TLS's own end may be an attack that shortens a body: only a body whose length is
+/// known is whole.
+#[test]
+fn a_close_without_close_notify_ends_no_body() {
+    let authority = Authority::new("known");
+    let config = authority.server("localhost", false, rustls::ALL_VERSIONS);
+    for runtime in runtimes() {
+        let server = tls_server(Arc::clone(&config), |stream| {
+            let Some((_, body)) = read_request(stream) else {
+                return;
+            };
+            let content = content(&body);
+            let answer = answer_to(&content);
+            match content.as_str() {
+                "length" => reply(stream, 200, &answer),
+                "close" => {
+                    let head = "HTTP/1.1 200 OK\r\n\r\n";
+                    let _ = std::io::Write::write_all(stream, format!("{head}{answer}").as_bytes());
+                }
+                "close_notify" => {
+                    let head = "HTTP/1.1 200 OK\r\n\r\n";
+                    let _ = std::io::Write::write_all(stream, format!("{head}{answer}").as_bytes());
+                    stream.conn.send_close_notify();
+                }
+                _ => return,
+            }
+            let _ = std::io::Write::flush(stream);
+        });
+        let lines = ["length", "close", "length", "close_notify", "length"].map(str::to_owned);
+        let batch = Batch::chat(runtime, &url(server.address.port()), lines);
+        let outcome = trusting(&authority, batch.with(&["--workers", "1"]), |_| {});
+        for number in [1, 3, 5] {
+            assert_eq!(outcome.answer(number)["id"], "length", "{runtime}");
+            assert_eq!(outcome.attempts(number), 1, "{runtime}");
+        }
+        assert_eq!(outcome.answer(4)["id"], "close_notify", "{runtime}");
+        assert_eq!(outcome.failure(2).0, "protocol", "{runtime}");
+        outcome.run.expect(3);
+    }
+}
+
+/// Plain HTTP where TLS is expected.
+#[test]
+fn a_plain_server_is_no_tls_server() {
+    let authority = Authority::new("known");
+    for runtime in runtimes() {
+        let mock = mock_with(|_| {});
+        let batch = Batch::chat(runtime, &url(mock.address().port()), contents(1));
+        let outcome = trusting(&authority, batch, |_| {});
+        assert_eq!(outcome.failure(1).0, "tls", "{runtime}");
+        outcome.run.expect(3);
+    }
+}
+
+#[test]
+fn a_ca_file_that_is_none_keeps_anything_from_running() {
+    for runtime in runtimes() {
+        let mut batch = Batch::chat(runtime, &url(1), contents(1)).with(&["--ca-file", "ca.pem"]);
+        batch.settings = json!({});
+        let place = Place::new();
+        place.write("ca.pem", "no PEM");
+        let outcome = batch.attempt(place, |_| {});
+        assert!(
+            outcome.run.stderr.contains("ca.pem"),
+            "{runtime}: {:?}",
+            outcome.run
+        );
+        outcome.run.expect(1);
+    }
+}
