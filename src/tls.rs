@@ -11,8 +11,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 
-/// The protocols offered by ALPN, best first. HTTP/2 joins here once a pump speaks it.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+/// ALPN's name of HTTP/2.
+pub const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Sessions kept for resumption, over all hosts of one configuration: a few for each endpoint.
 const RESUMABLE_SESSIONS: usize = 256;
@@ -72,9 +73,18 @@ pub fn client_config(extra: &[ExtraRoots<'_>]) -> Result<Arc<ClientConfig>, Trus
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = PROTOCOLS.iter().map(|name| name.to_vec()).collect();
+    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     config.resumption = Resumption::in_memory_sessions(RESUMABLE_SESSIONS);
     Ok(Arc::new(config))
+}
+
+/// The same, but HTTP/2 is not offered. Sessions are remembered apart: a resumed one may bring back
+/// the protocol it was made for.
+pub fn without_http2(config: &ClientConfig) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    config.alpn_protocols = vec![HTTP1.to_vec()];
+    config.resumption = Resumption::in_memory_sessions(RESUMABLE_SESSIONS);
+    Arc::new(config)
 }
 
 fn add_roots(
@@ -173,9 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn only_http_1_is_offered_and_old_versions_are_not() {
+    fn http_2_is_offered_first_unless_it_is_not_wanted() {
         let config = client_config(&[]).expect("the built-in roots suffice");
-        assert_eq!(config.alpn_protocols, [b"http/1.1".to_vec()]);
+        let [two, one] = [b"h2".to_vec(), b"http/1.1".to_vec()];
+        assert_eq!(config.alpn_protocols, [two, one.clone()]);
+        assert_eq!(without_http2(&config).alpn_protocols, [one]);
     }
 
     #[test]

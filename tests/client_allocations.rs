@@ -89,6 +89,7 @@ fn check<R: Runtime>() {
         },
         connect_timeout: Duration::from_secs(10),
         proxy: None,
+        http2: None,
     };
     R::run(async {
         let resolver = Resolver::start().expect("threads start");

@@ -59,6 +59,7 @@ impl Plan {
                 origin: endpoint.origin.clone(),
                 connect_timeout: config.request.connect_timeout,
                 proxy: proxies.proxy_for(&endpoint.origin).cloned(),
+                http2: endpoint.http2,
             });
         }
         let tls = match speaks_tls {

@@ -24,6 +24,8 @@ use crate::runtime::{self, Runtime, Socket};
 pub(super) struct Connection<R: Runtime> {
     pub(super) stream: Stream<R>,
     pub(super) lease: Lease,
+    /// HTTP/2, not HTTP/1.1.
+    pub(super) speaks_http2: bool,
 }
 
 /// Both halves, with or without TLS.
@@ -31,6 +33,8 @@ pub(super) enum Stream<R: Runtime> {
     Plain {
         reader: R::Reader,
         writer: R::Writer,
+        /// What an HTTP/2 server has said behind the proxy's answer; the reader will not repeat it.
+        early: Vec<u8>,
     },
     Tls {
         reader: TlsReader<R::Reader>,
@@ -80,8 +84,13 @@ pub(super) async fn open<R: Runtime>(
     if lease.disarm() {
         return Err(late());
     }
+    let stream = secured?;
     Ok(Connection {
-        stream: secured?,
+        speaks_http2: match &stream {
+            Stream::Plain { .. } => target.http2 == Some(true),
+            Stream::Tls { reader, .. } => reader.speaks_http2(),
+        },
+        stream,
         lease,
     })
 }
@@ -122,15 +131,14 @@ async fn secure<R: Runtime>(
     tls: Option<&Arc<ClientConfig>>,
     first_hop: &str,
 ) -> Result<Stream<R>, Failure> {
-    if target.origin.scheme == Scheme::Http {
-        return Ok(Stream::Plain {
-            reader: socket.reader,
-            writer: socket.writer,
-        });
-    }
+    let plain = target.origin.scheme == Scheme::Http;
     let peer = peer_name(&target.origin);
-    if let Some(proxy) = &target.proxy {
-        proxy::tunnel(
+    let mut early = Vec::new();
+    // Only plain HTTP/1.1 has requests that a proxy itself understands.
+    if (!plain || target.http2 == Some(true))
+        && let Some(proxy) = &target.proxy
+    {
+        early = proxy::tunnel(
             &mut socket.reader,
             &mut socket.writer,
             proxy,
@@ -138,6 +146,19 @@ async fn secure<R: Runtime>(
             first_hop,
         )
         .await?;
+    }
+    if plain {
+        return Ok(Stream::Plain {
+            reader: socket.reader,
+            writer: socket.writer,
+            early,
+        });
+    }
+    if !early.is_empty() {
+        // TLS servers wait for the client: these bytes are not the peer's.
+        return Err(Failure::Protocol(format!(
+            "{first_hop}: unexpected bytes after its answer"
+        )));
     }
     let config =
         tls.ok_or_else(|| Failure::Tls(format!("{peer}: this client was set up without TLS")))?;

@@ -2,40 +2,65 @@
 //!
 //! No timer per request: setting a deadline writes one slot, and the shard's ticker compares. The
 //! earliest deadline is remembered, so a sweep with nothing due looks at one number; one with
-//! something due looks at every open connection, a few microseconds for ten thousand.
+//! something due looks at every slot, a few microseconds for ten thousand.
+//!
+//! A connection of one exchange is aborted. An exchange on a shared connection is woken: it ends its
+//! own stream and leaves the others alone.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Instant;
 
 use crate::runtime::Abort;
 
-/// The deadlines of every open connection of a pool.
+/// The deadlines of every open connection of a pool, and of exchanges on shared connections.
 #[derive(Default)]
 pub(super) struct Deadlines {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<usize>>,
+    /// Slots that belong to a connection.
+    connections: Cell<usize>,
     /// No deadline is earlier; may be too early after its exchange has ended.
     earliest: Cell<Option<Instant>>,
 }
 
 #[derive(Default)]
 struct Slot {
-    abort: Option<Abort>,
+    bound: Bound,
     deadline: Option<Instant>,
     fired: bool,
+}
+
+/// What a deadline ends.
+#[derive(Default)]
+enum Bound {
+    #[default]
+    Nothing,
+    Connection(Abort),
+    Exchange(Option<Waker>),
 }
 
 impl Deadlines {
     /// A place for a new connection's deadlines.
     pub(super) fn lease(self: &Rc<Self>, abort: Abort) -> Lease {
+        self.connections.set(self.connections.get() + 1);
+        self.take(Bound::Connection(abort))
+    }
+
+    /// A place for the deadline of an exchange on a shared connection.
+    pub(super) fn lease_exchange(self: &Rc<Self>) -> Lease {
+        self.take(Bound::Exchange(None))
+    }
+
+    fn take(self: &Rc<Self>, bound: Bound) -> Lease {
         let mut slots = self.slots.borrow_mut();
         let slot = self.free.borrow_mut().pop().unwrap_or_else(|| {
             slots.push(Slot::default());
             slots.len() - 1
         });
         slots[slot] = Slot {
-            abort: Some(abort),
+            bound,
             deadline: None,
             fired: false,
         };
@@ -45,7 +70,7 @@ impl Deadlines {
         }
     }
 
-    /// Aborts every connection whose deadline has come; how many.
+    /// Aborts every connection and wakes every exchange whose deadline has come; how many.
     pub(super) fn sweep(&self, now: Instant) -> usize {
         if self.earliest.get().is_none_or(|earliest| now < earliest) {
             return 0;
@@ -63,8 +88,11 @@ impl Deadlines {
             slot.deadline = None;
             slot.fired = true;
             aborted += 1;
-            if let Some(abort) = &slot.abort {
-                abort.abort();
+            match &mut slot.bound {
+                Bound::Connection(abort) => abort.abort(),
+                // Runs later: nothing of the exchange happens while the slots are borrowed.
+                Bound::Exchange(waker) => drop(waker.take().map(Waker::wake)),
+                Bound::Nothing => {}
             }
         }
         self.earliest.set(earliest);
@@ -73,18 +101,18 @@ impl Deadlines {
 
     /// Connections that are open.
     pub(super) fn open(&self) -> usize {
-        self.slots.borrow().len() - self.free.borrow().len()
+        self.connections.get()
     }
 }
 
-/// A connection's place among the deadlines; gives it back when dropped.
+/// A place among the deadlines; gives it back when dropped.
 pub(super) struct Lease {
     deadlines: Rc<Deadlines>,
     slot: usize,
 }
 
 impl Lease {
-    /// Aborts the connection at the first sweep from `deadline` on.
+    /// Aborts the connection, or wakes the exchange, at the first sweep from `deadline` on.
     pub(super) fn arm(&self, deadline: Instant) {
         let earliest = self.deadlines.earliest.get();
         self.deadlines
@@ -101,15 +129,27 @@ impl Lease {
         slot.fired
     }
 
+    /// Whether the deadline has come; if not, `waker` is woken when it does.
+    pub(super) fn has_fired(&self, waker: &Waker) -> bool {
+        let mut slots = self.deadlines.slots.borrow_mut();
+        let slot = &mut slots[self.slot];
+        if let Bound::Exchange(known) = &mut slot.bound
+            && !known.as_ref().is_some_and(|known| known.will_wake(waker))
+        {
+            *known = Some(waker.clone());
+        }
+        slot.fired
+    }
+
     /// Whether the connection's peer has said nothing that was not read, and has not closed it.
     pub(super) fn is_quiet(&self) -> bool {
         let slots = self.deadlines.slots.borrow();
-        slots[self.slot].abort.as_ref().is_some_and(Abort::is_quiet)
+        matches!(&slots[self.slot].bound, Bound::Connection(abort) if abort.is_quiet())
     }
 
     /// Aborts the connection now.
     pub(super) fn abort(&self) {
-        if let Some(abort) = &self.deadlines.slots.borrow()[self.slot].abort {
+        if let Bound::Connection(abort) = &self.deadlines.slots.borrow()[self.slot].bound {
             abort.abort();
         }
     }
@@ -117,7 +157,11 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.deadlines.slots.borrow_mut()[self.slot] = Slot::default();
+        let slot = std::mem::take(&mut self.deadlines.slots.borrow_mut()[self.slot]);
+        if let Bound::Connection(_) = slot.bound {
+            let connections = &self.deadlines.connections;
+            connections.set(connections.get() - 1);
+        }
         self.deadlines.free.borrow_mut().push(self.slot);
     }
 }

@@ -1,12 +1,16 @@
 //! Sends requests and reads answers: one shard's connections, from name resolution to the last byte.
 //!
-//! [`Pool`] owns the connections and the deadlines, `connect` opens them (name, TCP, proxy tunnel,
-//! TLS), `pump` moves one exchange through one of them. A failure is reported, never retried here,
-//! with one exception: a reused connection that had gone stale costs nothing but a fresh one.
+//! [`Pool`] owns the deadlines and an `endpoint` per target, which has its connections; `connect`
+//! opens them (name, TCP, proxy tunnel, TLS), `pump` moves one HTTP/1.1 exchange through one of
+//! them, `http2` many at once. A failure is reported, never retried here, with one exception: a
+//! reused connection that had gone stale, and a request that the server says it did nothing with,
+//! cost nothing but a second sending.
 
 mod connect;
 mod deadline;
+mod endpoint;
 mod failure;
+mod http2;
 mod pool;
 mod proxy;
 mod pump;
@@ -30,6 +34,9 @@ pub struct Target {
     pub connect_timeout: Duration,
     /// Through which proxy, if any: a tunnel for `https`, absolute-form requests for `http`.
     pub proxy: Option<Proxy>,
+    /// HTTP/2: over TLS, unless this is `false`, it is offered and the server chooses. Over plain
+    /// TCP it is spoken if this is `true`, without asking.
+    pub http2: Option<bool>,
 }
 
 /// What came of one exchange.

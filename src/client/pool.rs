@@ -1,6 +1,6 @@
 //! One shard's connections, kept alive between exchanges.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::mem;
 use std::rc::Rc;
@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
 
-use super::connect::{self, Connection, Stream};
+use super::connect::Stream;
 use super::deadline::Deadlines;
-use super::failure::Failure;
+use super::endpoint::{Endpoint, Idle, Way};
+use super::failure::{Failure, Phase};
+use super::http2::{self, Ended};
 use super::pump::{self, Broken, Transfer};
-use super::{Exchange, Target, proxy};
+use super::{Exchange, Target};
 use crate::http::{Limits, Response, Scheme};
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime};
@@ -21,6 +23,8 @@ use crate::runtime::{self, Runtime};
 /// Room that a reply's buffer keeps from one exchange to the next; a rare huge answer must not
 /// hold its memory for the rest of the run.
 const REPLY_KEPT: usize = 1 << 20;
+/// Connections that may turn out to take no more streams before an exchange gives up.
+const UNSENT_MAX: usize = 3;
 
 /// What all targets of a pool share.
 #[derive(Clone, Debug)]
@@ -39,15 +43,16 @@ pub struct PoolSettings {
 pub struct PoolStats {
     /// Connections open now.
     pub open: usize,
-    /// Of those, waiting for an exchange.
+    /// Of those, without an exchange.
     pub idle: usize,
     /// Connections opened so far.
     pub opened: u64,
-    /// Requests sent a second time because a reused connection had gone stale.
+    /// Requests sent a second time because a reused connection had gone stale, or the server had
+    /// done nothing with them.
     pub stale_resends: u64,
-    /// Response bytes received (HTTP, before TLS).
+    /// Response bytes received (HTTP, before TLS; of HTTP/2 as HTTP/1.1 would have them).
     pub bytes_in: u64,
-    /// Request bytes sent (HTTP, before TLS).
+    /// Request bytes sent, counted alike.
     pub bytes_out: u64,
 }
 
@@ -57,45 +62,28 @@ pub struct PoolStats {
 /// or so, and that is how late a timeout may be.
 pub struct Pool<R: Runtime> {
     settings: PoolSettings,
-    resolver: Resolver,
-    targets: Vec<Endpoint<R>>,
+    targets: Vec<Rc<Endpoint<R>>>,
     deadlines: Rc<Deadlines>,
     /// The time of the last sweep: exact enough to date idle connections, and free.
     swept_at: Cell<Instant>,
-    opened: Cell<u64>,
     stale_resends: Cell<u64>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
 }
 
-struct Endpoint<R: Runtime> {
-    target: Target,
-    /// Host and port, for messages.
-    peer: String,
-    /// The most recently used is last and goes first, so that the rest can grow old and close.
-    idle: RefCell<Vec<Idle<R>>>,
-}
-
-struct Idle<R: Runtime> {
-    connection: Box<Connection<R>>,
-    since: Instant,
-}
-
 impl<R: Runtime> Pool<R> {
     /// A pool without connections yet; [`Pool::exchange`] names targets by their place in `targets`.
     pub fn new(settings: PoolSettings, targets: Vec<Target>, resolver: Resolver) -> Rc<Self> {
-        let targets = targets.into_iter().map(|target| Endpoint {
-            peer: connect::peer_name(&target.origin),
-            target,
-            idle: RefCell::default(),
+        let deadlines = Rc::<Deadlines>::default();
+        let targets = targets.into_iter().map(|target| {
+            let (resolver, deadlines) = (resolver.clone(), Rc::clone(&deadlines));
+            Endpoint::new(target, settings.tls.as_ref(), resolver, deadlines)
         });
         Rc::new(Self {
-            settings,
-            resolver,
             targets: targets.collect(),
-            deadlines: Rc::default(),
+            settings,
+            deadlines,
             swept_at: Cell::new(runtime::now()),
-            opened: Cell::default(),
             stale_resends: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
@@ -149,31 +137,46 @@ impl<R: Runtime> Pool<R> {
         }
     }
 
-    /// Sends on an idle connection or a fresh one, and a second time if the idle one was stale.
+    /// Sends on a stream if the server speaks HTTP/2, else on an idle connection or a fresh one, and
+    /// a second time if the idle one was stale. Whether a second sending was needed.
     async fn perform(
         &self,
-        endpoint: &Endpoint<R>,
+        endpoint: &Rc<Endpoint<R>>,
         deadline: Instant,
         transfer: &mut Transfer,
         on_body: &mut impl FnMut(&[u8]),
     ) -> (Result<Response, Failure>, bool) {
         let start = runtime::now();
         let mut resent = false;
+        let mut shared = endpoint.multiplexes();
         loop {
+            if shared {
+                // In a box, because it is large, and would make every exchange as large.
+                let exchange =
+                    self.perform_shared(endpoint, deadline, transfer, on_body, &mut resent);
+                if let Some(result) = Box::pin(exchange).await {
+                    return (result, resent);
+                }
+                shared = false;
+            }
             let idle = if resent { None } else { endpoint.take_idle() };
-            let reused = idle.is_some();
+            let reused = idle.as_ref().is_some_and(|idle| !idle.fresh);
             let mut connection = match idle {
-                Some(connection) => connection,
+                Some(idle) => idle.connection,
                 // In a box, because it is large, rare, and would make every exchange as large.
-                None => match Box::pin(self.open(endpoint, deadline)).await {
-                    Ok(connection) => connection,
+                None => match Box::pin(endpoint.open(deadline)).await {
+                    Ok(Some(connection)) => connection,
+                    Ok(None) => {
+                        shared = true;
+                        continue;
+                    }
                     Err(failure) => return (Err(failure), resent),
                 },
             };
             connection.lease.arm(deadline);
             let (lease, limits) = (&connection.lease, self.settings.limits);
             let attempt = match &mut connection.stream {
-                Stream::Plain { reader, writer } => {
+                Stream::Plain { reader, writer, .. } => {
                     pump::perform(reader, writer, lease, limits, transfer, on_body).await
                 }
                 Stream::Tls { reader, writer } => {
@@ -190,7 +193,12 @@ impl<R: Runtime> Pool<R> {
                     if response.reusable && attempt.sent && !timed_out {
                         let since = transfer.first_byte_at.unwrap_or(start);
                         let since = since.max(self.swept_at.get());
-                        endpoint.idle.borrow_mut().push(Idle { connection, since });
+                        let fresh = false;
+                        endpoint.idle.borrow_mut().push(Idle {
+                            connection,
+                            since,
+                            fresh,
+                        });
                     }
                     return (Ok(response), resent);
                 }
@@ -217,8 +225,81 @@ impl<R: Runtime> Pool<R> {
         }
     }
 
-    /// Aborts exchanges whose deadline has come, which then report [`Failure::Timeout`], and closes
-    /// connections that have idled too long. Returns how many exchanges were aborted.
+    /// HTTP/2: sends on a stream, and a second time if the connection had gone stale or the server
+    /// says that it did nothing. `None`: the server speaks HTTP/1.1.
+    async fn perform_shared(
+        &self,
+        endpoint: &Rc<Endpoint<R>>,
+        deadline: Instant,
+        transfer: &mut Transfer,
+        on_body: &mut impl FnMut(&[u8]),
+        resent: &mut bool,
+    ) -> Option<Result<Response, Failure>> {
+        let start = runtime::now();
+        let late = |phase| Failure::Timeout {
+            phase,
+            peer: endpoint.peer.clone(),
+            after: deadline.saturating_duration_since(start),
+        };
+        let lease = self.deadlines.lease_exchange();
+        lease.arm(deadline);
+        let scheme = match endpoint.target.origin.scheme {
+            Scheme::Http => ::http::uri::Scheme::HTTP,
+            Scheme::Https => ::http::uri::Scheme::HTTPS,
+        };
+        let mut unsent = 0;
+        loop {
+            let slot = match endpoint.way(&lease).await {
+                None => return Some(Err(late(Phase::Sending))),
+                Some(Err(failure)) => return Some(Err(failure)),
+                Some(Ok(Way::Http1)) => return None,
+                Some(Ok(Way::Http2(slot))) => slot,
+            };
+            let reused = slot.reused;
+            let sending = http2::Sending {
+                slot,
+                heads: &endpoint.group.heads,
+                scheme: &scheme,
+                peer: &endpoint.peer,
+                limits: self.settings.limits,
+                lease: &lease,
+            };
+            let ended = match http2::perform(sending, transfer, on_body).await {
+                Err(Ended::NotSent) if unsent < UNSENT_MAX => {
+                    unsent += 1;
+                    continue;
+                }
+                ended => ended,
+            };
+            count(&self.bytes_out, transfer.request.len());
+            count(&self.bytes_in, transfer.reply.len());
+            let failure = match ended {
+                Ok(response) => return Some(Ok(response)),
+                Err(Ended::Unprocessed(_)) if !*resent => {
+                    *resent = true;
+                    count(&self.stale_resends, 1);
+                    continue;
+                }
+                Err(Ended::Cut(_)) if reused && !*resent && transfer.first_byte_at.is_none() => {
+                    *resent = true;
+                    count(&self.stale_resends, 1);
+                    continue;
+                }
+                Err(Ended::Late(phase)) => late(phase),
+                Err(Ended::NotSent) => Failure::Connect(format!(
+                    "{} closes its connections before they take a request",
+                    endpoint.peer
+                )),
+                Err(Ended::Unprocessed(failure) | Ended::Cut(failure) | Ended::Failed(failure)) => {
+                    failure
+                }
+            };
+            return Some(Err(failure));
+        }
+    }
+
+    /// Ends exchanges whose deadline has come, which then report [`Failure::Timeout`], and closes
+    /// connections that have idled too long. Returns how many exchanges were ended.
     pub fn sweep(&self, now: Instant) -> usize {
         self.swept_at.set(now);
         for endpoint in &self.targets {
@@ -230,6 +311,7 @@ impl<R: Runtime> Pool<R> {
                 })
                 .count();
             idle.drain(..expired);
+            endpoint.group.sweep(now, self.settings.idle_timeout);
         }
         self.deadlines.sweep(now)
     }
@@ -238,6 +320,7 @@ impl<R: Runtime> Pool<R> {
     pub fn close_idle(&self) {
         for endpoint in &self.targets {
             endpoint.idle.borrow_mut().clear();
+            endpoint.group.close_idle();
         }
     }
 
@@ -248,56 +331,13 @@ impl<R: Runtime> Pool<R> {
             idle: self
                 .targets
                 .iter()
-                .map(|endpoint| endpoint.idle.borrow().len())
+                .map(|endpoint| endpoint.idle.borrow().len() + endpoint.group.idle())
                 .sum(),
-            opened: self.opened.get(),
+            opened: self.targets.iter().map(|one| one.opened.get()).sum(),
             stale_resends: self.stale_resends.get(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
         }
-    }
-
-    async fn open(
-        &self,
-        endpoint: &Endpoint<R>,
-        deadline: Instant,
-    ) -> Result<Box<Connection<R>>, Failure> {
-        let tls = self.settings.tls.as_ref();
-        let connection = connect::open(
-            &endpoint.target,
-            &self.resolver,
-            tls,
-            &self.deadlines,
-            deadline,
-        )
-        .await?;
-        count(&self.opened, 1);
-        Ok(Box::new(connection))
-    }
-}
-
-impl<R: Runtime> Endpoint<R> {
-    /// The most recently used connection that is still of use. On a plain one that has bytes to
-    /// read they would pass for the next answer: a late 408, the rest of a broken response. Under TLS
-    /// they may be session tickets; what a peer may put there is its own.
-    fn take_idle(&self) -> Option<Box<Connection<R>>> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { connection, .. }) = idle.pop() {
-            let is_plain = matches!(connection.stream, Stream::Plain { .. });
-            if !is_plain || connection.lease.is_quiet() {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    /// Plain HTTP through a proxy: puts a rewritten copy in the request's place and returns the
-    /// original.
-    fn rewrite_for_proxy(&self, request: &mut Vec<u8>) -> Option<Vec<u8>> {
-        let Target { origin, proxy, .. } = &self.target;
-        let proxy = proxy.as_ref().filter(|_| origin.scheme == Scheme::Http)?;
-        let rewritten = proxy::absolute_form(request, origin, proxy);
-        Some(mem::replace(request, rewritten))
     }
 }
 

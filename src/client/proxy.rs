@@ -224,7 +224,7 @@ pub(super) async fn tunnel(
     proxy: &Proxy,
     peer: &str,
     name: &str,
-) -> Result<(), Failure> {
+) -> Result<Vec<u8>, Failure> {
     let authorization = authorization_line(proxy);
     let request = format!("CONNECT {peer} HTTP/1.1\r\nhost: {peer}\r\n{authorization}\r\n");
     let (outcome, _) = writer.write_all(request.into_bytes()).await;
@@ -256,13 +256,7 @@ pub(super) async fn tunnel(
         }
         match progress.map_err(|error| Failure::protocol(&error, name))? {
             Progress::NeedMore { .. } => {}
-            Progress::Done(response) if response.head.end == answer.len() => return Ok(()),
-            // TLS servers wait for the client: these bytes are not the peer's.
-            Progress::Done(_) => {
-                return Err(Failure::Protocol(format!(
-                    "{name}: unexpected bytes after its answer"
-                )));
-            }
+            Progress::Done(response) => return Ok(answer.split_off(response.head.end)),
         }
     }
 }

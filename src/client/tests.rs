@@ -1,6 +1,8 @@
 //! The client against scripted servers, on both runtimes.
 
 mod exchange;
+mod http2;
+mod http2_server;
 mod secure;
 mod server;
 mod trouble;
@@ -65,6 +67,7 @@ fn target(scheme: Scheme, host: &str, port: u16) -> Target {
         origin,
         connect_timeout: AMPLE,
         proxy: None,
+        http2: None,
     }
 }
 

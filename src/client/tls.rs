@@ -20,7 +20,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::runtime::{Read, Write};
-use crate::tls::{ExtraRoots, TrustError, client_config};
+use crate::tls::{ExtraRoots, HTTP2, TrustError, client_config};
 
 /// Least and most room for a read of encrypted bytes. A TLS record holds up to 16 KiB.
 const CIPHER_READ: (usize, usize) = (4 * 1024, 17 * 1024);
@@ -144,6 +144,13 @@ impl<R: Read> Read for TlsReader<R> {
                 return (Err(error), buffer);
             }
         }
+    }
+}
+
+impl<R> TlsReader<R> {
+    /// Whether the handshake chose HTTP/2.
+    pub(super) fn speaks_http2(&self) -> bool {
+        self.session.borrow().alpn_protocol() == Some(HTTP2)
     }
 }
 

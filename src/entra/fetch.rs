@@ -164,6 +164,7 @@ impl<R: Runtime> Fetcher<R> {
         // A machine's own metadata service is never behind a proxy.
         let proxy = self.proxies.proxy_for(origin).filter(|_| !local).cloned();
         Target {
+            http2: Some(false),
             origin: origin.clone(),
             connect_timeout,
             proxy,

@@ -15,6 +15,7 @@ pub mod dns;
 pub mod files;
 pub mod mailbox;
 mod panic;
+pub mod pipe;
 pub mod process;
 pub mod tokio;
 #[cfg(all(target_os = "linux", feature = "uring"))]

@@ -14,13 +14,13 @@ use crate::config::Secret;
 use crate::error::ErrorKind;
 
 /// A certificate authority of the test's own.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let key = KeyPair::generate().expect("a key is made");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.distinguished_name.push(DnType::CommonName, name);
@@ -33,7 +33,7 @@ impl Authority {
     }
 
     /// A server's side of TLS with a certificate for `name`.
-    fn server(
+    pub(super) fn server(
         &self,
         name: &str,
         expired: bool,
@@ -61,7 +61,7 @@ impl Authority {
     }
 
     /// A client's settings that trust this authority, through a file as a user would name it.
-    fn settings(&self) -> PoolSettings {
+    pub(super) fn settings(&self) -> PoolSettings {
         let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
         file.write_all(self.pem.as_bytes())
             .expect("the file takes a certificate");
