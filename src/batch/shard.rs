@@ -1,4 +1,4 @@
-//! One shard: a pinned thread that turns lines into records. The hot loop is [`Shard::work`]:
+//! One shard: a pinned thread that turns lines into records. The hot loop is `Shard::work`:
 //! admit → encode → exchange → settle, one task per request in flight, nothing shared with other
 //! threads. What may be sent is decided in `admission`, what an answer means in `settle`.
 

@@ -38,6 +38,8 @@ impl Tokens {
                 b"prompt_tokens_details" | b"input_tokens_details" => {
                     cached_part = cached_tokens(value).or(cached_part);
                 }
+                // DeepSeek's spelling of cached prompt tokens.
+                b"prompt_cache_hit_tokens" => cached_part = number().or(cached_part),
                 b"cache_read_input_tokens" => cache_read = number(),
                 b"cache_creation_input_tokens" => cache_creation = number(),
                 _ => {}
