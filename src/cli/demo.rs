@@ -59,7 +59,7 @@ fn try_run(args: &DemoArgs) -> io::Result<ExitCode> {
         latency: "lognormal:median=20ms,p99=120ms"
             .parse()
             .expect("a constant that the mock's own parser accepts"),
-        error_rate: ["429=0.01", "500=0.01"]
+        error_rate: ["429=0.003", "500=0.002"]
             .iter()
             .map(|rate| {
                 rate.parse()
@@ -70,7 +70,7 @@ fn try_run(args: &DemoArgs) -> io::Result<ExitCode> {
     })?;
     eprintln!(
         "{} lines of {} go to a trial endpoint at {}\n\
-         (20 ms median latency, 1 % of answers 429, 1 % 500). The same as:\n  \
+         (20 ms median latency, 0.3 % of answers 429, 0.2 % 500). The same as:\n  \
          blaze-uring -i requests.jsonl -o results.jsonl --endpoint-url {} --rate 0 --workers 200\n",
         args.lines,
         input.display(),
