@@ -25,6 +25,10 @@ use crate::runtime::{self, Runtime};
 const REPLY_KEPT: usize = 1 << 20;
 /// Connections that may turn out to take no more streams before an exchange gives up.
 const UNSENT_MAX: usize = 3;
+/// GOAWAYs that may send one exchange elsewhere without being its fault: servers close connections
+/// in full use after so many requests (nginx: 1000), and of the 128 streams on one the last has to
+/// move on 128 / 8 times if the server takes only 8 requests a connection.
+const UNDONE_MAX: usize = 16;
 
 /// What all targets of a pool share.
 #[derive(Clone, Debug)]
@@ -225,8 +229,9 @@ impl<R: Runtime> Pool<R> {
         }
     }
 
-    /// HTTP/2: sends on a stream, and a second time if the connection had gone stale or the server
-    /// says that it did nothing. `None`: the server speaks HTTP/1.1.
+    /// HTTP/2: sends on a stream; a second time if the connection had gone stale or the stream was
+    /// refused; and elsewhere whenever a connection closes before it took the request. `None`: the
+    /// server speaks HTTP/1.1.
     async fn perform_shared(
         &self,
         endpoint: &Rc<Endpoint<R>>,
@@ -247,7 +252,7 @@ impl<R: Runtime> Pool<R> {
             Scheme::Http => ::http::uri::Scheme::HTTP,
             Scheme::Https => ::http::uri::Scheme::HTTPS,
         };
-        let mut unsent = 0;
+        let (mut unsent, mut undone, mut repeated) = (0, 0, *resent);
         loop {
             let slot = match endpoint.way(&lease).await {
                 None => return Some(Err(late(Phase::Sending))),
@@ -275,13 +280,19 @@ impl<R: Runtime> Pool<R> {
             count(&self.bytes_in, transfer.reply.len());
             let failure = match ended {
                 Ok(response) => return Some(Ok(response)),
-                Err(Ended::Unprocessed(_)) if !*resent => {
+                Err(Ended::Undone(_)) if undone < UNDONE_MAX => {
+                    undone += 1;
                     *resent = true;
                     count(&self.stale_resends, 1);
                     continue;
                 }
-                Err(Ended::Cut(_)) if reused && !*resent && transfer.first_byte_at.is_none() => {
-                    *resent = true;
+                Err(Ended::Refused(_)) if !repeated => {
+                    (repeated, *resent) = (true, true);
+                    count(&self.stale_resends, 1);
+                    continue;
+                }
+                Err(Ended::Cut(_)) if reused && !repeated && transfer.first_byte_at.is_none() => {
+                    (repeated, *resent) = (true, true);
                     count(&self.stale_resends, 1);
                     continue;
                 }
@@ -290,9 +301,12 @@ impl<R: Runtime> Pool<R> {
                     "{} closes its connections before they take a request",
                     endpoint.peer
                 )),
-                Err(Ended::Unprocessed(failure) | Ended::Cut(failure) | Ended::Failed(failure)) => {
-                    failure
-                }
+                Err(
+                    Ended::Undone(failure)
+                    | Ended::Refused(failure)
+                    | Ended::Cut(failure)
+                    | Ended::Failed(failure),
+                ) => failure,
             };
             return Some(Err(failure));
         }

@@ -29,8 +29,10 @@ const RESERVE_MAX: usize = 256 * 1024;
 pub(in crate::client) enum Ended {
     /// The connection took no stream: nothing was sent.
     NotSent,
-    /// The server says that it did nothing with the request (REFUSED_STREAM, GOAWAY).
-    Unprocessed(Failure),
+    /// The server says that it did nothing with the request: it closes the connection (GOAWAY).
+    Undone(Failure),
+    /// The server says that it did nothing with the request: not now (REFUSED_STREAM).
+    Refused(Failure),
     /// The connection ended before an answer began.
     Cut(Failure),
     /// The deadline came, at that stage.
@@ -230,11 +232,11 @@ impl Sending<'_> {
         }
         let before_answer = phase != Phase::Receiving;
         match (error.is_remote(), error.is_go_away()) {
-            (true, true) => Ended::Unprocessed(Failure::Connect(format!(
+            (true, true) => Ended::Undone(Failure::Connect(format!(
                 "{peer} closed the connection before it took the request ({reason:?})"
             ))),
             (true, false) if reason == Reason::REFUSED_STREAM => {
-                Ended::Unprocessed(Failure::Connect(format!("{peer} refused the stream twice")))
+                Ended::Refused(Failure::Connect(format!("{peer} refused the stream twice")))
             }
             (true, false) if before_answer => Ended::Failed(Failure::Connect(format!(
                 "{peer} reset the stream before it answered ({reason:?})"
