@@ -1,16 +1,13 @@
 //! A server on the `h2` crate that fails on purpose, stream by stream: what it costs a whole file.
 
-use std::io::{Read as _, Write as _};
-use std::sync::Arc;
-
 use ::h2::Reason;
 use ::h2::server::Builder;
 
 use crate::books::{answered_in, balanced, batch, contents, summary};
-use crate::frame::{Frame, SETTINGS};
-use crate::http2_server::{Act, Seen, serve, start};
+use crate::http2_server::{Act, start};
 use crate::server::Server;
 use crate::support::{Place, runtimes};
+use crate::tap::{Tap, Then};
 
 const LINES: usize = 300;
 const WORKERS: usize = 64;
@@ -126,23 +123,20 @@ fn windows_of_a_byte_starve_nobody() {
 #[test]
 fn a_dead_connection_is_left_for_another() {
     const WORKERS: usize = 4;
-    let contents: Vec<String> = (0..20).map(|number| format!("line {number}")).collect();
+    let contents: Vec<String> = (0..40).map(|number| format!("line {number}")).collect();
     for runtime in runtimes() {
-        let seen = Arc::new(Seen::default());
-        let server = Server::start(move |number, mut stream| {
-            if number > 0 {
-                return serve(stream, &builder(100), None, &seen, |_| Act::Echo);
+        let (server, _) = start(builder(100), None, |_, _| Act::Echo);
+        let tap = Tap::start(server.address, |connection, answers| {
+            match (connection, answers) {
+                (0, 10) => Then::Silence,
+                _ => Then::Nothing,
             }
-            let _ = Frame::new(SETTINGS, 0, 0, &[]).write(&mut stream);
-            let _ = stream.flush();
-            let mut sink = [0; 4096];
-            stream.set_read_timeout(None).expect("a TCP socket");
-            while stream.read(&mut sink).is_ok_and(|count| count > 0) {}
         });
-        let batch = batch(runtime, &url(&server), &contents, WORKERS)
+        let batch = batch(runtime, &tap.url(), &contents, WORKERS)
             .with(&PATIENT)
             .with(&["--timeout", "1"]);
         let outcome = answered_in(batch, Place::new(), &contents);
+        assert_eq!(tap.each(|one| one.answered)[0], 10, "{:#?}", outcome.run);
         assert_eq!(server.accepted(), 2, "{:#?}", outcome.run);
     }
 }

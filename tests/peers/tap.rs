@@ -31,6 +31,7 @@ pub struct Carried {
     limit: Option<u32>,
     /// Streams above this one are neither answered nor passed on any more.
     last: Option<u32>,
+    silent: bool,
 }
 
 /// What the script wants after an answer has ended.
@@ -40,6 +41,8 @@ pub enum Then {
     StreamsMax(u32),
     /// A GOAWAY by which the server has looked at the oldest open stream, and at no later one.
     GoawayButOldest,
+    /// Nothing passes any more, either way, and the connection stays open.
+    Silence,
 }
 
 /// A tap; dropping it stops it.
@@ -154,7 +157,7 @@ impl Carried {
                 self.limit = Some(limit);
             }
             // The server has sent one; it does not know of the tap's.
-            return self.acknowledged == 1;
+            return self.acknowledged == 1 && !self.silent;
         }
         if frame.kind == HEADERS && self.open.insert(frame.stream) {
             self.opened += 1;
@@ -166,13 +169,13 @@ impl Carried {
             self.resets += 1;
             self.open.remove(&frame.stream);
         }
-        self.last
-            .is_none_or(|last| frame.stream <= last || frame.stream == 0)
+        let undone = self.last.is_some_and(|last| frame.stream > last);
+        !(undone || self.silent)
     }
 
     /// Takes note of a frame of the server's; whether it is passed on.
     fn answer(&mut self, frame: &Frame) -> bool {
-        if self.last.is_some_and(|last| frame.stream > last) {
+        if self.silent || self.last.is_some_and(|last| frame.stream > last) {
             return false;
         }
         if frame.is_settings(false) {
@@ -198,6 +201,10 @@ impl Carried {
                 self.last = Some(last);
                 self.open.retain(|stream| *stream <= last);
                 Some(Frame::goaway(last))
+            }
+            Then::Silence => {
+                self.silent = true;
+                None
             }
         }
     }
