@@ -73,6 +73,8 @@ pub mod processor;
 pub mod provider;
 #[doc(hidden)]
 pub mod runtime;
+#[cfg(test)]
+mod simulation;
 #[doc(hidden)]
 pub mod tls;
 

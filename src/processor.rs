@@ -1,6 +1,7 @@
 //! Runs a batch from input to final files: plan, run folder, shards, coordinator, merge, books.
 
 mod on_thread;
+mod one_thread;
 mod open_files;
 mod reopen;
 mod run;

@@ -12,6 +12,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("cli", 7),
     ("demo", 7),
     ("lib", 8),
+    ("simulation", 8),
     ("processor", 6),
     ("calls", 6),
     ("batch", 5),
@@ -41,9 +42,15 @@ const LONG_FILES: &[(&str, usize)] = &[];
 
 /// Test code: modules in files of their own.
 fn is_test(source: &Source) -> bool {
-    ["tests", "fixture", "virtual_time"]
-        .iter()
-        .any(|name| source.path.contains(name))
+    [
+        "tests",
+        "fixture",
+        "virtual_time",
+        "simulation",
+        "simulated",
+    ]
+    .iter()
+    .any(|name| source.path.contains(name))
 }
 
 struct Source {

@@ -90,6 +90,8 @@ pub struct Coordinator {
     /// What earlier processes of this run spent, in US dollars.
     spent_before: f64,
     started: Instant,
+    /// When the display, the outage clock and the input's identity are looked at next.
+    tick_at: Instant,
     stopped: Option<Stopped>,
     /// When shards that still have requests in flight are told to leave.
     leave_at: Option<Instant>,
@@ -155,6 +157,7 @@ impl Coordinator {
             gauges,
             spent_before: 0.0,
             started: now,
+            tick_at: now,
             stopped: None,
             leave_at: None,
             actions: Vec::new(),
@@ -184,42 +187,60 @@ impl Coordinator {
     pub fn run(mut self, observer: &mut dyn Observer, interrupts: &Receiver<()>) -> Finished {
         let never = crossbeam_channel::never();
         let mut interrupts = interrupts;
-        let mut tick_at = runtime::now();
-        while self.shards.iter().any(|shard| !shard.ended) {
-            let now = runtime::now();
-            let wakes = [self.health.next_wake(), self.quotas.next_wake()];
-            let wait = wakes
-                .into_iter()
-                .flatten()
-                .fold(tick_at, Instant::min)
-                .saturating_duration_since(now);
+        while let Some(wake_at) = self.turn(observer) {
+            let wait = wake_at.saturating_duration_since(runtime::now());
             select! {
                 recv(self.events) -> event => match event {
                     Ok(Event { shard, report }) => self.handle(shard, report, runtime::now()),
                     Err(_) => break,
                 },
                 recv(interrupts) -> asked => match asked {
-                    Ok(()) => self.stop(Stopped::Interrupted, runtime::now()),
+                    Ok(()) => self.interrupt(),
                     // Nobody can interrupt any more.
                     Err(_) => interrupts = &never,
                 },
                 default(wait) => {}
             }
-            for _ in 0..EVENTS_PER_TURN {
-                let Ok(Event { shard, report }) = self.events.try_recv() else {
-                    break;
-                };
-                self.handle(shard, report, runtime::now());
-            }
-            let now = runtime::now();
-            self.poll_health(now);
-            self.poll_quotas(now);
-            if now >= tick_at {
-                tick_at = now + TICK;
-                self.tick(now);
-                observer.tick(&self.snapshot(now));
-            }
         }
+        self.finish()
+    }
+
+    /// Works off what has come in and what is due, and tells when it wants to be called again at the
+    /// latest; `None` when every shard has left.
+    pub fn turn(&mut self, observer: &mut dyn Observer) -> Option<Instant> {
+        for _ in 0..EVENTS_PER_TURN {
+            let Ok(Event { shard, report }) = self.events.try_recv() else {
+                break;
+            };
+            self.handle(shard, report, runtime::now());
+        }
+        let now = runtime::now();
+        self.poll_health(now);
+        self.poll_quotas(now);
+        if now >= self.tick_at {
+            self.tick_at = now + TICK;
+            self.tick(now);
+            observer.tick(&self.snapshot(now));
+        }
+        if self.shards.iter().all(|shard| shard.ended) {
+            return None;
+        }
+        let wakes = [self.health.next_wake(), self.quotas.next_wake()];
+        Some(wakes.into_iter().flatten().fold(self.tick_at, Instant::min))
+    }
+
+    /// Whether reports wait for the next turn.
+    pub fn has_mail(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// The user wants the run to stop.
+    pub fn interrupt(&mut self) {
+        self.stop(Stopped::Interrupted, runtime::now());
+    }
+
+    /// What the run leaves behind once every shard has left.
+    pub fn finish(self) -> Finished {
         let snapshot = self.snapshot(runtime::now());
         Finished {
             stopped: self.stopped,

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::reopen::{self, Begun};
-use super::{ProcessingResult, Processor, RunError, open_files};
+use super::{ProcessingResult, Processor, RunError, one_thread, open_files};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
@@ -28,7 +28,7 @@ use crate::metrics::{Counts, Gauges, Latency, Snapshot};
 use crate::provider::Authorization;
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
-use crate::runtime::{self, Runtime, mailbox};
+use crate::runtime::{self, Runtime, mailbox, simulated};
 
 /// Bounds of the pieces in which input is handed to shards: small enough that cores finish
 /// together, large enough that handing out costs nothing.
@@ -310,6 +310,10 @@ impl Setup {
             });
         }
         drop(events);
+        if let Some(world) = simulated::current() {
+            return one_thread::drive(&world, coordinator, starts, observer, interrupts)
+                .ok_or_else(|| RunError::Setup("the simulated process was killed".to_owned()));
+        }
         let threads = starts
             .into_iter()
             .map(|start| self.spawn(start))
@@ -384,14 +388,14 @@ impl ShardMain for RunShard {
 }
 
 /// Tells the coordinator that a shard's thread is over, also when it panics.
-struct Ended {
+pub(super) struct Ended {
     id: usize,
     events: Sender<Event>,
     told: bool,
 }
 
 impl Ended {
-    fn new(id: usize, events: Sender<Event>) -> Self {
+    pub(super) fn new(id: usize, events: Sender<Event>) -> Self {
         Self {
             id,
             events,
@@ -399,7 +403,7 @@ impl Ended {
         }
     }
 
-    fn tell(mut self, result: Result<(), String>) {
+    pub(super) fn tell(mut self, result: Result<(), String>) {
         self.send(result);
         self.told = true;
     }

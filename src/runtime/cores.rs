@@ -5,6 +5,9 @@ use core_affinity::CoreId;
 /// The cores this process may run on, in ascending order; affinity masks and cpusets are respected.
 /// Never empty: where the platform does not tell, as many numbers as it reports parallel threads.
 pub fn available_cores() -> Vec<usize> {
+    if let Some(world) = super::simulated::current() {
+        return (0..world.cores()).collect();
+    }
     let mut cores: Vec<usize> = core_affinity::get_core_ids()
         .unwrap_or_default()
         .into_iter()
@@ -16,6 +19,15 @@ pub fn available_cores() -> Vec<usize> {
     }
     cores.sort_unstable();
     cores
+}
+
+/// Threads that work on the files of a run at the same time.
+pub fn parallel_threads() -> usize {
+    match super::simulated::current() {
+        // All of a simulated world happens in one thread.
+        Some(_) => 1,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    }
 }
 
 /// Pins the calling thread to `core`. False where the platform cannot or the core is not ours;

@@ -17,6 +17,11 @@ pub mod mailbox;
 mod panic;
 pub mod pipe;
 pub mod process;
+#[cfg(test)]
+pub mod simulated;
+#[cfg(not(test))]
+#[path = "simulated_absent.rs"]
+pub mod simulated;
 pub mod tokio;
 #[cfg(all(target_os = "linux", feature = "uring"))]
 pub mod uring;
@@ -30,7 +35,7 @@ use std::net::SocketAddr;
 use std::rc::Weak;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-pub use cores::{available_cores, pin_current_thread};
+pub use cores::{available_cores, parallel_threads, pin_current_thread};
 pub use panic::{Panicked, catch_panic};
 pub use uring::uring_available;
 
@@ -123,11 +128,14 @@ trait Shutdown {
 
 /// The monotonic clock.
 pub fn now() -> Instant {
-    Instant::now()
+    simulated::current().map_or_else(Instant::now, |world| world.now())
 }
 
 /// Microseconds since 1970 by the wall clock; 0 for a clock set before that.
 pub fn unix_micros() -> u64 {
+    if let Some(world) = simulated::current() {
+        return world.unix_micros();
+    }
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::name::{self, FileKind, ShardFiles};
 use crate::batch::storage_error::StorageError;
 use crate::journal::{ENTRY_BYTES, Entry, Outcome, Replay, Tokens, entry_offset, replay_in_steps};
-use crate::runtime::files::Mapping;
+use crate::runtime::{self, files::Mapping};
 
 /// Mapped pages are let go after this much was read, so that verifying does not fill the memory.
 const RELEASE_EVERY_BYTES: u64 = 8 << 20;
@@ -173,9 +173,7 @@ impl Resume {
 
 /// Repairs the shards' files in parallel: reading all records takes as long as the disk takes.
 fn repair_all(folder: &Path, shards: &[ShardFiles], run_id: [u8; 16]) -> Result<(), StorageError> {
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(shards.len());
+    let threads = runtime::parallel_threads().min(shards.len());
     let next = AtomicUsize::new(0);
     let work = || {
         while let Some(&files) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {

@@ -1,0 +1,76 @@
+//! The books of a finished run: every line in exactly one record, in the right file, with its own
+//! content.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::lines::{Fate, marked};
+use super::scenario::Scenario;
+use crate::config::Order;
+
+/// What is wrong with the final files.
+pub fn final_files(
+    scenario: &Scenario,
+    output: Option<&Path>,
+    errors: &Path,
+) -> Result<(), String> {
+    let mut seen = vec![0; scenario.lines.len()];
+    let mut failed = 0;
+    for (path, is_success) in [(output, true), (Some(errors), false)] {
+        let Some(path) = path else { continue };
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            // An error file is not created when nothing failed.
+            Err(_) if !is_success => String::new(),
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        };
+        if !text.is_empty() && !text.ends_with('\n') {
+            return Err(format!("{} does not end in a newline", path.display()));
+        }
+        let mut before = None;
+        for record_text in text.lines() {
+            let record: Value = serde_json::from_str(record_text)
+                .map_err(|error| format!("{error} in the record {record_text}"))?;
+            let id = id_of(scenario, &record, record_text)
+                .ok_or_else(|| format!("a record of no line: {record_text}"))?;
+            seen[id] += 1;
+            failed += usize::from(!is_success);
+            let line = &scenario.lines[id];
+            match is_success {
+                true => line.check_success(&record, scenario.attempts_max)?,
+                false => line.check_failure(&record, scenario.attempts_max, scenario.decided)?,
+            }
+            if scenario.order == Order::Input && before >= Some(id) {
+                return Err(format!("{} stands after line-{before:?}", line.mark()));
+            }
+            before = Some(id);
+        }
+    }
+    for (line, count) in scenario.lines.iter().zip(&seen) {
+        let expected = match output {
+            Some(_) => 1,
+            // Successes are only counted.
+            None => usize::from(line.fate != Fate::Answered || !scenario.decided).min(*count),
+        };
+        if *count != expected {
+            return Err(format!("{} has {count} records", line.mark()));
+        }
+    }
+    if errors.exists() && failed == 0 {
+        return Err("an error file without errors".to_owned());
+    }
+    Ok(())
+}
+
+/// The line that a record says it belongs to.
+fn id_of(scenario: &Scenario, record: &Value, text: &str) -> Option<usize> {
+    if let Some(id) = record["custom_id"].as_str() {
+        return id.strip_prefix('c')?.parse().ok();
+    }
+    let number = record["line_number"].as_u64();
+    match number.or_else(|| record["metadata"]["line_number"].as_u64()) {
+        Some(number) => scenario.lines.iter().position(|line| line.number == number),
+        None => marked(text.as_bytes()),
+    }
+}

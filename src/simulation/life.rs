@@ -1,0 +1,250 @@
+//! One run of a seed, from its first process to its final files.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::check;
+use super::lines::Fate;
+use super::outside::Outside;
+use super::scenario::{Process, Scenario, input};
+use crate::batch::coordinator::{Observer, Stopped};
+use crate::config::{InputSource, Job, OutputTarget, Rate};
+use crate::metrics::Snapshot;
+use crate::processor::{Interrupt, ProcessingResult, Processor, RunError};
+use crate::runtime::Runtime;
+use crate::runtime::simulated::Simulated;
+use crate::runtime::simulated::world::{Manners, World};
+
+/// Processes after which a run that has not ended never will.
+const PROCESSES_MAX: usize = 40;
+/// A process that runs for longer makes no progress.
+const PROCESS_LASTS_MAX: Duration = Duration::from_secs(4 * 3600);
+/// How much later than its slot a request may begin to go out: a late timer and a shard that stalls.
+const SLOT_LATE: Duration = Duration::from_millis(60);
+
+/// What a seed's history was like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// A number that any difference changes.
+    pub hash: u64,
+    pub events: u64,
+    pub processes: usize,
+    pub lines: usize,
+    pub requests: usize,
+    pub virtual_time: Duration,
+}
+
+/// Lives through everything that `seed` stands for; `Err`: what went wrong.
+pub fn live(seed: u64, is_shown: bool) -> Result<History, String> {
+    let lived = catch_unwind(AssertUnwindSafe(|| Life::new(seed, is_shown).live()));
+    lived.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panic: {}", text.unwrap_or("without a message")))
+    })
+}
+
+struct Life {
+    seed: u64,
+    is_shown: bool,
+    random: fastrand::Rng,
+    scenario: Scenario,
+    folder: tempfile::TempDir,
+    history: History,
+}
+
+/// Shows figures to nobody, and ends a run that never would.
+struct Watchdog {
+    until: std::time::Instant,
+}
+
+impl Observer for Watchdog {
+    fn tick(&mut self, snapshot: &Snapshot) {
+        assert!(
+            crate::runtime::now() < self.until,
+            "no end after {PROCESS_LASTS_MAX:?}: {:?}",
+            snapshot.gauges
+        );
+    }
+}
+
+/// Files in memory where the system has a place for them.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = match memory.is_dir() {
+        true => tempfile::tempdir_in(memory),
+        false => tempfile::tempdir(),
+    };
+    made.expect("a temporary folder")
+}
+
+impl Life {
+    fn new(seed: u64, is_shown: bool) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let scenario = Scenario::new(&mut random);
+        Self {
+            seed,
+            is_shown,
+            random,
+            scenario,
+            folder: scratch(),
+            history: History::default(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn live(mut self) -> Result<History, String> {
+        if self.is_shown {
+            println!("seed {}: {:#?}", self.seed, self.scenario);
+        }
+        std::fs::write(self.path("in.jsonl"), input(&self.scenario.lines)).expect("a file");
+        // The jitter of retries comes from the thread's own generator.
+        fastrand::seed(self.seed);
+        let first = self.scenario.process(0, &mut self.random);
+        let world = World::new(self.random.u64(..), first.manners.clone(), self.is_shown);
+        let _here = world.enter();
+        let outside = Outside::new(&world, self.scenario.clone(), first.clone());
+        let mut process = first;
+        let result = loop {
+            let number = self.history.processes;
+            self.history.processes += 1;
+            if number >= PROCESSES_MAX {
+                return Err(format!("not finished by {PROCESSES_MAX} processes"));
+            }
+            if self.is_shown {
+                println!("process {number}: {process:#?}");
+            }
+            outside.begin(number, process.clone());
+            let ended = self.run(&world, &process);
+            self.history.requests += outside.sendings().len();
+            if let Some(violation) = outside.violations().first() {
+                return Err(violation.clone());
+            }
+            self.check_rate(&process, &outside)?;
+            if let Some(result) = self.judge(ended, &process)? {
+                break result;
+            }
+            process = self.scenario.process(number + 1, &mut self.random);
+        };
+        self.check_end(&result)?;
+        (self.history.hash, self.history.events) = world.history();
+        self.history.lines = self.scenario.lines.len();
+        self.history.virtual_time = world.elapsed();
+        world.network.close();
+        Ok(self.history)
+    }
+
+    /// One process.
+    fn run(&self, world: &Rc<World>, process: &Process) -> Result<ProcessingResult, RunError> {
+        world.revive();
+        world.set_manners(Manners::clone(&process.manners));
+        let (interrupt, interrupts) = Interrupt::channel();
+        if let Some(after) = process.interrupt_after {
+            let at = world.now() + after;
+            world.start_outside(async move {
+                Simulated::sleep_until(at).await;
+                interrupt.interrupt();
+            });
+        }
+        let job = self.job();
+        let mut watchdog = Watchdog {
+            until: world.now() + PROCESS_LASTS_MAX,
+        };
+        let processor = Processor::new(process.config.clone())?;
+        let result = processor.run(&job, &mut watchdog, &interrupts);
+        world.end_tasks();
+        result
+    }
+
+    fn job(&self) -> Job {
+        Job {
+            input: InputSource::File(self.path("in.jsonl")),
+            output: (self.scenario.has_output).then(|| OutputTarget::File(self.path("out.jsonl"))),
+            errors: self.path("errors.jsonl"),
+            overwrite: false,
+            fresh: false,
+            retry_errors: false,
+            dry_run: false,
+        }
+    }
+
+    /// Whether the process ended as it should; its result if the run is over.
+    fn judge(
+        &self,
+        ended: Result<ProcessingResult, RunError>,
+        process: &Process,
+    ) -> Result<Option<ProcessingResult>, String> {
+        let result = ended.map_err(|error| format!("the process failed: {error}"))?;
+        let books = &result.summary;
+        if books.lines != self.scenario.lines.len() as u64
+            || books.lines != books.success_count + books.failure_count + books.not_finished
+        {
+            return Err(format!("the books do not balance: {books:?}"));
+        }
+        match &result.stopped {
+            None => Ok(Some(result)),
+            Some(Stopped::Interrupted) if process.interrupt_after.is_some() => Ok(None),
+            // So many failures in a row that every endpoint seemed out.
+            Some(Stopped::NoEndpoint(_)) if self.fails(process) => Ok(None),
+            Some(stopped) => Err(format!("the process stopped: {stopped}")),
+        }
+    }
+
+    /// Whether attempts of this process may fail.
+    fn fails(&self, process: &Process) -> bool {
+        let trouble = &process.trouble;
+        let fates = self.scenario.lines.iter().map(|line| line.fate);
+        let mut dooms = fates.filter(|fate| matches!(fate, Fate::Fails | Fate::NotJson));
+        trouble.connects > 0.0 || trouble.answers > 0.0 || dooms.next().is_some()
+    }
+
+    /// No second of the process saw more requests than `--rate` allows.
+    fn check_rate(&self, process: &Process, outside: &Outside) -> Result<(), String> {
+        let Rate::PerSecond(rate) = process.config.request.rate_limit else {
+            return Ok(());
+        };
+        // What is sent again for a stale connection needs no slot.
+        if outside.excused() > 0 || process.trouble.stale > 0.0 {
+            return Ok(());
+        }
+        let late = (SLOT_LATE + process.manners.stall_max).as_secs_f64();
+        let most = (rate * (1.0 + late)).ceil() as usize + 2;
+        let mut sendings = outside.sendings().clone();
+        sendings.sort_unstable();
+        for (first, at) in sendings.iter().enumerate() {
+            let count =
+                sendings[first..].partition_point(|later| *later < *at + Duration::from_secs(1));
+            if count > most {
+                return Err(format!("{count} requests within a second at --rate {rate}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The final files, and that the run folder is gone.
+    fn check_end(&self, result: &ProcessingResult) -> Result<(), String> {
+        let output = self.scenario.has_output.then(|| self.path("out.jsonl"));
+        check::final_files(
+            &self.scenario,
+            output.as_deref(),
+            &self.path("errors.jsonl"),
+        )?;
+        let books = &result.summary;
+        if books.not_finished != 0 {
+            return Err(format!("finished with {books:?}"));
+        }
+        let expected = ["errors.jsonl", "in.jsonl", "out.jsonl"];
+        for entry in std::fs::read_dir(self.folder.path()).expect("a folder") {
+            let name = entry.expect("an entry").file_name();
+            if !expected.iter().any(|expected| name == *expected) {
+                return Err(format!("{} is left behind", name.display()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! Everything around the simulated process that is not disk: the network's mood, and the books that
+//! the endpoints keep of what reaches them.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use super::lines::{Line, marked};
+use super::scenario::{Process, Scenario, Trouble, address};
+use super::servers;
+use crate::runtime::simulated::network::{Watcher, Welcome};
+use crate::runtime::simulated::world::World;
+
+/// Violations kept; the first says what is wrong.
+const VIOLATIONS_MAX: usize = 20;
+
+/// See the module.
+pub struct Outside {
+    world: Weak<World>,
+    scenario: Scenario,
+    process: RefCell<Process>,
+    number: Cell<usize>,
+    books: RefCell<Vec<Book>>,
+    /// Requests out, by endpoint.
+    in_flight: RefCell<Vec<usize>>,
+    /// When each request of this process began to be sent.
+    sendings: RefCell<Vec<Instant>>,
+    connect_faults: Cell<u32>,
+    excused: Cell<u32>,
+    violations: RefCell<Vec<String>>,
+}
+
+/// What the endpoints know of a line.
+#[derive(Clone, Debug, Default)]
+pub struct Book {
+    /// Requests that arrived from the process that runs.
+    pub received: u32,
+    /// … of those, how many cost no attempt.
+    pub excused: u32,
+    /// Faults that it met in this process.
+    faults: u32,
+    /// Processes to which it was answered for good.
+    pub answered: Vec<usize>,
+}
+
+impl Outside {
+    pub fn new(world: &Rc<World>, scenario: Scenario, first: Process) -> Rc<Self> {
+        let outside = Rc::new(Self {
+            world: Rc::downgrade(world),
+            books: RefCell::new(vec![Book::default(); scenario.lines.len()]),
+            in_flight: RefCell::new(vec![0; scenario.endpoints]),
+            scenario,
+            process: RefCell::new(first),
+            number: Cell::new(0),
+            sendings: RefCell::default(),
+            connect_faults: Cell::new(0),
+            excused: Cell::new(0),
+            violations: RefCell::default(),
+        });
+        world.network.watch(Rc::<Self>::clone(&outside));
+        for endpoint in 0..outside.scenario.endpoints {
+            let served = Rc::clone(&outside);
+            let serve = move |peer| -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+                Box::pin(servers::serve(Rc::clone(&served), endpoint, peer))
+            };
+            world.network.listen(address(endpoint), Rc::new(serve));
+        }
+        outside
+    }
+
+    /// The next process begins.
+    pub fn begin(&self, number: usize, process: Process) {
+        *self.process.borrow_mut() = process;
+        self.number.set(number);
+        self.in_flight.borrow_mut().fill(0);
+        self.sendings.borrow_mut().clear();
+        self.connect_faults.set(0);
+        self.excused.set(0);
+        for book in self.books.borrow_mut().iter_mut() {
+            *book = Book {
+                answered: std::mem::take(&mut book.answered),
+                ..Book::default()
+            };
+        }
+    }
+
+    pub fn world(&self) -> Rc<World> {
+        self.world.upgrade().expect("the world is there")
+    }
+
+    pub fn trouble(&self) -> Trouble {
+        self.process.borrow().trouble.clone()
+    }
+
+    pub fn sendings(&self) -> Ref<'_, Vec<Instant>> {
+        self.sendings.borrow()
+    }
+
+    /// Requests of this process that were sent twice without an attempt.
+    pub fn excused(&self) -> u32 {
+        self.excused.get()
+    }
+
+    pub fn violation(&self, what: String) {
+        let mut violations = self.violations.borrow_mut();
+        if violations.len() < VIOLATIONS_MAX {
+            violations.push(what);
+        }
+    }
+
+    pub fn violations(&self) -> Vec<String> {
+        self.violations.take()
+    }
+
+    /// A request of a line has arrived.
+    pub fn receives(&self, id: usize, endpoint: usize) -> Line {
+        let line = &self.scenario.lines[id];
+        let mut books = self.books.borrow_mut();
+        let book = &mut books[id];
+        book.received += 1;
+        let most = self.scenario.attempts_max + book.excused;
+        if book.received > most {
+            let received = book.received;
+            self.violation(format!(
+                "{} was sent {received} times, at most {most} attempts are allowed (endpoint {endpoint})",
+                line.mark()
+            ));
+        }
+        line.clone()
+    }
+
+    /// It is answered for good.
+    pub fn answers(&self, id: usize) {
+        let number = self.number.get();
+        let answered = &mut self.books.borrow_mut()[id].answered;
+        if answered.last() != Some(&number) {
+            answered.push(number);
+        }
+    }
+
+    /// It will be sent again without an attempt.
+    pub fn excuse(&self, id: usize) {
+        self.books.borrow_mut()[id].excused += 1;
+        self.excused.set(self.excused.get() + 1);
+    }
+
+    /// Whether this answer is to be a fault.
+    pub fn may_fault(&self, id: usize) -> bool {
+        let Trouble {
+            answers, per_line, ..
+        } = self.trouble();
+        let mut books = self.books.borrow_mut();
+        let may = !self.scenario.decided || books[id].faults < per_line;
+        let is_fault = may && self.world().chance(answers);
+        books[id].faults += u32::from(is_fault);
+        is_fault
+    }
+}
+
+impl Watcher for Outside {
+    fn welcome(&self, _address: SocketAddr) -> Welcome {
+        let world = self.world();
+        let Trouble {
+            connects, per_line, ..
+        } = self.trouble();
+        let may = !self.scenario.decided || self.connect_faults.get() < per_line;
+        if may && world.chance(connects) {
+            self.connect_faults.set(self.connect_faults.get() + 1);
+            let after = self.latency();
+            return match world.random(|random| random.u32(0..4)) {
+                0 => Welcome::Silence,
+                1 => Welcome::Failed(after, io::ErrorKind::ConnectionReset),
+                2 => Welcome::Failed(after, io::ErrorKind::HostUnreachable),
+                _ => Welcome::Failed(after, io::ErrorKind::ConnectionRefused),
+            };
+        }
+        Welcome::Accepted(self.latency())
+    }
+
+    fn sends(&self, address: SocketAddr, since: Instant, request: &[u8]) {
+        let endpoint = endpoint_of(address);
+        let mut in_flight = self.in_flight.borrow_mut();
+        in_flight[endpoint] += 1;
+        self.sendings.borrow_mut().push(since);
+        let config = &self.process.borrow().config;
+        let limit = config.endpoints[endpoint].max_concurrent;
+        if in_flight[endpoint] > limit {
+            self.violation(format!(
+                "{} requests in flight to endpoint {endpoint}, its max_concurrent is {limit}",
+                in_flight[endpoint]
+            ));
+        }
+        let all: usize = in_flight.iter().sum();
+        if all > config.request.workers {
+            let workers = config.request.workers;
+            self.violation(format!("{all} requests in flight, --workers is {workers}"));
+        }
+        let Some(id) = marked(request) else {
+            return self.violation("a request of no line".to_owned());
+        };
+        let answered = self.books.borrow()[id]
+            .answered
+            .contains(&self.number.get());
+        if answered && self.scenario.lines[id].fate == super::lines::Fate::Answered {
+            self.violation(format!(
+                "{} is sent again though this process has its answer",
+                self.scenario.lines[id].mark()
+            ));
+        }
+    }
+
+    fn ended(&self, address: SocketAddr) {
+        let mut in_flight = self.in_flight.borrow_mut();
+        let count = &mut in_flight[endpoint_of(address)];
+        *count = count.saturating_sub(1);
+    }
+
+    fn latency(&self) -> Duration {
+        let max = self.process.borrow().latency_max;
+        self.world().duration(max)
+    }
+
+    fn piece_max(&self) -> usize {
+        self.process.borrow().piece_max
+    }
+}
+
+fn endpoint_of(address: SocketAddr) -> usize {
+    match address {
+        SocketAddr::V4(address) => usize::from(address.ip().octets()[3]) - 1,
+        SocketAddr::V6(_) => unreachable!("endpoints have IPv4 addresses"),
+    }
+}
