@@ -39,6 +39,23 @@ pub struct Ticket {
     pub probe: bool,
     /// Generation of the fetched token it was sent with; 0: none.
     pub token: Cell<u32>,
+    /// Its places in flight were given back.
+    released: Cell<bool>,
+    /// The line has its record, or its place among the retries.
+    settled: Cell<bool>,
+}
+
+impl Ticket {
+    /// To be said once the line's record is committed or the line is parked, with nothing in between
+    /// that may panic: a line is settled once, whatever happens after that.
+    pub fn note_settled(&self) {
+        self.settled.set(true);
+    }
+
+    /// Whether the line has its record, or its place among the retries.
+    pub fn is_settled(&self) -> bool {
+        self.settled.get()
+    }
 }
 
 /// The answer of [`Admission::admit`].
@@ -291,6 +308,8 @@ impl Admission {
             tokens: self.gates[self.groups[endpoint]].spend(tokens, now),
             probe: self.health.take_probe(endpoint),
             token: Cell::new(0),
+            released: Cell::new(false),
+            settled: Cell::new(false),
         }
     }
 
@@ -328,8 +347,12 @@ impl Admission {
         }
     }
 
-    /// An attempt is over: its places in flight are free.
-    pub fn release(&mut self, endpoint: usize) {
+    /// An attempt is over: its places in flight are free. Of a ticket, only the first time counts.
+    pub fn release(&mut self, ticket: &Ticket) {
+        if ticket.released.replace(true) {
+            return;
+        }
+        let endpoint = ticket.endpoint;
         assert!(self.in_flight > 0, "released more than was issued");
         self.in_flight -= 1;
         self.workers.release(Pool::Workers, &mut self.reports);

@@ -311,6 +311,7 @@ impl Coordinator {
             }
             Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
             Report::Storage(error) => self.stop(Stopped::Storage(error), now),
+            Report::Broken(message) => self.stop(Stopped::Shard(message), now),
             Report::Ended(result) => {
                 self.shards[shard].ended = true;
                 if let Err(message) = result {

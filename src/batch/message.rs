@@ -134,6 +134,8 @@ pub enum Report {
     Stopped,
     /// Records can no longer be written.
     Storage(StorageError),
+    /// A defect of ours outside any request: the shard cannot be trusted to finish its lines.
+    Broken(String),
     /// The shard's thread is over; an error if it could not run at all.
     Ended(Result<(), String>),
 }

@@ -134,6 +134,7 @@ impl<R: Runtime> Shard<R> {
             },
             start,
         );
+        ticket.note_settled();
         drop(log);
         self.metrics
             .borrow_mut()
@@ -175,7 +176,7 @@ impl<R: Runtime> Shard<R> {
 
     fn succeeded(&self, ticket: &Ticket) {
         let mut admission = self.admission.borrow_mut();
-        admission.release(ticket.endpoint);
+        admission.release(ticket);
         admission.note_answered(ticket.endpoint, ticket.probe);
     }
 
@@ -197,7 +198,7 @@ impl<R: Runtime> Shard<R> {
             .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);
         self.charge(ticket, line, failed.tokens);
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
-        self.admission.borrow_mut().release(ticket.endpoint);
+        self.admission.borrow_mut().release(ticket);
         self.tell(ticket, effect, &verdict.message);
         if self.plan.searches_rate && failed.pushes_back() {
             self.report(Report::Pushback(ticket.endpoint));
@@ -236,9 +237,11 @@ impl<R: Runtime> Shard<R> {
                     attempts: spent as u16,
                     last_endpoint: ticket.endpoint as u16,
                 });
+                ticket.note_settled();
             }
             Decision::GiveUp => self.write_failure(
                 ticket.line,
+                Some(ticket),
                 failed.tokens,
                 &Failure {
                     line,
@@ -311,6 +314,7 @@ impl<R: Runtime> Shard<R> {
     pub(super) fn refuse(&self, line: LineRef, kind: ErrorKind, message: &str) {
         self.write_failure(
             line,
+            None,
             Tokens::default(),
             &Failure {
                 line: self.input.line(line.offset),
@@ -327,15 +331,20 @@ impl<R: Runtime> Shard<R> {
         );
     }
 
-    /// A defect of ours hit this line: it becomes a failure record, the shard goes on.
+    /// A defect of ours hit this line: it becomes a failure record, unless its fate was settled
+    /// before. The shard goes on.
     pub(super) fn settle_panic(&self, ticket: &Ticket, panic: &str) {
         tracing::error!(
             line = ticket.line.number,
             "a request failed by a defect of blaze-uring: {panic}"
         );
-        self.admission.borrow_mut().release(ticket.endpoint);
+        self.admission.borrow_mut().release(ticket);
+        if ticket.is_settled() {
+            return;
+        }
         self.write_failure(
             ticket.line,
+            Some(ticket),
             Tokens::default(),
             &Failure {
                 line: self.input.line(ticket.line.offset),
@@ -352,7 +361,14 @@ impl<R: Runtime> Shard<R> {
         );
     }
 
-    fn write_failure(&self, line: LineRef, tokens: Tokens, failure: &Failure<'_>) {
+    /// `ticket`: the request that it ends, if one was sent.
+    fn write_failure(
+        &self,
+        line: LineRef,
+        ticket: Option<&Ticket>,
+        tokens: Tokens,
+        failure: &Failure<'_>,
+    ) {
         let mut log = self.log.borrow_mut();
         let out = log.record_buffer(Outcome::Failure);
         let start = out.len();
@@ -373,6 +389,10 @@ impl<R: Runtime> Shard<R> {
             },
             start,
         );
+        if let Some(ticket) = ticket {
+            ticket.note_settled();
+        }
+        drop(log);
         self.metrics.borrow_mut().line_failed(failure.kind);
     }
 }

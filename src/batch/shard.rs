@@ -3,7 +3,7 @@
 //! threads. What may be sent is decided in `admission`, what an answer means in `settle`.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -106,7 +106,25 @@ pub(super) struct Buffers {
 impl<R: Runtime> Shard<R> {
     /// Runs a shard on this thread until the coordinator lets it go.
     pub async fn run(start: ShardStart) {
-        let mailbox = start.mailbox;
+        let (shard, mailbox) = Self::new(start);
+        shard.clone().spawn(shard.clone().sweep());
+        shard.pump();
+        while let Some(order) = mailbox.recv().await {
+            let mut exit = false;
+            // The order to leave may be any of those that came together.
+            for order in iter::once(order).chain(iter::from_fn(|| mailbox.try_recv())) {
+                exit |= matches!(order, Order::Exit);
+                shard.handle(order);
+            }
+            if exit {
+                break;
+            }
+            shard.pump();
+        }
+        shard.leave();
+    }
+
+    fn new(start: ShardStart) -> (Rc<Self>, Mailbox<Order>) {
         let plan = start.plan;
         let shard = Rc::new(Self {
             id: start.id,
@@ -146,21 +164,19 @@ impl<R: Runtime> Shard<R> {
             unreported_usd: Cell::default(),
             reported: Cell::default(),
         });
-        R::spawn(shard.clone().sweep());
-        shard.pump();
-        while let Some(order) = mailbox.recv().await {
-            let mut exit = false;
-            // The order to leave may be any of those that came together.
-            for order in iter::once(order).chain(iter::from_fn(|| mailbox.try_recv())) {
-                exit |= matches!(order, Order::Exit);
-                shard.handle(order);
+        (shard, start.mailbox)
+    }
+
+    /// Starts a task of this shard. A panic in one is a defect that no line can be blamed for: the run
+    /// stops, what is finished is kept. (Left to the runtimes, it would end the thread on one and go
+    /// unnoticed, with the shard waiting for ever, on the other.)
+    fn spawn(self: Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        R::spawn(async move {
+            if let Err(panic) = catch_panic(task).await {
+                let message = format!("shard {}: {panic}; please report this", self.id);
+                self.report(Report::Broken(message));
             }
-            if exit {
-                break;
-            }
-            shard.pump();
-        }
-        shard.leave();
+        });
     }
 
     fn handle(&self, order: Order) {
@@ -173,7 +189,7 @@ impl<R: Runtime> Shard<R> {
     /// Starts every request that may be sent now.
     fn pump(self: &Rc<Self>) {
         while let Some(ticket) = self.next() {
-            R::spawn(self.clone().work(ticket));
+            self.clone().spawn(self.clone().work(ticket));
         }
     }
 
@@ -251,7 +267,7 @@ impl<R: Runtime> Shard<R> {
                     }
                     // Nothing was sent: the line is still unfinished, and the run is stopping.
                     let mut admission = self.admission.borrow_mut();
-                    admission.release(ticket.endpoint);
+                    admission.release(&ticket);
                     admission.handle(Order::Stop);
                 }
                 Admitted::Refused {
@@ -299,7 +315,7 @@ impl<R: Runtime> Shard<R> {
         }
         self.wake_armed.set(Some(at));
         let shard = self.clone();
-        R::spawn(async move {
+        self.clone().spawn(async move {
             R::sleep_until(at).await;
             if shard.wake_armed.get() == Some(at) {
                 shard.wake_armed.set(None);
@@ -316,7 +332,7 @@ impl<R: Runtime> Shard<R> {
         }
         self.flush_scheduled.set(true);
         let shard = self.clone();
-        R::spawn(async move {
+        self.clone().spawn(async move {
             shard.flush();
             shard.flush_scheduled.set(false);
             for waker in shard.unwritten.borrow_mut().drain(..) {
@@ -324,7 +340,7 @@ impl<R: Runtime> Shard<R> {
             }
             // After those tasks: what they leave may be sent by others, and when the last record of
             // a shard is written, it may say that it is done.
-            R::spawn(async move { shard.pump() });
+            shard.clone().spawn(async move { shard.pump() });
         });
     }
 
@@ -442,3 +458,6 @@ impl Buffers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! Defects of ours: whatever panics, permits and lines are settled exactly once, and nobody waits for
+//! ever.
+
+use crossbeam_channel::{Receiver, unbounded};
+
+use super::*;
+use crate::batch::folder::fixture::{Place, log};
+use crate::batch::message::Pool as Permit;
+use crate::config::{Config, EndpointConfig};
+use crate::journal::Outcome;
+use crate::runtime::mailbox;
+use crate::runtime::tokio::Tokio;
+
+/// Requests that the shard may have in flight.
+const WORKERS: u32 = 2;
+
+/// A shard with three lines to send, and what it reports.
+struct Bench {
+    shard: Rc<Shard<Tokio>>,
+    events: Receiver<Event>,
+    place: Place,
+}
+
+impl Bench {
+    /// To be called within the runtime.
+    fn new(attempts_max: u32) -> Self {
+        let place = Place::new();
+        let path = place.at("in.jsonl");
+        let lines: String = (1..=3)
+            .map(|id| format!("{{\"input\": \"{id}\"}}\n"))
+            .collect();
+        std::fs::write(&path, lines).expect("an input");
+        let input = Input::open(&path).expect("an input");
+        let ranges = input.scan(1, 1 << 20).ranges;
+        let mut config = Config {
+            endpoints: vec![EndpointConfig {
+                url: "http://127.0.0.1:9/v1/chat/completions".to_owned(),
+                ..EndpointConfig::default()
+            }],
+            ..Config::default()
+        };
+        config.retry.max_attempts = attempts_max;
+        config.request.rate_limit = crate::config::Rate::Unlimited;
+        let endpoints = crate::provider::Endpoint::resolve_all(&config.endpoints);
+        let plan = Plan::prepare(config, endpoints.expect("an endpoint")).expect("a plan");
+        let (events, received) = unbounded();
+        let (_, mailbox) = mailbox::channel();
+        let (shard, _) = Shard::new(ShardStart {
+            id: 0,
+            plan: Arc::new(plan),
+            input: Arc::new(input),
+            done: None,
+            workers: WORKERS,
+            endpoints: vec![WORKERS],
+            log: log(&place.open().folder, 0),
+            events,
+            mailbox,
+            resolver: Resolver::start().expect("a thread"),
+            tokens: None,
+        });
+        for range in ranges {
+            shard.handle(Order::Range(range));
+        }
+        shard.handle(Order::NoMoreInput);
+        Self {
+            shard,
+            events: received,
+            place,
+        }
+    }
+
+    fn next(&self) -> Ticket {
+        self.shard.next().expect("a line may be sent")
+    }
+
+    fn fail(&self, ticket: &Ticket) {
+        let failure = crate::client::Failure::Protocol("cut".to_owned());
+        let line = self.shard.input.line(ticket.line.offset);
+        let now = runtime::now();
+        self.shard
+            .settle(ticket, line, now, Err(failure), &[], None);
+    }
+
+    fn in_flight(&self) -> usize {
+        self.shard.admission.borrow().in_flight()
+    }
+
+    fn records(&self) -> u64 {
+        self.shard.log.borrow().committed()
+    }
+
+    /// Permits of `--workers` that were given back to the coordinator.
+    fn returned(&self) -> u32 {
+        let returned = |event: Event| match event.report {
+            Report::ReturnPermits(Permit::Workers, count) => count,
+            _ => 0,
+        };
+        self.events.try_iter().map(returned).sum()
+    }
+}
+
+fn run(test: impl AsyncFnOnce()) {
+    Tokio::run(test()).expect("a runtime");
+}
+
+#[test]
+fn a_panic_before_anything_is_settled_makes_one_record() {
+    run(async || {
+        let bench = Bench::new(3);
+        let (ticket, other) = (bench.next(), bench.next());
+        bench.shard.settle_panic(&ticket, "a test");
+        assert_eq!((bench.in_flight(), bench.records()), (1, 1));
+        bench.fail(&other);
+        assert_eq!((bench.in_flight(), bench.records()), (0, 1), "parked");
+    });
+}
+
+#[test]
+fn a_panic_after_the_permits_went_back_does_not_give_them_back_again() {
+    run(async || {
+        let bench = Bench::new(3);
+        let (ticket, _other) = (bench.next(), bench.next());
+        bench.shard.admission.borrow_mut().release(&ticket);
+        bench.shard.settle_panic(&ticket, "a test");
+        assert_eq!((bench.in_flight(), bench.records()), (1, 1));
+        // One of two permits is free: a third line may go, and no fourth.
+        let _third = bench.next();
+        assert_eq!(bench.in_flight(), WORKERS as usize);
+        assert_eq!(bench.returned(), 0, "no more than there are");
+    });
+}
+
+#[test]
+fn a_panic_after_the_line_was_settled_settles_it_no_second_time() {
+    run(async || {
+        // The record is made: its only attempt failed.
+        let bench = Bench::new(1);
+        let (ticket, _other) = (bench.next(), bench.next());
+        bench.fail(&ticket);
+        bench.shard.settle_panic(&ticket, "a test");
+        assert_eq!((bench.in_flight(), bench.records()), (1, 1), "one record");
+        // The line waits for its next attempt.
+        let bench = Bench::new(3);
+        let (ticket, _other) = (bench.next(), bench.next());
+        bench.fail(&ticket);
+        bench.shard.settle_panic(&ticket, "a test");
+        assert_eq!((bench.in_flight(), bench.records()), (1, 0), "parked once");
+    });
+}
+
+#[test]
+fn half_a_record_of_a_panic_gets_into_no_other() {
+    run(async || {
+        let bench = Bench::new(1);
+        let (ticket, other) = (bench.next(), bench.next());
+        let half = |outcome| {
+            let mut log = bench.shard.log.borrow_mut();
+            log.record_buffer(outcome).extend_from_slice(b"{\"half");
+        };
+        half(Outcome::Success);
+        half(Outcome::Failure);
+        bench.shard.settle_panic(&ticket, "a test");
+        bench.fail(&other);
+        bench.shard.leave();
+        let opened = bench.place.open();
+        let resume = opened.resume.expect("a run");
+        assert_eq!(
+            (resume.succeeded, resume.failed),
+            (0, 2),
+            "both can be read"
+        );
+    });
+}
+
+#[test]
+fn a_panic_outside_any_request_is_told() {
+    run(async || {
+        let bench = Bench::new(1);
+        bench.shard.clone().spawn(async { panic!("by a test") });
+        Tokio::yield_now().await;
+        let told = bench
+            .events
+            .try_iter()
+            .find_map(|event| match event.report {
+                Report::Broken(message) => Some(message),
+                _ => None,
+            });
+        let told = told.expect("a report");
+        assert!(
+            told.contains("by a test") && told.contains("shard 0"),
+            "{told}"
+        );
+    });
+}
