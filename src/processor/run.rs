@@ -125,7 +125,7 @@ pub(super) fn run(
             snapshot: still(&setup.plan, &scan, before),
         }
     } else {
-        setup.drive(
+        let driven = setup.drive(
             &folder,
             Arc::new(input),
             done,
@@ -134,7 +134,15 @@ pub(super) fn run(
             spent_before,
             observer,
             interrupts,
-        )?
+        );
+        match driven {
+            // The disk was full, or failed, before the first segment: the run itself is there.
+            Err(RunError::Storage(error)) if error.is_resumable() => Finished {
+                stopped: Some(Stopped::Storage(error)),
+                snapshot: still(&setup.plan, &scan, before),
+            },
+            driven => driven?,
+        }
     };
     let recorded = Merged {
         succeeded: snapshot.succeeded(),

@@ -51,6 +51,14 @@ pub enum TargetError {
         /// The folder.
         path: PathBuf,
     },
+    /// What should be the folder is something else.
+    #[error("{}, which is to hold the {role}, is a file, not a folder; choose another place", path.display())]
+    BelowFile {
+        /// Output or error file.
+        role: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
     /// The folder is read-only for this user.
     #[error("cannot create files in {} for the {role}: permission denied or read-only; choose another folder", path.display())]
     NotWritable {
@@ -141,7 +149,13 @@ fn check_target(
         _ => PathBuf::from("."),
     };
     if !parent.is_dir() {
-        return Err(TargetError::NoFolder { role, path: parent });
+        return Err(match parent.ancestors().find(|above| above.exists()) {
+            Some(above) if above.is_file() => TargetError::BelowFile {
+                role,
+                path: above.to_path_buf(),
+            },
+            _ => TargetError::NoFolder { role, path: parent },
+        });
     }
     if !files::is_writable_folder(&parent) {
         return Err(TargetError::NotWritable { role, path: parent });
@@ -224,7 +238,13 @@ mod tests {
                 Some("in/out"),
                 "err",
                 forced,
-                "the folder in for the output does not exist; create it first",
+                "in, which is to hold the output, is a file, not a folder; choose another place",
+            );
+            check(
+                Some("in/no/out"),
+                "err",
+                forced,
+                "in, which is to hold the output, is a file, not a folder; choose another place",
             );
         }
         let exists = |role: &str, name: &str| {
