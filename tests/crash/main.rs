@@ -11,9 +11,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod job;
 mod kill;
+mod points;
 mod refused;
 mod scene;
 mod signals;
 mod space;
+mod storage;
+mod supervise;
 mod system;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,12 @@ use blaze_uring::journal::{Outcome, replay};
 use blaze_uring::mock::{Mock, MockOptions, Scripted};
 use serde_json::Value;
 
-use crate::support::{Place, Run, WATCHDOG, batch_args, mock_with, records, run, spawn};
+use crate::job::Job;
+use crate::supervise::{Change, Verdict, supervise};
+use crate::support::{
+    Place, Run, Running, WATCHDOG, batch_args, mock_with, parse_records, records, replaced,
+    skip_outside_ci, spawn_with,
+};
 
 /// Requests in flight in every run, unless a test says otherwise.
 pub const WORKERS: u32 = 8;
@@ -27,12 +33,17 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// Whether this line is answered with HTTP 400.
+    fn is_refused(number: u64) -> bool {
+        number.is_multiple_of(9)
+    }
+
     /// The input's lines.
     pub fn text(self) -> Vec<String> {
-        (1..=self.sent)
-            .map(|number| match number % 9 {
-                0 => format!(r#"{{"input": "line {number}: refuse me", "id": {number}}}"#),
-                _ => format!(r#"{{"input": "line {number}", "id": {number}}}"#),
+        (1..=self.sent as u64)
+            .map(|number| match Self::is_refused(number) {
+                true => format!(r#"{{"input": "line {number}: refuse me", "id": {number}}}"#),
+                false => format!(r#"{{"input": "line {number}", "id": {number}}}"#),
             })
             .chain((1..=self.invalid).map(|number| format!("no request {number}")))
             .collect()
@@ -94,7 +105,12 @@ pub struct Scene {
     pub mock: Mock,
     pub arrivals: Arc<Arrivals>,
     pub lines: Lines,
+    pub job: Job,
     runtime: &'static str,
+    /// The endpoint answers every line well.
+    relents: Arc<AtomicBool>,
+    /// What processes wrote to standard output, whole or cut.
+    printed: Mutex<Vec<String>>,
 }
 
 impl Scene {
@@ -102,6 +118,23 @@ impl Scene {
         Self::with(runtime, lines, |options| {
             options.latency = "2ms".parse().expect("a latency");
         })
+    }
+
+    /// One whose command does `job`, with what that finds in place.
+    pub fn of_job(runtime: &'static str, lines: Lines, job: Job) -> Self {
+        let mut scene = Self::new(runtime, lines);
+        match job {
+            Job::RetryErrors => {
+                scene.finish(&[]);
+                scene.relents.store(true, Ordering::SeqCst);
+            }
+            Job::Overwrite => {
+                scene.place.write("out.jsonl", OLD_OUTPUT);
+            }
+            _ => {}
+        }
+        scene.job = job;
+        scene
     }
 
     /// With an endpoint of one's own; its script is the scene's.
@@ -114,11 +147,14 @@ impl Scene {
         place.input(&lines.text());
         let arrivals = Arc::new(Arrivals::default());
         let counted = Arc::clone(&arrivals);
+        let relents = Arc::new(AtomicBool::new(false));
+        let is_mild = Arc::clone(&relents);
         let mock = mock_with(|options| {
             options.record_requests = false;
             options.script = Some(Arc::new(move |request| {
                 counted.note(&request.body);
-                memchr::memmem::find(&request.body, b"refuse me").map(|_| {
+                let asked = memchr::memmem::find(&request.body, b"refuse me").is_some();
+                (asked && !is_mild.load(Ordering::SeqCst)).then(|| {
                     Scripted::json(400, r#"{"error": {"message": "refused", "code": "no"}}"#)
                 })
             }));
@@ -129,7 +165,10 @@ impl Scene {
             mock,
             arrivals,
             lines,
+            job: Job::File,
             runtime,
+            relents,
+            printed: Mutex::default(),
         }
     }
 
@@ -147,7 +186,54 @@ impl Scene {
             args.drain(at..at + 2);
         }
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        match self.job {
+            Job::File => {}
+            Job::Power => args.extend(["--durability", "power"].map(str::to_owned)),
+            Job::Overwrite => args.push("--overwrite".to_owned()),
+            Job::RetryErrors => args.push("--retry-errors".to_owned()),
+            Job::Stdin => args = replaced(args, "-i", "-"),
+            Job::Stdout => args = replaced(args, "-o", "-"),
+        }
         args
+    }
+
+    /// Its standard input, for the job that reads it.
+    fn give_input(&self, command: &mut Command) {
+        if self.job == Job::Stdin {
+            let input = fs::File::open(self.place.path("in.jsonl"));
+            command.stdin(Stdio::from(input.expect("the input")));
+        }
+    }
+
+    /// Starts the command.
+    pub fn start(&self, more: &[&str]) -> Running {
+        spawn_with(&self.place, &self.args(more), |command| {
+            self.give_input(command);
+        })
+    }
+
+    /// Runs the command and asks before each of its changes to the disk.
+    pub fn supervised(
+        &self,
+        more: &[&str],
+        decide: impl FnMut(&Change, &Running) -> Verdict,
+    ) -> Run {
+        let args = self.args(more);
+        let run = supervise(
+            &self.place,
+            &args,
+            |command| self.give_input(command),
+            decide,
+        );
+        self.note_printed(&run);
+        run
+    }
+
+    fn note_printed(&self, run: &Run) {
+        if self.job == Job::Stdout && !run.stdout.is_empty() {
+            let mut printed = self.printed.lock().expect("no holder panics");
+            printed.push(run.stdout.clone());
+        }
     }
 
     /// The status of a run that came to its end.
@@ -159,34 +245,45 @@ impl Scene {
     }
 
     pub fn folder(&self) -> PathBuf {
-        self.place.path("out.jsonl.blaze")
+        self.place.path(match self.job {
+            Job::Stdout => "errors.jsonl.blaze",
+            _ => "out.jsonl.blaze",
+        })
     }
 
     /// Runs to the end.
     #[track_caller]
     pub fn finish(&self, more: &[&str]) -> Run {
-        run(&self.place, &self.args(more)).expect(self.end_status())
+        let run = self.start(more).wait().expect(self.end_status());
+        self.note_printed(&run);
+        run
     }
 
     /// Starts a run and kills it at the `count`-th request that arrives from now on; `false` if it
     /// came to its end before.
     pub fn kill_at(&self, count: u64, more: &[&str]) -> bool {
         let wanted = self.arrivals.count() + count;
-        let running = spawn(&self.place, &self.args(more));
+        let mut running = self.start(more);
         let patience = Instant::now() + WATCHDOG / 2;
-        // An output that is replaced stays until the end.
-        let replaces = more.contains(&"--overwrite");
         while !self.arrivals.wait_for(wanted, Duration::from_millis(20)) {
-            if (self.is_final() && !replaces) || Instant::now() > patience {
+            if running.has_ended() || Instant::now() > patience {
                 break;
             }
         }
-        running.kill().status.is_none()
+        let run = running.kill();
+        self.note_printed(&run);
+        run.status.is_none()
     }
 
     /// The final files are there and the folder holds no run.
     pub fn is_final(&self) -> bool {
-        self.place.path("out.jsonl").exists() && !self.folder().join("manifest.json").exists()
+        let in_place = match self.job {
+            Job::Stdout => self.place.path("errors.jsonl").exists(),
+            Job::Overwrite => self.place.read("out.jsonl") != OLD_OUTPUT,
+            Job::RetryErrors => self.place.records("out.jsonl").len() == self.lines.sent,
+            Job::File | Job::Stdin | Job::Power => self.place.path("out.jsonl").exists(),
+        };
+        in_place && !self.folder().join("manifest.json").exists()
     }
 
     /// Lines whose record is on disk, by physical number. Each must have it whole.
@@ -194,12 +291,19 @@ impl Scene {
         if self.phase() != Some("running".to_owned()) {
             // Every line is: the segments may be gone already, or be the final files.
             let merged = self.phase().is_some() || self.is_final();
-            let lines = if merged { self.lines.sent as u64 } else { 0 };
-            return (1..=lines).collect();
+            let sent = 1..=self.lines.sent as u64;
+            return match self.job {
+                _ if merged => sent.collect(),
+                // Nothing has begun: the successes of the finished run stand.
+                Job::RetryErrors => sent.filter(|line| !Lines::is_refused(*line)).collect(),
+                _ => BTreeSet::new(),
+            };
         }
         let mut finished = BTreeSet::new();
-        for name in self.place.listing() {
-            if let Some(which) = name.strip_prefix("out.jsonl.blaze/journal-") {
+        for entry in fs::read_dir(self.folder()).expect("the run folder") {
+            let name = entry.expect("the run folder").file_name();
+            let name = name.to_str().expect("a name");
+            if let Some(which) = name.strip_prefix("journal-") {
                 self.read_journal(which.trim_end_matches(".log"), &mut finished);
             }
         }
@@ -220,7 +324,10 @@ impl Scene {
             let record = segment.get(entry.position as usize..end);
             let checksum = record.map(crc32fast::hash);
             assert_eq!(checksum, Some(entry.record_checksum), "{which}");
-            finished.insert(entry.line_number);
+            // What failed is to be sent again.
+            if self.job != Job::RetryErrors || entry.outcome == Outcome::Success {
+                finished.insert(entry.line_number);
+            }
         }
     }
 
@@ -238,7 +345,15 @@ impl Scene {
             path if path.exists() => records(&path),
             _ => Vec::new(),
         };
-        let (output, errors) = (read("out.jsonl"), read("errors.jsonl"));
+        let output = match self.job {
+            // A process that died in the middle of it was followed by one that wrote all again.
+            Job::Stdout => {
+                let printed = self.printed.lock().expect("no holder panics");
+                parse_records("stdout", printed.last().expect("records").as_bytes())
+            }
+            _ => read("out.jsonl"),
+        };
+        let errors = read("errors.jsonl");
         let mut numbers: Vec<u64> = output
             .iter()
             .map(|record| &record["metadata"]["line_number"])
@@ -269,7 +384,13 @@ impl Scene {
                 assert_eq!(before, after, "line {line} was finished at kill {kill}");
             }
         }
-        let repeats: u64 = seen.values().map(|count| u64::from(count - 1)).sum();
+        let needed = |line: &u64| match self.job {
+            Job::RetryErrors if Lines::is_refused(*line) => 2,
+            _ => 1,
+        };
+        let repeats: u64 = (seen.iter())
+            .map(|(line, count)| u64::from(count.checked_sub(needed(line)).expect("sent")))
+            .sum();
         assert!(repeats <= repeats_max, "{repeats} repeats: {seen:?}");
         // A kill in the last instant may leave the folder with nothing but its lock.
         let left = |name: &String| name.contains(".blaze/") && !name.ends_with('/');
@@ -296,9 +417,17 @@ pub struct Kept {
     pub seen: BTreeMap<u64, u32>,
 }
 
+/// What is replaced by a job that overwrites.
+const OLD_OUTPUT: &[u8] = b"{\"old\": true}\n";
+
 /// The final files of these lines when nothing happens.
 pub fn undisturbed(runtime: &'static str, lines: Lines) -> Final {
-    let scene = Scene::new(runtime, lines);
+    undisturbed_job(runtime, lines, Job::File)
+}
+
+/// [`undisturbed`] of one job.
+pub fn undisturbed_job(runtime: &'static str, lines: Lines, job: Job) -> Final {
+    let scene = Scene::of_job(runtime, lines, job);
     scene.finish(&[]);
     let files = scene.files();
     scene.check(&files, &[], 0);
@@ -332,7 +461,7 @@ pub fn strace_works(args: &[String]) -> bool {
         .status()
         .is_ok_and(|status| status.success());
     if !works {
-        eprintln!("skipped: strace is not there or may not trace");
+        skip_outside_ci("strace is not there or may not trace");
     }
     works
 }

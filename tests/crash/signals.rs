@@ -2,9 +2,12 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::job::{Follow, Phase};
+use crate::points::each;
 use crate::scene::{Lines, Scene, WORKERS, undisturbed};
+use crate::supervise::{self, Verdict};
 use crate::support::{Running, WATCHDOG, runtimes, spawn, spawn_with};
 
 const LINES: Lines = Lines {
@@ -62,7 +65,7 @@ fn the_grace_ends() {
             let running = in_flight(&scene, &["--grace", grace]);
             running.signal(libc::SIGINT);
             // Long before an answer: the watchdog of `wait` is the bound.
-            let asked = std::time::Instant::now();
+            let asked = Instant::now();
             running.wait().expect(130);
             assert!(asked.elapsed() < Duration::from_secs(15), "grace {grace}");
             let kept = scene.kept();
@@ -125,6 +128,71 @@ fn a_signal_while_reading_standard_input() {
         assert!(run.stderr.contains("interrupted"), "{run:#?}");
         assert_eq!(scene.arrivals.count(), 0);
         drop(stdin);
+    }
+}
+
+/// What a held process gets: signals one after the other, each taken before the next is sent.
+fn signals(running: &Running, count: u32) {
+    for _ in 0..count {
+        running.signal(libc::SIGINT);
+        let sent = Instant::now();
+        while pending_signals(running.id()) != 0 && sent.elapsed() < WATCHDOG {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The disk answers no more, in the middle of any phase: where nothing is in flight one signal is enough,
+/// else the second one, and neither waits for the disk or for the grace.
+#[test]
+fn signals_while_the_disk_hangs() {
+    if !supervise::works() {
+        return;
+    }
+    const POINTS: [(Phase, u32, u32); 12] = [
+        (Phase::Begin, 3, 1),
+        (Phase::Begin, 7, 2),
+        (Phase::Roll, 2, 1),
+        (Phase::Reserve, 2, 2),
+        (Phase::Write, 1, 2),
+        (Phase::Write, 9, 2),
+        (Phase::Merge, 3, 1),
+        (Phase::Merge, 8, 2),
+        (Phase::Publish, 2, 1),
+        (Phase::Publish, 7, 1),
+        (Phase::Publish, 10, 2),
+        (Phase::CleanUp, 3, 1),
+    ];
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        each(&POINTS, |_, &(phase, nth, signals)| {
+            let scene = Scene::new(runtime, LINES);
+            let mut follow = Follow::new(&scene.folder());
+            let (mut left, mut asked) = (nth, None);
+            let run = scene.supervised(&["--grace", "60"], |change, running| {
+                left -= u32::from(left > 0 && follow.phase(change) == phase);
+                if left > 0 {
+                    return Verdict::GoOn;
+                }
+                // A call that a signal interrupts is made again.
+                if asked.is_none() {
+                    asked = Some(Instant::now());
+                    self::signals(running, signals);
+                }
+                Verdict::Hold
+            });
+            let run = run.expect(130);
+            let lasted = asked.expect("the phase was reached").elapsed();
+            assert!(lasted < Duration::from_secs(20), "{lasted:?}: {run:#?}");
+            if signals == 1 {
+                assert!(run.stderr.contains("the same command goes on"), "{run:#?}");
+            }
+            let kept = scene.kept();
+            if !scene.is_final() {
+                scene.finish(&[]);
+            }
+            scene.check(&undisturbed, &[kept], WORKERS.into());
+        });
     }
 }
 

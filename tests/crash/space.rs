@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::scene::{Final, Lines, Scene};
-use crate::support::{Run, run, run_with, runtimes};
+use crate::support::{Run, run, run_with, runtimes, skip};
 
 const LINES: Lines = Lines {
     sent: 240,
@@ -110,10 +110,10 @@ pub fn limit(command: &mut Command, resource: libc::__rlimit_resource_t, value: 
 }
 
 /// A file system of its own; unmounted when dropped.
-struct Disk(std::path::PathBuf);
+pub struct Disk(std::path::PathBuf);
 
 impl Disk {
-    fn mount(at: &Path) -> Option<Self> {
+    pub fn mount(at: &Path) -> Option<Self> {
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=300k", "tmpfs"])
             .arg(at)
@@ -121,13 +121,18 @@ impl Disk {
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self(at.to_path_buf()));
         }
-        eprintln!("skipped: mounting a small file system is not permitted here");
+        skip("mounting a small file system is not permitted here");
         None
     }
 
-    fn resize(&self, size_kib: u64) {
+    pub fn resize(&self, size_kib: u64) {
+        self.remount(&format!("size={size_kib}k"));
+    }
+
+    /// With other options, such as `ro`.
+    pub fn remount(&self, options: &str) {
         let remounted = Command::new("mount")
-            .args(["-o", &format!("remount,size={size_kib}k")])
+            .args(["-o", &format!("remount,{options}")])
             .arg(&self.0)
             .status();
         assert!(remounted.expect("mount runs").success());

@@ -9,7 +9,7 @@ use blaze_uring::runtime::uring_available;
 
 use crate::scene::{Lines, Scene, WORKERS, behind, strace_works, undisturbed};
 use crate::space::limit;
-use crate::support::{WATCHDOG, parse_records, run, run_with, runtimes, spawn};
+use crate::support::{WATCHDOG, parse_records, run, run_with, runtimes, skip, spawn};
 
 const LINES: Lines = Lines {
     sent: 60,
@@ -176,7 +176,7 @@ fn standard_error_without_a_reader_ends_nothing() {
 #[test]
 fn without_io_uring_it_runs_on_tokio() {
     if let Err(reason) = uring_available() {
-        eprintln!("skipped: {reason}");
+        skip(&reason);
         return;
     }
     let refuse = |how: &str| -> Vec<String> {

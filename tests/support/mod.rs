@@ -34,6 +34,20 @@ pub fn runtimes() -> Vec<&'static str> {
     }
 }
 
+/// Says that a test, or a part of one, cannot run on this machine for want of a privilege. Not by a
+/// macro: what those print is not seen of a test that passes.
+pub fn skip(reason: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {reason}");
+}
+
+/// [`skip`] for want of something that CI must have: with `BLAZE_TEST_SKIPS=forbidden`, as there, it is
+/// a failure.
+pub fn skip_outside_ci(reason: &str) {
+    let forbidden = std::env::var("BLAZE_TEST_SKIPS").is_ok_and(|value| value == "forbidden");
+    assert!(!forbidden, "skipped, which is forbidden here: {reason}");
+    skip(reason);
+}
+
 /// A temporary folder, which is also the child's current directory.
 pub struct Place {
     directory: TempDir,
@@ -244,6 +258,15 @@ impl Running {
         // SAFETY: a system call without pointers; the child is not reaped yet, so the id is its own.
         let result = unsafe { libc::kill(self.child.id().cast_signed(), signal) };
         assert_eq!(result, 0, "the signal is sent");
+    }
+
+    /// Whether it has ended. Ends it, and the test, after [`WATCHDOG`].
+    pub fn has_ended(&mut self) -> bool {
+        if self.started.elapsed() > WATCHDOG {
+            self.give_up("the watchdog ended the process");
+        }
+        let ended = self.child.try_wait().expect("its state can be asked");
+        ended.is_some()
     }
 
     /// `kill -9`, and its end.
