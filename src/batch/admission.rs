@@ -94,6 +94,8 @@ pub struct Admission {
     /// By endpoint: the next request may go there now. Filled anew for every request.
     open: Vec<bool>,
     workers: Permits,
+    /// By quota group: its part of what `--workers auto` has found.
+    windows: Vec<Option<Permits>>,
     endpoints: Vec<Permits>,
     health: LocalHealth,
     /// By endpoint: it has answered this shard at least once.
@@ -121,16 +123,25 @@ pub struct Opening {
     pub groups: Vec<usize>,
     /// What each quota group may do.
     pub limits: Vec<GroupLimits>,
-    /// The shard's first permits of `--workers`.
-    pub workers: u32,
-    /// The shard's first permits of each endpoint.
-    pub endpoints: Vec<u32>,
+    /// The shard's first permits.
+    pub permits: FirstPermits,
     /// Whether every request needs a send slot of the run (`--rate N`).
     pub paced: bool,
     /// Lines that an earlier process of this run has finished.
     pub done: Option<Arc<DoneSet>>,
     /// Longer lines are failure records.
     pub max_line_bytes: usize,
+}
+
+/// The permits a shard starts with.
+#[derive(Clone, Debug)]
+pub struct FirstPermits {
+    /// Of `--workers`.
+    pub workers: u32,
+    /// Of each quota group whose number in flight is searched for.
+    pub groups: Vec<Option<u32>>,
+    /// Of each endpoint.
+    pub endpoints: Vec<u32>,
 }
 
 impl Admission {
@@ -149,8 +160,13 @@ impl Admission {
             groups: opening.groups.clone(),
             estimate: None,
             open: vec![false; opening.weights.len()],
-            workers: Permits::new(opening.workers),
-            endpoints: opening.endpoints.into_iter().map(Permits::new).collect(),
+            workers: Permits::new(opening.permits.workers),
+            windows: (opening.permits.groups.into_iter())
+                .map(|first| first.map(Permits::new))
+                .collect(),
+            endpoints: (opening.permits.endpoints.into_iter())
+                .map(Permits::new)
+                .collect(),
             health: LocalHealth::new(opening.groups, opening.shard),
             answered: vec![false; opening.weights.len()],
             failed_in_a_row: vec![0; opening.weights.len()],
@@ -229,13 +245,24 @@ impl Admission {
             if !self.health.usable(index, now) {
                 continue;
             }
-            let gate = &mut self.gates[self.groups[index]];
+            let group = self.groups[index];
+            let gate = &mut self.gates[group];
             let next_slot = gate.opens_at(now);
-            if permits.lease.available() == 0 {
-                if next_slot.is_none() {
-                    permits.want(Pool::Endpoint(index), &mut self.reports);
+            let window = self.windows[group].as_mut();
+            let pools = [
+                Some((Pool::Endpoint(index), permits)),
+                window.map(|window| (Pool::Group(group), window)),
+            ];
+            let mut has_permits = true;
+            for (pool, permits) in pools.into_iter().flatten() {
+                if permits.lease.available() == 0 {
+                    has_permits = false;
+                    if next_slot.is_none() {
+                        permits.want(pool, &mut self.reports);
+                    }
                 }
-            } else {
+            }
+            if has_permits {
                 self.open[index] = gate.open(tokens, now, &mut self.reports);
             }
             opens = opens.into_iter().chain(next_slot).min();
@@ -299,6 +326,9 @@ impl Admission {
             self.endpoints[endpoint].lease.try_acquire(),
             "an endpoint permit was free"
         );
+        if let Some(window) = &mut self.windows[self.groups[endpoint]] {
+            assert!(window.lease.try_acquire(), "a permit of the group was free");
+        }
         self.in_flight += 1;
         Ticket {
             line,
@@ -322,6 +352,11 @@ impl Admission {
         for (index, permits) in self.endpoints.iter_mut().enumerate() {
             permits.surrender(Pool::Endpoint(index), &mut self.reports);
         }
+        for (group, window) in self.windows.iter_mut().enumerate() {
+            if let Some(window) = window {
+                window.surrender(Pool::Group(group), &mut self.reports);
+            }
+        }
         if let Some(slots) = &mut self.slots {
             slots.surrender(&mut self.reports);
         }
@@ -336,7 +371,8 @@ impl Admission {
             self.reports.push(Report::Working(false));
             // The coordinator forgets what an idle shard has asked for.
             self.workers.wanted = false;
-            for permits in &mut self.endpoints {
+            let windows = self.windows.iter_mut().flatten();
+            for permits in self.endpoints.iter_mut().chain(windows) {
                 permits.wanted = false;
             }
         }
@@ -357,6 +393,10 @@ impl Admission {
         self.in_flight -= 1;
         self.workers.release(Pool::Workers, &mut self.reports);
         self.endpoints[endpoint].release(Pool::Endpoint(endpoint), &mut self.reports);
+        let group = self.groups[endpoint];
+        if let Some(window) = &mut self.windows[group] {
+            window.release(Pool::Group(group), &mut self.reports);
+        }
     }
 
     /// The tokens that a request really took are known.
@@ -413,6 +453,12 @@ impl Admission {
                     self.reports.push(Report::ReturnPermits(pool, returned));
                 }
             }
+            Order::Withdraw(pool, count) => {
+                let returned = self.permits(pool).lease.withdraw(count);
+                if returned > 0 {
+                    self.reports.push(Report::ReturnPermits(pool, returned));
+                }
+            }
             Order::Endpoint(index, view) => self.health.apply(index, view),
             Order::Stop | Order::Exit => self.stopping = true,
             // Not a matter of admission: the shard keeps them.
@@ -423,6 +469,9 @@ impl Admission {
     fn permits(&mut self, pool: Pool) -> &mut Permits {
         match pool {
             Pool::Workers => &mut self.workers,
+            Pool::Group(group) => self.windows[group]
+                .as_mut()
+                .expect("only a group that is searched has permits"),
             Pool::Endpoint(index) => &mut self.endpoints[index],
         }
     }

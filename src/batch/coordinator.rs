@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
+use crate::batch::admission::FirstPermits;
 use crate::batch::input::Input;
 use crate::batch::message::{Event, Order, Pool, Report, Schedule};
 use crate::batch::plan::Plan;
@@ -80,6 +81,8 @@ pub struct Coordinator {
     shards: Vec<Worker>,
     slices: Slices,
     workers: Permits,
+    /// By quota group, where `--workers auto` searches.
+    windows: Vec<Option<Permits>>,
     endpoints: Vec<Permits>,
     pacer: Option<Pacer>,
     quotas: Quotas,
@@ -126,8 +129,12 @@ impl Coordinator {
             Rate::Unlimited | Rate::Auto => None,
             Rate::PerSecond(rate) => Some(Pacer::new(rate, now)),
         };
+        let quotas = Quotas::new(&plan.limits, now);
         Self {
             workers: Permits::new(plan.config.request.workers as u32, shards, 0),
+            windows: (0..plan.limits.len())
+                .map(|group| Some(Permits::new(quotas.window(group)?, shards, group)))
+                .collect(),
             endpoints: plan
                 .endpoints
                 .iter()
@@ -137,7 +144,7 @@ impl Coordinator {
                     Permits::new(endpoint.max_concurrent as u32, shards, index)
                 })
                 .collect(),
-            quotas: Quotas::new(&plan.limits, now),
+            quotas,
             health: Health::new(plan.groups.clone(), shards),
             last_failure: vec![None; plan.endpoints.len()],
             totals: Totals::new(plan.endpoints.len()),
@@ -173,14 +180,16 @@ impl Coordinator {
         self
     }
 
-    /// The permits `shard` starts with: of `--workers`, and of each endpoint.
-    pub fn initial_permits(&self, shard: usize) -> (u32, Vec<u32>) {
-        let endpoints = self
-            .endpoints
-            .iter()
-            .map(|permits| permits.initial(shard))
-            .collect();
-        (self.workers.initial(shard), endpoints)
+    /// The permits `shard` starts with.
+    pub fn first_permits(&self, shard: usize) -> FirstPermits {
+        let of = |permits: &Permits| permits.initial(shard);
+        FirstPermits {
+            workers: of(&self.workers),
+            groups: (self.windows.iter())
+                .map(|window| window.as_ref().map(of))
+                .collect(),
+            endpoints: self.endpoints.iter().map(of).collect(),
+        }
     }
 
     /// Runs until every shard has left.
@@ -271,7 +280,9 @@ impl Coordinator {
             }
             Report::SettleTokens { group, more } => self.quotas.handle_settled(group, more),
             Report::Pushback(endpoint) => {
-                self.quotas.handle_pushback(self.plan.groups[endpoint], now);
+                let group = self.plan.groups[endpoint];
+                self.quotas.handle_pushback(group, now);
+                self.resize(group);
             }
             Report::Remaining(endpoint, quota) => {
                 let group = self.plan.groups[endpoint];
@@ -300,10 +311,11 @@ impl Coordinator {
                 whole_group,
             } => self.disable(endpoint, &reason, whole_group, now),
             Report::Metrics(delta) => {
-                if self.plan.searches_rate {
-                    for (endpoint, count) in delta.successes().enumerate() {
+                if self.plan.searches {
+                    for (endpoint, (count, latency)) in delta.successes().enumerate() {
                         let group = self.plan.groups[endpoint];
-                        self.quotas.handle_successes(group, count, now);
+                        self.quotas.handle_successes(group, count, latency, now);
+                        self.resize(group);
                     }
                 }
                 self.totals.absorb(&delta);
@@ -327,7 +339,8 @@ impl Coordinator {
         if !working {
             self.quotas.handle_idle(shard);
             self.workers.handle_idle(shard);
-            for permits in &mut self.endpoints {
+            let windows = self.windows.iter_mut().flatten();
+            for permits in self.endpoints.iter_mut().chain(windows) {
                 permits.handle_idle(shard);
             }
         }
@@ -379,6 +392,9 @@ impl Coordinator {
     fn permits(&mut self, pool: Pool, act: impl FnOnce(&mut Permits, &mut Vec<Action>)) {
         let permits = match pool {
             Pool::Workers => &mut self.workers,
+            Pool::Group(group) => self.windows[group]
+                .as_mut()
+                .expect("only a group that is searched has permits"),
             Pool::Endpoint(index) => &mut self.endpoints[index],
         };
         let mut actions = std::mem::take(&mut self.actions);
@@ -387,9 +403,23 @@ impl Coordinator {
             match action {
                 Action::Grant { shard, n } => self.order(shard, Order::Grant(pool, n)),
                 Action::Recall { shard } => self.order(shard, Order::Recall(pool)),
+                Action::Withdraw { shard, n } => self.order(shard, Order::Withdraw(pool, n)),
             }
         }
         self.actions = actions;
+    }
+
+    /// Lets a quota group's permits follow its search.
+    fn resize(&mut self, group: usize) {
+        let (Some(window), Some(permits)) = (self.quotas.window(group), &self.windows[group])
+        else {
+            return;
+        };
+        if window != permits.total() {
+            self.permits(Pool::Group(group), |permits, actions| {
+                permits.resize(window, actions);
+            });
+        }
     }
 
     fn disable(&mut self, endpoint: usize, reason: &str, whole_group: bool, now: Instant) {
@@ -510,6 +540,7 @@ impl Coordinator {
         let elapsed = now.duration_since(self.started);
         Snapshot {
             rate_found: self.quotas.found_rate(),
+            groups: self.plan.found(&self.quotas),
             ..self.totals.snapshot(&self.gauges, elapsed, states)
         }
     }

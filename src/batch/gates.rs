@@ -222,7 +222,7 @@ mod tests {
         let limits = GroupLimits {
             requests_per_minute: Some(60),
             tokens_per_minute: Some(6000),
-            search_rate: false,
+            ..GroupLimits::default()
         };
         let mut gate = GroupGate::new(3, &limits);
         let mut reports = Vec::new();

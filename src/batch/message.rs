@@ -16,6 +16,8 @@ use crate::policy::wait_hint::Quota;
 pub enum Pool {
     /// `--workers`.
     Workers,
+    /// What `--workers auto` has found for one quota group.
+    Group(usize),
     /// `max_concurrent` of one endpoint.
     Endpoint(usize),
 }
@@ -49,6 +51,8 @@ pub enum Order {
     Grant(Pool, u32),
     /// Give permits back as soon as possible: another shard has none.
     Recall(Pool),
+    /// Give so many permits back as soon as possible: there are fewer now.
+    Withdraw(Pool, u32),
     /// What is known of an endpoint now.
     Endpoint(usize, EndpointView),
     /// A newer token, from the thread that fetches them.
@@ -82,7 +86,7 @@ pub enum Report {
         /// How many more.
         more: i64,
     },
-    /// A 429, a 529 or a timeout (sent only with `--rate auto`).
+    /// A 429, a 529 or a timeout (sent only if a rate or a number of workers is searched for).
     Pushback(usize),
     /// What is left of an endpoint's request quota (sent only with `--rate auto`).
     Remaining(usize, Quota),

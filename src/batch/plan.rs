@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::batch::quotas::GroupLimits;
+use crate::batch::quotas::{Found, GroupLimits, Quotas};
 use crate::client::{PoolSettings, ProxyRules, Target, load_tls};
 use crate::config::{Config, Rate};
 use crate::http::{Limits, MAX_HEAD_BYTES, Scheme};
-use crate::metrics::{Availability, EndpointState};
+use crate::metrics::{Availability, EndpointState, GroupFound};
 use crate::policy::retry::Backoff;
 use crate::provider::{Authorization, Endpoint};
 
@@ -35,6 +35,10 @@ pub struct Plan {
     pub paced: bool,
     /// `--rate auto`.
     pub searches_rate: bool,
+    /// `--rate auto`, `--workers auto` or both: pushbacks are of interest.
+    pub searches: bool,
+    /// Names of the quota groups, by their number.
+    pub group_names: Vec<String>,
 }
 
 impl Plan {
@@ -108,11 +112,20 @@ impl Plan {
             let limits = &mut limits[group];
             limits.requests_per_minute = smaller(limits.requests_per_minute, endpoint.rpm_limit);
             limits.tokens_per_minute = smaller(limits.tokens_per_minute, endpoint.tpm_limit);
+            if config.request.search_workers {
+                let most = limits.search_workers.unwrap_or(0) as usize;
+                let most = most.saturating_add(endpoint.max_concurrent);
+                let most = most.min(config.request.workers);
+                limits.search_workers = Some(u32::try_from(most).unwrap_or(u32::MAX));
+            }
         }
+        let group_names = names.into_iter().map(str::to_owned).collect();
         Self {
             groups,
             limits,
             searches_rate,
+            searches: searches_rate || config.request.search_workers,
+            group_names,
             targets,
             tls,
             backoff: Backoff::from(&config.retry),
@@ -130,6 +143,23 @@ impl Plan {
             reason: None,
         };
         self.endpoints.iter().map(idle).collect()
+    }
+
+    /// What has been found for the quota groups, if anything is searched for.
+    pub fn found(&self, quotas: &Quotas) -> Vec<GroupFound> {
+        if !self.searches {
+            return Vec::new();
+        }
+        let of_group = |(name, found): (&String, Found)| GroupFound {
+            name: name.clone(),
+            rate: found.rate,
+            workers: found.workers,
+        };
+        self.group_names
+            .iter()
+            .zip(quotas.found())
+            .map(of_group)
+            .collect()
     }
 
     /// Settings of every shard's connection pool.

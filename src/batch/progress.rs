@@ -58,12 +58,15 @@ pub fn block(snapshot: &Snapshot, current_rate: f64) -> Vec<String> {
             eta(snapshot, current_rate),
         ),
         format!(
-            "now {}/s  mean {}/s  ok {}  failed {}  in flight {}{}",
+            "now {}/s  mean {}/s  ok {}  failed {}  in flight {}{}{}",
             count(current_rate as u64),
             count(snapshot.lines_per_second() as u64),
             count(snapshot.succeeded()),
             count(snapshot.failed()),
             count(snapshot.in_flight()),
+            snapshot
+                .workers_found()
+                .map_or_else(String::new, |workers| format!(" of {}", count(workers))),
             snapshot
                 .rate_found
                 .map_or_else(String::new, |rate| format!("  auto {rate:.0}/s")),
@@ -124,6 +127,9 @@ pub fn plain_line(snapshot: &Snapshot, current_rate: f64) -> String {
     );
     if let Some(rate) = snapshot.rate_found {
         line.push_str(&format!(", auto rate {rate:.1}/s"));
+    }
+    if let Some(workers) = snapshot.workers_found() {
+        line.push_str(&format!(", auto workers {workers}"));
     }
     for endpoint in &snapshot.endpoints {
         if endpoint.state != Availability::Healthy {

@@ -1,13 +1,14 @@
 //! The coordinator's half of what quota groups may do: `rpm_limit` and `--rate auto` as schedules
-//! of send slots, `tpm_limit` as a budget of tokens. Pure.
+//! of send slots, `tpm_limit` as a budget of tokens, `--workers auto` as a number in flight. Pure.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::policy::adapt::Adaptive;
 use crate::policy::budget::{Budget, Leased};
 use crate::policy::pacer::{Pacer, per_minute};
 use crate::policy::wait_hint::Quota as Remaining;
+use crate::policy::window::Window;
 
 /// What one quota group may do, as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -18,6 +19,9 @@ pub struct GroupLimits {
     pub tokens_per_minute: Option<u64>,
     /// `--rate auto`: the rate the group sustains is searched for.
     pub search_rate: bool,
+    /// `--workers auto`: how many requests of the group are best in flight is searched for, up to
+    /// so many.
+    pub search_workers: Option<u32>,
 }
 
 impl GroupLimits {
@@ -36,12 +40,22 @@ struct Group {
     /// Requests per second by `rpm_limit`.
     rate_max: Option<f64>,
     search: Option<Adaptive>,
+    window: Option<Window>,
     pacer: Option<Pacer>,
     budget: Option<Budget>,
     /// Shards that wait for tokens, longest first; each at most once.
     waiting: VecDeque<(usize, u64)>,
     /// When the budget has something for the first of them.
     serve_at: Option<Instant>,
+}
+
+/// What the searches of one quota group have found so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Found {
+    /// `--rate auto`: requests per second.
+    pub rate: Option<f64>,
+    /// `--workers auto`: requests in flight.
+    pub workers: Option<u32>,
 }
 
 /// Tokens that go to a shard now.
@@ -65,6 +79,7 @@ impl Quotas {
             Group {
                 rate_max,
                 search,
+                window: limits.search_workers.map(|most| Window::new(most, now)),
                 pacer: rate.map(|rate| Pacer::new(rate, now)),
                 budget: limits
                     .tokens_per_minute
@@ -85,22 +100,40 @@ impl Quotas {
 
     /// The rate that `--rate auto` has found, over all groups.
     pub fn found_rate(&self) -> Option<f64> {
-        let rates = self.groups.iter().filter_map(|group| {
-            let search = group.search.as_ref()?;
-            slower(Some(search.rate()), group.rate_max)
-        });
+        let rates = self.found().filter_map(|found| found.rate);
         rates.reduce(|sum, rate| sum + rate)
     }
 
-    /// `count` requests of the group were served since the last call.
-    pub fn handle_successes(&mut self, group: usize, count: u64, now: Instant) {
-        self.adapt(group, now, |search| {
-            search.handle_successes(u32::try_from(count).unwrap_or(u32::MAX), now);
-        });
+    /// How many of the group's requests may be in flight; `None` if that is not searched for.
+    pub fn window(&self, group: usize) -> Option<u32> {
+        self.groups[group].window.as_ref().map(Window::window)
+    }
+
+    /// What has been found for each group so far.
+    pub fn found(&self) -> impl Iterator<Item = Found> {
+        self.groups.iter().map(|group| Found {
+            rate: group
+                .search
+                .as_ref()
+                .and_then(|search| slower(Some(search.rate()), group.rate_max)),
+            workers: group.window.as_ref().map(Window::window),
+        })
+    }
+
+    /// `count` requests of the group were served since the last call, in `latency` added up.
+    pub fn handle_successes(&mut self, group: usize, count: u64, latency: Duration, now: Instant) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.adapt(group, now, |search| search.handle_successes(count, now));
+        if let Some(window) = &mut self.groups[group].window {
+            window.handle_answers(count, latency, now);
+        }
     }
 
     /// A 429, a 529 or a timeout of the group.
     pub fn handle_pushback(&mut self, group: usize, now: Instant) {
+        if let Some(window) = &mut self.groups[group].window {
+            window.handle_pushback(now);
+        }
         self.adapt(group, now, |search| search.handle_pushback(now));
     }
 
@@ -220,6 +253,7 @@ mod tests {
             requests_per_minute,
             tokens_per_minute,
             search_rate,
+            search_workers: None,
         }
     }
 
@@ -262,8 +296,8 @@ mod tests {
         let mut quotas = Quotas::new(&groups, now);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 10.0));
         let later = now + Duration::from_secs(1);
-        quotas.handle_successes(0, 10, later);
-        quotas.handle_successes(1, 10, later);
+        quotas.handle_successes(0, 10, Duration::ZERO, later);
+        quotas.handle_successes(1, 10, Duration::ZERO, later);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 20.0));
         quotas.handle_pushback(1, later);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 10.0));

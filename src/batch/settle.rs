@@ -200,7 +200,7 @@ impl<R: Runtime> Shard<R> {
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket);
         self.tell(ticket, effect, &verdict.message);
-        if self.plan.searches_rate && failed.pushes_back() {
+        if self.plan.searches && failed.pushes_back() {
             self.report(Report::Pushback(ticket.endpoint));
         }
         let disables_endpoint = match effect {

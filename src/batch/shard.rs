@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use crate::batch::admission::{Admission, Admitted, Opening, Ticket};
+use crate::batch::admission::{Admission, Admitted, FirstPermits, Opening, Ticket};
 use crate::batch::encode::RouteCache;
 use crate::batch::folder::DoneSet;
 use crate::batch::input::Input;
@@ -51,9 +51,7 @@ pub struct ShardStart {
     /// Lines finished by an earlier process of this run.
     pub done: Option<Arc<DoneSet>>,
     /// Its first permits.
-    pub workers: u32,
-    /// Its first permits of each endpoint.
-    pub endpoints: Vec<u32>,
+    pub permits: FirstPermits,
     /// Where its records go.
     pub log: ShardLog,
     /// To the coordinator.
@@ -138,8 +136,7 @@ impl<R: Runtime> Shard<R> {
                     .collect(),
                 groups: plan.groups.clone(),
                 limits: plan.limits.clone(),
-                workers: start.workers,
-                endpoints: start.endpoints,
+                permits: start.permits,
                 paced: plan.paced,
                 done: start.done,
                 max_line_bytes: plan.config.max_line_bytes,

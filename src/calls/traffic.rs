@@ -12,7 +12,7 @@ use crate::policy::balance::Ring;
 use crate::policy::budget::Allowance;
 use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, State, StopReason};
 use crate::policy::pacer::{Pacer, SlotQueue, Taken};
-use crate::policy::permits::Lease;
+use crate::policy::permits::{Action, Lease, Permits};
 use crate::policy::wait_hint::WaitHint;
 use crate::provider::{Effect, Verdict};
 
@@ -43,6 +43,8 @@ pub(super) struct Traffic {
     local: LocalHealth,
     ring: Ring,
     workers: Lease,
+    /// By quota group, where `--workers auto` searches.
+    windows: Vec<Option<Places>>,
     caps: Vec<Lease>,
     /// The schedule of all requests together.
     pace: Option<(Pacer, SlotQueue)>,
@@ -52,6 +54,66 @@ pub(super) struct Traffic {
     leases: Vec<TokenLease>,
     last_failure: Vec<Option<(ErrorKind, String)>>,
     max_outage: Duration,
+}
+
+/// Places in flight whose number moves: both halves.
+struct Places {
+    permits: Permits,
+    lease: Lease,
+    actions: Vec<Action>,
+}
+
+impl Places {
+    fn new(total: u32) -> Self {
+        let permits = Permits::new(total, 1, 0);
+        Self {
+            lease: Lease::new(permits.initial(SHARD)),
+            permits,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Whether there is one to spare.
+    fn open(&mut self) -> bool {
+        if self.lease.available() == 0 {
+            self.permits.handle_want(SHARD, &mut self.actions);
+            self.act();
+        }
+        self.lease.available() > 0
+    }
+
+    fn release(&mut self) {
+        let returned = self.lease.release();
+        self.put_back(returned);
+    }
+
+    fn resize(&mut self, total: u32) {
+        if total != self.permits.total() {
+            self.permits.resize(total, &mut self.actions);
+            self.act();
+        }
+    }
+
+    fn put_back(&mut self, count: u32) {
+        if count > 0 {
+            self.permits.handle_return(SHARD, count, &mut self.actions);
+            self.act();
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.actions.pop() {
+            let returned = match action {
+                Action::Grant { n, .. } => {
+                    self.lease.grant(n);
+                    0
+                }
+                Action::Recall { .. } => self.lease.recall(),
+                Action::Withdraw { n, .. } => self.lease.withdraw(n),
+            };
+            self.put_back(returned);
+        }
+    }
 }
 
 /// What a quota group's requests need besides: send slots and tokens.
@@ -102,6 +164,7 @@ impl Traffic {
             Rate::PerSecond(rate) => Some((Pacer::new(rate, now), SlotQueue::new())),
             Rate::Unlimited | Rate::Auto => None,
         };
+        let quotas = Quotas::new(&plan.limits, now);
         let mut health = Health::new(plan.groups.clone(), 1);
         health.set_working(SHARD, false);
         Self {
@@ -110,12 +173,15 @@ impl Traffic {
             local: LocalHealth::new(plan.groups.clone(), SHARD),
             ring: Ring::new(&weights),
             workers: lease(plan.config.request.workers),
+            windows: (0..plan.limits.len())
+                .map(|group| quotas.window(group).map(Places::new))
+                .collect(),
             caps: endpoints
                 .iter()
                 .map(|one| lease(one.max_concurrent))
                 .collect(),
             pace,
-            quotas: Quotas::new(&plan.limits, now),
+            quotas,
             gates: plan.limits.iter().map(gate).collect(),
             leases: Vec::new(),
             last_failure: vec![None; endpoints.len()],
@@ -143,6 +209,11 @@ impl Traffic {
             if !self.local.usable(index, now) || self.caps[index].available() == 0 {
                 continue;
             }
+            if let Some(window) = &mut self.windows[self.groups[index]]
+                && !window.open()
+            {
+                continue;
+            }
             match self.gate_open(self.groups[index], tokens, waiting, now) {
                 Ok(()) => *ready = true,
                 Err(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
@@ -162,6 +233,9 @@ impl Traffic {
             .expect("an endpoint was ready");
         assert!(self.workers.try_acquire(), "a worker was free");
         assert!(self.caps[endpoint].try_acquire(), "the cap had room");
+        if let Some(window) = &mut self.windows[self.groups[endpoint]] {
+            assert!(window.lease.try_acquire(), "the group had room");
+        }
         self.spend(self.groups[endpoint], tokens, now);
         Admitted::Go {
             endpoint,
@@ -221,6 +295,17 @@ impl Traffic {
     pub fn release(&mut self, endpoint: usize) {
         self.workers.release();
         self.caps[endpoint].release();
+        if let Some(window) = &mut self.windows[self.groups[endpoint]] {
+            window.release();
+        }
+    }
+
+    /// Lets a group's places follow its search.
+    fn resize(&mut self, group: usize) {
+        if let (Some(places), Some(window)) = (&mut self.windows[group], self.quotas.window(group))
+        {
+            places.resize(window);
+        }
     }
 
     /// Whether any call wants to be sent; a probe is only given to somebody who can send it.
@@ -233,18 +318,21 @@ impl Traffic {
         }
     }
 
-    /// A request was answered well; it used `used` tokens, if the answer says.
+    /// A request was answered well, in `latency`; it used `used` tokens, if the answer says.
     pub fn handle_success(
         &mut self,
         endpoint: usize,
         probe: bool,
         estimated: u64,
         used: Option<u64>,
+        latency: Duration,
         now: Instant,
     ) {
         self.answered(endpoint, probe, now);
         self.settle_tokens(endpoint, estimated, used);
-        self.quotas.handle_successes(self.groups[endpoint], 1, now);
+        let group = self.groups[endpoint];
+        self.quotas.handle_successes(group, 1, latency, now);
+        self.resize(group);
     }
 
     /// What an answer says about waiting.
@@ -278,7 +366,9 @@ impl Traffic {
             self.last_failure[endpoint] = Some((*kind, message.clone()));
         }
         if failed.pushes_back() {
-            self.quotas.handle_pushback(self.groups[endpoint], now);
+            let group = self.groups[endpoint];
+            self.quotas.handle_pushback(group, now);
+            self.resize(group);
         }
         match effect {
             Effect::Transient => {
@@ -325,6 +415,11 @@ impl Traffic {
     /// `--rate auto`: the rate found, per second.
     pub fn rate_found(&self) -> Option<f64> {
         self.quotas.found_rate()
+    }
+
+    /// The limits of every quota group.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
     }
 
     /// Why no call can be sent for as long as anybody should wait, if that is so: the kind and the
@@ -460,7 +555,7 @@ mod tests {
             panic!("there is one probe, and patience with it has an end");
         };
         traffic.release(0);
-        traffic.handle_success(0, true, 1, Some(1), second);
+        traffic.handle_success(0, true, 1, Some(1), Duration::ZERO, second);
         let go = Admitted::Go {
             endpoint: 0,
             probe: false,
@@ -498,6 +593,53 @@ mod tests {
     }
 
     #[test]
+    fn places_in_flight_follow_their_search() {
+        let now = crate::runtime::now();
+        let mut config = Config {
+            endpoints: vec![endpoint("a")],
+            ..Config::default()
+        };
+        config.request.rate_limit = Rate::Unlimited;
+        config.request.search_workers = true;
+        let endpoints = Endpoint::resolve_all(&config.endpoints).expect("good endpoints");
+        let plan = Plan::new(config, endpoints, Vec::new(), None);
+        let mut traffic = Traffic::new(&plan, now);
+        traffic.set_working(true, now);
+        let fill = |traffic: &mut Traffic, now| {
+            let sent = std::iter::from_fn(|| match traffic.admit(None, 1, 99, now) {
+                Admitted::Go { .. } => Some(()),
+                Admitted::Wait(_) => None,
+            });
+            sent.count()
+        };
+        assert_eq!(fill(&mut traffic, now), 8);
+        // A whole round of answers: twice as many may go.
+        let later = now + Duration::from_secs(1);
+        for _ in 0..8 {
+            traffic.release(0);
+            traffic.handle_success(0, false, 1, None, Duration::from_secs(1), later);
+        }
+        assert_eq!(fill(&mut traffic, later), 16);
+        // One answer too late: back to eight, so as many must come back before another goes.
+        let resolved = Endpoint::resolve(&endpoint("x")).expect("a good endpoint");
+        let timeout = crate::client::Failure::Timeout {
+            phase: crate::client::Phase::Waiting,
+            peer: "127.0.0.1:9".to_owned(),
+            after: Duration::from_secs(1),
+        };
+        let failed = Failed::without_answer(&resolved, &timeout, None);
+        traffic.release(0);
+        traffic.handle_failure(0, false, 0, &failed, later);
+        for _ in 0..7 {
+            traffic.release(0);
+            assert_eq!(fill(&mut traffic, later), 0);
+        }
+        traffic.release(0);
+        assert_eq!(fill(&mut traffic, later), 1);
+        assert_eq!(plan.found(traffic.quotas())[0].workers, Some(8));
+    }
+
+    #[test]
     fn slots_tokens_and_caps_hold_calls_back() {
         let now = crate::runtime::now();
         let mut paced = traffic(Rate::PerSecond(10.0), vec![endpoint("a")], now);
@@ -522,7 +664,7 @@ mod tests {
         };
         assert!(at > now);
         // The first one used hardly any: the second may go at once.
-        limited.handle_success(0, false, 900, Some(1), now);
+        limited.handle_success(0, false, 900, Some(1), Duration::ZERO, now);
         assert_eq!(limited.admit(None, 900, 1, now), go);
         assert_eq!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
         limited.release(0);

@@ -94,11 +94,15 @@ fn describe(config: &Config, job: &Job, input: &Input, checked: &Checked, out: &
         Rate::PerSecond(rate) => format!("{rate} requests/s"),
         Rate::Auto => "found automatically".to_owned(),
     };
+    let workers = match config.request.search_workers {
+        true => "as many as are best".to_owned(),
+        false => config.request.workers.to_string(),
+    };
     say(
         out,
         format_args!(
-            "  traffic   {rate}, {} in flight, {} attempts, {:?} timeout",
-            config.request.workers, config.retry.max_attempts, config.request.timeout,
+            "  traffic   {rate}, {workers} in flight, {} attempts, {:?} timeout",
+            config.retry.max_attempts, config.request.timeout,
         ),
     );
     for endpoint in &config.endpoints {

@@ -15,7 +15,8 @@ use crate::cli::demo::DemoArgs;
 pub use crate::config::{Console, Job};
 use crate::config::{
     Durability, Format, Given, InputSource, Order, Origin, OutputTarget, Overrides, Rate,
-    RuntimeChoice, Secret, parse_boolean, parse_bytes, parse_duration, parse_socket_address,
+    RuntimeChoice, Secret, Workers, parse_boolean, parse_bytes, parse_duration,
+    parse_socket_address,
 };
 use crate::mock::MockArgs;
 
@@ -263,9 +264,9 @@ struct BatchFlags {
     /// Requests per second over all cores and endpoints, retries included; 0: no limit, auto: find it [default: 1000]
     #[arg(short, long, alias = "max_requests_per_second", value_name = "N", help_heading = TRAFFIC, allow_negative_numbers = true)]
     rate: Option<Rate>,
-    /// Requests in flight, over all cores [default: 50]
+    /// Requests in flight, over all cores; auto: find how many are best [default: 50]
     #[arg(short, long, value_name = "N", help_heading = TRAFFIC, allow_negative_numbers = true)]
-    workers: Option<usize>,
+    workers: Option<Workers>,
     /// One attempt, connect to last byte [default: 30]
     #[arg(short, long, value_name = "SECS", help_heading = TRAFFIC, value_parser = parse_duration, allow_negative_numbers = true)]
     timeout: Option<Duration>,

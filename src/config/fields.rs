@@ -10,7 +10,7 @@ use super::scalar::{
     Expected, decimal, duration_of_seconds, parse_boolean, parse_bytes, parse_duration, whole,
 };
 use super::tree::{Node, Value};
-use super::{ConfigError, Given, Origin, Rate};
+use super::{ConfigError, Given, Origin, Rate, Workers};
 
 /// How much of a wrong value a message repeats.
 const SHOWN_CHARACTERS_MAX: usize = 40;
@@ -141,6 +141,13 @@ impl<'a> Field<'a> {
             Value::Float(number) => Rate::of_number(*number),
             _ => Rate::of_number(f64::NAN),
         })
+    }
+
+    pub fn workers(&self) -> Result<Workers, ConfigError> {
+        match &self.node.value {
+            Value::Text(written) => self.expect(self.expanded(written)?.parse()),
+            _ => self.whole().map(Workers::Fixed),
+        }
     }
 
     pub fn bytes(&self) -> Result<usize, ConfigError> {

@@ -176,6 +176,9 @@ pub struct RequestConfig {
     pub rate_limit: Rate,
     /// Requests in flight over all cores; at least 1.
     pub workers: usize,
+    /// `--workers auto`: how many are best is searched for, by quota group; `workers` and the
+    /// endpoints' `max_concurrent` are its bounds.
+    pub search_workers: bool,
 }
 
 impl Default for RequestConfig {
@@ -185,6 +188,7 @@ impl Default for RequestConfig {
             connect_timeout: Duration::from_secs(10),
             rate_limit: Rate::PerSecond(1000.0),
             workers: 50,
+            search_workers: false,
         }
     }
 }
@@ -198,6 +202,21 @@ pub enum Rate {
     PerSecond(f64),
     /// Found by additive increase, multiplicative decrease.
     Auto,
+}
+
+/// `--workers` as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// So many, at least 1.
+    Fixed(usize),
+    /// Searched for, up to [`Workers::AUTO_MAX`].
+    Auto,
+}
+
+impl Workers {
+    /// The most that `auto` searches for: ten thousand connections take about 55 MB, and no
+    /// provider serves one customer more at once.
+    pub const AUTO_MAX: usize = 10_000;
 }
 
 /// How failed attempts are repeated.

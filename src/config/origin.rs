@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Durability, Format, InputSource, Order, OutputTarget, Rate, RuntimeChoice, Secret};
+use super::{
+    Durability, Format, InputSource, Order, OutputTarget, Rate, RuntimeChoice, Secret, Workers,
+};
 
 /// Where a value was written: what a message points at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +95,7 @@ pub struct Overrides {
     /// `--rate`.
     pub rate: Option<Given<Rate>>,
     /// `--workers`.
-    pub workers: Option<Given<usize>>,
+    pub workers: Option<Given<Workers>>,
     /// `--timeout`.
     pub timeout: Option<Given<Duration>>,
     /// `--max-attempts`.

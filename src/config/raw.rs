@@ -114,7 +114,7 @@ impl RawConfig {
             })?,
             errors: top.given(&["errors"], path)?,
             rate: top.given(&["rate", "max_requests_per_second"], Field::rate)?,
-            workers: top.given(&["workers", "num_workers"], Field::whole)?,
+            workers: top.given(&["workers", "num_workers"], Field::workers)?,
             timeout: top.given(&["timeout"], Field::duration)?,
             max_attempts: top.given(&["max_attempts", "max_job_retry"], Field::whole)?,
             endpoint_url: top.given(&["endpoint_url"], |field| Ok(Secret::from(field.text()?)))?,
@@ -159,7 +159,7 @@ impl RawConfig {
         once(&mut self.settings.rate, rate)?;
         once(
             &mut self.settings.workers,
-            request.given(&["workers"], Field::whole)?,
+            request.given(&["workers"], Field::workers)?,
         )?;
         self.connect_timeout = request.given(&["connect_timeout"], Field::duration)?;
         finish(request)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::raw::{self, RawConfig};
 use super::{
     Config, ConfigError, Console, EndpointConfig, Given, Job, Origin, Overrides, RequestConfig,
-    RetryConfig, Secret, normalise, read_file, validate,
+    RetryConfig, Secret, Workers, normalise, read_file, validate,
 };
 
 /// The environment variable that holds the key of `--endpoint-url`; a flag would show in `ps`.
@@ -102,6 +102,11 @@ fn resolve(
     let endpoints =
         layers.endpoints(endpoints, settings, variable(API_KEY_VARIABLE), &mut notes)?;
     let defaults = Config::default();
+    let workers = layers.pick(
+        "request.workers",
+        &settings.workers,
+        Workers::Fixed(defaults.request.workers),
+    );
     let request = RequestConfig {
         timeout: layers.pick(
             "request.timeout",
@@ -118,11 +123,11 @@ fn resolve(
             &settings.rate,
             defaults.request.rate_limit,
         ),
-        workers: layers.pick(
-            "request.workers",
-            &settings.workers,
-            defaults.request.workers,
-        ),
+        workers: match workers {
+            Workers::Fixed(workers) => workers,
+            Workers::Auto => Workers::AUTO_MAX,
+        },
+        search_workers: workers == Workers::Auto,
     };
     // Whoever gives one bound of the backoff need not know the default of the other.
     let initial_default = max_backoff

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Durability, Format, Order, ProviderKind, Rate, RuntimeChoice};
+use super::{Durability, Format, Order, ProviderKind, Rate, RuntimeChoice, Workers};
 
 /// Longer durations are typing errors, and `Instant` arithmetic must not overflow: 10 years.
 pub(super) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -30,6 +30,7 @@ const BYTES: Expected =
 const BOOLEAN: Expected = Expected("true or false (or 1, 0, yes, no)");
 const RATE: Expected =
     Expected("a rate: 0 (no limit), requests per second from 0.000001 to 1000000000, or auto");
+const WORKERS: Expected = Expected("a whole number, or auto");
 const SOCKET_ADDRESS: Expected =
     Expected("an address and port, as 127.0.0.1:9090 or localhost:9090");
 
@@ -118,6 +119,27 @@ impl fmt::Display for Rate {
         match self {
             Self::Unlimited => f.write_str("0"),
             Self::PerSecond(rate) => write!(f, "{rate}"),
+            Self::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+impl FromStr for Workers {
+    type Err = Expected;
+
+    fn from_str(text: &str) -> Result<Self, Expected> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("auto") {
+            return Ok(Self::Auto);
+        }
+        whole(text).map(Self::Fixed).ok_or(WORKERS)
+    }
+}
+
+impl fmt::Display for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(count) => write!(f, "{count}"),
             Self::Auto => f.write_str("auto"),
         }
     }
@@ -262,6 +284,21 @@ mod tests {
             "fast",
         ] {
             assert_eq!(text.parse::<Rate>(), Err(RATE), "{text}");
+        }
+    }
+
+    #[test]
+    fn workers() {
+        for (text, expect) in [
+            ("7", Workers::Fixed(7)),
+            (" 0 ", Workers::Fixed(0)),
+            ("Auto", Workers::Auto),
+        ] {
+            assert_eq!(text.parse(), Ok(expect), "{text}");
+            assert_eq!(expect.to_string().parse(), Ok(expect), "{text}");
+        }
+        for text in ["", "-1", "1.5", "many"] {
+            assert_eq!(text.parse::<Workers>(), Err(WORKERS), "{text}");
         }
     }
 

@@ -121,6 +121,7 @@ fn validate_request(request: &RequestConfig) -> Result<(), ConfigError> {
         connect_timeout,
         rate_limit,
         workers,
+        search_workers: _,
     } = request;
     positive_duration("request.timeout", *timeout)?;
     positive_duration("request.connect_timeout", *connect_timeout)?;

@@ -16,5 +16,5 @@ mod totals;
 pub use counts::{Counts, EndpointCounts, KindCounts};
 pub use latency::{LATENCY_BOUNDS_SECONDS, LATENCY_MAX, Latency};
 pub use shard::{Delta, ShardMetrics};
-pub use snapshot::{Availability, EndpointState, Gauges, Snapshot};
+pub use snapshot::{Availability, EndpointState, Gauges, GroupFound, Snapshot};
 pub use totals::Totals;

@@ -96,6 +96,32 @@ impl Exposition {
         Ok(())
     }
 
+    /// What `auto` has found, by quota group.
+    fn found(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(snapshot) = self;
+        let groups = || snapshot.groups.iter();
+        if groups().any(|group| group.rate.is_some()) {
+            let help = "Requests per second that --rate auto has found";
+            let mut rates = gauge(encoder, "rate_found", help)?;
+            for group in groups() {
+                if let Some(rate) = group.rate {
+                    measure(&mut rates, &[("quota_group", &group.name)], rate)?;
+                }
+            }
+        }
+        if groups().any(|group| group.workers.is_some()) {
+            let help = "Requests in flight that --workers auto has found";
+            let mut workers = gauge(encoder, "workers_found", help)?;
+            for group in groups() {
+                if let Some(found) = group.workers {
+                    let labels = [("quota_group", &group.name)];
+                    measure(&mut workers, &labels, u64::from(found))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn traffic(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Self(snapshot) = self;
         histogram(
@@ -120,6 +146,7 @@ impl Exposition {
         count(&mut kinds, &[("kind", "prompt")], tokens.prompt)?;
         count(&mut kinds, &[("kind", "completion")], tokens.completion)?;
         count(&mut kinds, &[("kind", "cached")], tokens.cached)?;
+        self.found(encoder)?;
         let counts = &snapshot.counts;
         let mut cost = counter(
             encoder,
@@ -200,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::error::ErrorKind;
-    use crate::metrics::{EndpointState, Gauges, ShardMetrics, Totals, tokens::Tokens};
+    use crate::metrics::{EndpointState, Gauges, GroupFound, ShardMetrics, Totals, tokens::Tokens};
 
     fn snapshot() -> Snapshot {
         let mut shard = ShardMetrics::new(2);
@@ -235,7 +262,18 @@ mod tests {
             succeeded_before: 4,
             failed_before: 0,
         };
-        totals.snapshot(&gauges, Duration::from_secs(1), states)
+        let found = |name: &str, rate, workers| GroupFound {
+            name: name.to_owned(),
+            rate,
+            workers,
+        };
+        Snapshot {
+            groups: vec![
+                found("org", Some(12.5), Some(40)),
+                found("b", Some(3.0), None),
+            ],
+            ..totals.snapshot(&gauges, Duration::from_secs(1), states)
+        }
     }
 
     #[test]
@@ -260,6 +298,9 @@ mod tests {
             "blaze_tokens_total{kind=\"prompt\"} 10",
             "blaze_tokens_total{kind=\"completion\"} 5",
             "blaze_tokens_total{kind=\"cached\"} 2",
+            "blaze_rate_found{quota_group=\"org\"} 12.5",
+            "blaze_rate_found{quota_group=\"b\"} 3.0",
+            "blaze_workers_found{quota_group=\"org\"} 40",
             "blaze_cost_usd_total 0.5",
             "blaze_retries_total 1",
             "blaze_stale_resends_total 1",

@@ -31,10 +31,13 @@ pub struct Delta {
 }
 
 impl Delta {
-    /// Attempts that ended in a success record, by endpoint.
-    pub fn successes(&self) -> impl Iterator<Item = u64> {
+    /// Attempts that ended in a success record and their latencies added up, by endpoint.
+    pub fn successes(&self) -> impl Iterator<Item = (u64, Duration)> {
         let endpoints = self.counts.endpoints.iter();
-        endpoints.map(|endpoint| endpoint.successes)
+        endpoints.map(|endpoint| {
+            let latency = Duration::from_micros(endpoint.latency_us_sum);
+            (endpoint.successes, latency)
+        })
     }
 }
 

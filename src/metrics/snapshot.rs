@@ -71,6 +71,19 @@ pub struct Snapshot {
     pub endpoints: Vec<EndpointState>,
     /// `--rate auto`: the rate that all quota groups together are found to sustain, per second.
     pub rate_found: Option<f64>,
+    /// Quota groups for which something is searched, with what was found; else none.
+    pub groups: Vec<GroupFound>,
+}
+
+/// What `--rate auto` and `--workers auto` have found for a quota group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupFound {
+    /// The group's name; without a `quota_group` its endpoint's.
+    pub name: String,
+    /// Requests per second.
+    pub rate: Option<f64>,
+    /// Requests in flight.
+    pub workers: Option<u32>,
 }
 
 impl Snapshot {
@@ -116,6 +129,12 @@ impl Snapshot {
         endpoints
             .map(|endpoint| endpoint.failures.get(ErrorKind::RateLimited))
             .sum()
+    }
+
+    /// `--workers auto`: how many requests in flight are best, all quota groups together.
+    pub fn workers_found(&self) -> Option<u64> {
+        let workers = self.groups.iter().filter_map(|group| group.workers);
+        workers.map(u64::from).reduce(|sum, workers| sum + workers)
     }
 
     /// Tokens billed by all endpoints.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::counts::KindCounts;
 use super::latency::Latency;
-use super::snapshot::Snapshot;
+use super::snapshot::{GroupFound, Snapshot};
 use super::tokens::Tokens;
 
 /// Longest endpoint name shown in full: beside it, eight-digit counts fit into 80 columns.
@@ -120,6 +120,9 @@ pub struct Summary {
     pub failures_by_kind: BTreeMap<&'static str, u64>,
     /// In the order of the configuration.
     pub endpoints: Vec<EndpointSummary>,
+    /// What `--rate auto` and `--workers auto` found, by quota group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<FoundSummary>,
     /// The output file, if successes are kept.
     pub output: Option<String>,
     /// The error file, if anything failed.
@@ -148,6 +151,19 @@ pub struct TokenCounts {
     pub completion: u64,
     /// Prompt tokens read from the provider's cache.
     pub cached: u64,
+}
+
+/// What was found for one quota group.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FoundSummary {
+    /// Its name; without a `quota_group` its endpoint's.
+    pub quota_group: String,
+    /// `--rate auto`: requests per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// `--workers auto`: requests in flight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<u32>,
 }
 
 /// One endpoint in the summary.
@@ -225,6 +241,7 @@ impl Summary {
             bytes_received: snapshot.counts.bytes_received,
             failures_by_kind: by_kind(&snapshot.counts.lines_failed),
             endpoints: endpoints.collect(),
+            found: snapshot.groups.iter().map(FoundSummary::from).collect(),
             output,
             errors,
         }
@@ -253,6 +270,16 @@ impl From<Tokens> for TokenCounts {
             prompt,
             completion,
             cached,
+        }
+    }
+}
+
+impl From<&GroupFound> for FoundSummary {
+    fn from(found: &GroupFound) -> Self {
+        Self {
+            quota_group: found.name.clone(),
+            rate: found.rate.map(rounded),
+            workers: found.workers,
         }
     }
 }
@@ -345,6 +372,10 @@ impl fmt::Display for Summary {
             row(f, name, format_args!("{} {kind}", grouped(*count)))?;
         }
         self.write_endpoints(f)?;
+        for (index, found) in self.found.iter().enumerate() {
+            let name = if index == 0 { "found" } else { "" };
+            row(f, name, found)?;
+        }
         if let Some(output) = &self.output {
             row(f, "output", printable(output))?;
         }
@@ -383,6 +414,19 @@ impl Summary {
             if let Some(reason) = &endpoint.reason {
                 row(f, "", format_args!("  {}", printable(reason)))?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for FoundSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shortened(&self.quota_group))?;
+        if let Some(rate) = self.rate {
+            write!(f, "  {rate:.1} requests/s")?;
+        }
+        if let Some(workers) = self.workers {
+            write!(f, "  {} in flight", grouped(workers.into()))?;
         }
         Ok(())
     }

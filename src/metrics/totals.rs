@@ -74,6 +74,7 @@ impl Totals {
             ttft: Latency::of(&self.ttft),
             endpoints,
             rate_found: None,
+            groups: Vec::new(),
         }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`health`] | [`health::Health`] | [`health::LocalHealth`] | reports; [`health::EndpointView`] |
 //! | [`budget`] (rpm, tpm) | [`budget::Budget`] | [`budget::Allowance`] | amounts |
 //! | [`adapt`] (`--rate auto`) | [`adapt::Adaptive`] | | counts of answers |
+//! | [`window`] (`--workers auto`) | [`window::Window`] | | counts of answers |
 //! | [`balance`] (weights) | | [`balance::Ring`] | |
 //! | [`retry`] | | [`retry::RetryQueue`], [`retry::decide`] | |
 //! | [`wait_hint`] | | [`wait_hint::parse`] | |
@@ -23,6 +24,7 @@ pub mod pacer;
 pub mod permits;
 pub mod retry;
 pub mod wait_hint;
+pub mod window;
 
 #[cfg(test)]
 mod virtual_time;

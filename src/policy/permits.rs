@@ -8,6 +8,9 @@
 //! have to spare, else the next permit a finished request frees. A shard holding none is served
 //! first and may recall from everybody; otherwise only a shard holding at least two more than the
 //! asker is asked, so that saturated shards settle at equal counts and stay there.
+//!
+//! A cap may move (`--workers auto`). What a lower one takes away is called in at once
+//! ([`Action::Withdraw`]) and vanishes as it comes back, whoever returns it first.
 
 use std::collections::VecDeque;
 
@@ -26,6 +29,13 @@ pub enum Action {
         /// The receiver.
         shard: usize,
     },
+    /// `shard` is to return `n` permits as soon as it can ([`Lease::withdraw`]).
+    Withdraw {
+        /// The receiver.
+        shard: usize,
+        /// Permits, at least 1.
+        n: u32,
+    },
 }
 
 /// Main-owned: who holds how many permits.
@@ -33,6 +43,8 @@ pub enum Action {
 pub struct Permits {
     total: u32,
     free: u32,
+    /// Permits that are still held although the cap no longer allows them.
+    surplus: u32,
     shards: Vec<Holder>,
     /// Shards that wait for a grant, longest first; each at most once.
     waiting: VecDeque<usize>,
@@ -68,9 +80,15 @@ impl Permits {
         Self {
             total,
             free: 0,
+            surplus: 0,
             shards: holders,
             waiting: VecDeque::new(),
         }
+    }
+
+    /// The cap.
+    pub fn total(&self) -> u32 {
+        self.total
     }
 
     /// What `shard` starts with, before any event: its [`Lease`] is built with it.
@@ -96,8 +114,52 @@ impl Permits {
         );
         holder.held -= n;
         holder.recalled &= n == 0;
-        self.free += n;
+        let vanishing = n.min(self.surplus);
+        self.surplus -= vanishing;
+        self.free += n - vanishing;
         self.serve(actions);
+    }
+
+    /// The cap is `total` from now on. More are granted to those who wait; of a lower cap's surplus
+    /// every shard is asked for its part.
+    ///
+    /// # Panics
+    /// If `total` is 0.
+    pub fn resize(&mut self, total: u32, actions: &mut Vec<Action>) {
+        assert!(total > 0, "no permits");
+        if total >= self.total {
+            let more = total - self.total;
+            let kept = more.min(self.surplus);
+            self.surplus -= kept;
+            self.free += more - kept;
+        } else {
+            let less = self.total - total;
+            let unused = less.min(self.free);
+            self.free -= unused;
+            self.surplus += less - unused;
+            self.withdraw(less - unused, actions);
+        }
+        self.total = total;
+        self.serve(actions);
+    }
+
+    /// Asks for `n` permits back, of each shard in proportion to what it holds.
+    fn withdraw(&self, n: u32, actions: &mut Vec<Action>) {
+        let (mut left, mut held_by_rest) = (u64::from(n), self.held());
+        for (shard, holder) in self.shards.iter().enumerate() {
+            let held = u64::from(holder.held);
+            let part = (left * held).div_ceil(held_by_rest.max(1)).min(held);
+            held_by_rest -= held;
+            left -= part.min(left);
+            if let Ok(n @ 1..) = u32::try_from(part) {
+                actions.push(Action::Withdraw { shard, n });
+            }
+        }
+    }
+
+    fn held(&self) -> u64 {
+        let held = self.shards.iter().map(|holder| u64::from(holder.held));
+        held.sum()
     }
 
     /// `shard` has nothing to send any more; what it had to spare came in a return of its own.
@@ -122,8 +184,11 @@ impl Permits {
                 actions.push(Action::Grant { shard, n });
             }
         }
-        let held: u32 = self.shards.iter().map(|holder| holder.held).sum();
-        assert_eq!(held + self.free, self.total, "permits were lost or made up");
+        assert_eq!(
+            self.held() + u64::from(self.free),
+            u64::from(self.total) + u64::from(self.surplus),
+            "permits were lost or made up"
+        );
         for index in 0..self.waiting.len() {
             self.recall_for(self.waiting[index], actions);
         }
@@ -204,6 +269,16 @@ impl Lease {
         if returned == 0 && self.owed < self.in_use {
             self.owed += 1;
         }
+        returned
+    }
+
+    /// The cap was lowered. Returns what to return at once of `n` permits; requests in flight pay
+    /// the rest as they finish.
+    pub fn withdraw(&mut self, n: u32) -> u32 {
+        let returned = self.available().min(n);
+        self.granted -= returned;
+        // A return that was on its way has paid its part already.
+        self.owed = (self.owed + (n - returned)).min(self.in_use);
         returned
     }
 

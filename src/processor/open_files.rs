@@ -28,13 +28,17 @@ pub(super) fn fit(config: &Config, shards: usize) -> Config {
             false => too_many = middle,
         }
     }
+    let mut config = config.clone();
+    config.request.workers = fits;
+    if config.request.search_workers {
+        // Nobody asked for that many.
+        return config;
+    }
     tracing::warn!(
         "--workers {asked} needs {} open files, this process may have {available}; going on with {fits} \
          (raise the limit with `ulimit -n`)",
-        own + connections(config, asked),
+        own + connections(&config, asked),
     );
-    let mut config = config.clone();
-    config.request.workers = fits;
     config
 }
 

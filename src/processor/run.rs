@@ -300,15 +300,13 @@ impl Setup {
         let keep_output = folder.manifest().has_output;
         let mut starts = Vec::with_capacity(shards);
         for (id, mailbox) in mailboxes.into_iter().enumerate() {
-            let (workers, endpoints) = coordinator.initial_permits(id);
             let durability = self.plan.config.durability;
             starts.push(ShardStart {
                 id,
                 plan: Arc::clone(&self.plan),
                 input: Arc::clone(&input),
                 done: done.clone(),
-                workers,
-                endpoints,
+                permits: coordinator.first_permits(id),
                 log: ShardLog::create(folder, folder.generation(), id, keep_output, durability)?,
                 events: events.clone(),
                 mailbox,
@@ -492,6 +490,7 @@ fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
         ttft: Latency::default(),
         endpoints: plan.idle_endpoints(),
         rate_found: None,
+        groups: Vec::new(),
     }
 }
 

@@ -16,6 +16,7 @@ mod hints;
 mod limits;
 mod rate;
 mod weights;
+mod workers;
 
 use std::time::Duration;
 

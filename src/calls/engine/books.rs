@@ -102,6 +102,7 @@ impl<R: Runtime> Engine<R> {
         let elapsed = now.saturating_duration_since(ledger.started);
         let snapshot = Snapshot {
             rate_found: self.traffic.rate_found(),
+            groups: self.plan.found(self.traffic.quotas()),
             ..ledger.totals.snapshot(&gauges, elapsed, shown)
         };
         let endpoints = (states.into_iter().enumerate())

@@ -98,11 +98,11 @@ impl<R: Runtime> Engine<R> {
         let tokens = usage_of(&answer.body);
         let used = tokens.map(|tokens| tokens.prompt.saturating_add(tokens.completion));
         let estimated = attempt.call.tokens_estimated;
+        let latency = now.saturating_duration_since(attempt.sent);
         self.traffic
-            .handle_success(endpoint, attempt.probe, estimated, used, now);
+            .handle_success(endpoint, attempt.probe, estimated, used, latency, now);
         let tokens = tokens.unwrap_or_default();
         self.charge(&attempt, tokens);
-        let latency = now.saturating_duration_since(attempt.sent);
         let ttft = answer
             .first_token_at
             .map(|at| at.saturating_duration_since(attempt.sent));

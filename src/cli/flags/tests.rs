@@ -117,7 +117,7 @@ fn every_flag_reads_its_spellings() {
     assert_eq!(value(input), InputSource::File("in".into()));
     assert_eq!(value(output), OutputTarget::File("out".into()));
     assert_eq!(value(errors), PathBuf::from("err"));
-    assert_eq!(value(workers), 7);
+    assert_eq!(value(workers), Workers::Fixed(7));
     assert_eq!(value(endpoint_url).expose(), "http://h");
     assert_eq!(value(model), "m");
     assert_eq!(value(cores), 3);
@@ -253,8 +253,11 @@ fn flag_beats_environment_beats_file_beats_default() {
     check("", &[("BLAZE_WORKERS", "12")], 12);
     check("", &[("BLAZE_WORKERS", "")], 11);
     check("", &[], 11);
+    check("--workers auto", &[], Workers::AUTO_MAX);
+    check("", &[("BLAZE_WORKERS", "auto")], Workers::AUTO_MAX);
     let none = settings(&format!("-i x {ENDPOINT}"), &[], None).expect("settings");
     assert_eq!(none.config.request.workers, 50);
+    assert!(!none.config.request.search_workers);
 }
 
 #[test]
@@ -322,7 +325,11 @@ fn usage_errors_name_the_flag_or_the_variable_and_exit_2() {
             &[][..],
             "'-5' for '--rate <N>': expected a rate: 0 (no limit)",
         ),
-        ("-w many", &[], "'many' for '--workers <N>'"),
+        (
+            "-w many",
+            &[],
+            "'many' for '--workers <N>': expected a whole number, or auto",
+        ),
         ("-w -1", &[], "--workers"),
         ("-t 5x", &[], "expected a duration"),
         ("--runtime glommio", &[], "expected auto, uring or tokio"),

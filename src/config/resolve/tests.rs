@@ -279,6 +279,7 @@ fn both_certificate_files_are_trusted() {
     let overrides = Overrides {
         ca_file: Some(Given::by_flag("--ca-file", "a.pem".into())),
         rate: Some(Given::by_flag("--rate", Rate::Auto)),
+        workers: Some(Given::by_flag("--workers", Workers::Auto)),
         ..Overrides::default()
     };
     let (config, _) = try_load(FILE, &overrides, &[("SSL_CERT_FILE", "b.pem")]).expect("a config");
@@ -287,6 +288,8 @@ fn both_certificate_files_are_trusted() {
         [Path::new("a.pem"), Path::new("b.pem")]
     );
     assert_eq!(config.request.rate_limit, Rate::Auto);
+    assert!(config.request.search_workers);
+    assert_eq!(config.request.workers, Workers::AUTO_MAX);
 }
 
 #[test]

@@ -41,6 +41,10 @@ impl Shard {
                     let n = self.lease.recall();
                     self.put(n);
                 }
+                Some(Action::Withdraw { n, .. }) => {
+                    let n = self.lease.withdraw(n);
+                    self.put(n);
+                }
                 None => {}
             }
         }
@@ -93,8 +97,23 @@ type Arrivals = fn(u32, &mut fastrand::Rng) -> Vec<(usize, u32)>;
 
 const NO_ARRIVALS: Arrivals = |_, _| Vec::new();
 
+/// After so many steps a lower cap holds: requests last up to 20, messages a few.
+const STEPS_TO_TAKE_HOLD: u32 = 60;
+
 /// Runs shards with random request durations and message delays until everything is served.
 fn simulate(total: u32, work: &[u32], arrivals: Arrivals, seed: u64) -> Outcome {
+    simulate_resized(total, &[], work, arrivals, seed)
+}
+
+/// The same with a cap that moves: from that step on, so many.
+fn simulate_resized(
+    total: u32,
+    caps: &[(u32, u32)],
+    work: &[u32],
+    arrivals: Arrivals,
+    seed: u64,
+) -> Outcome {
+    let (mut total, mut resized_at) = (total, 0);
     let mut random = fastrand::Rng::with_seed(seed);
     let mut permits = Permits::new(total, work.len(), seed as usize);
     let mut shards: Vec<Shard> = (0..work.len())
@@ -127,9 +146,16 @@ fn simulate(total: u32, work: &[u32], arrivals: Arrivals, seed: u64) -> Outcome 
                 for action in actions {
                     let recall = matches!(action, Action::Recall { .. });
                     recalls += u32::from(recall && (500..2000).contains(&step));
-                    let (Action::Grant { shard, .. } | Action::Recall { shard }) = action;
-                    shards[shard].inbox.push_back(action);
+                    deliver(action, &mut shards);
                 }
+            }
+        }
+        if let Some(&(_, cap)) = caps.iter().find(|(at, _)| *at == step) {
+            (total, resized_at) = (cap, step);
+            let mut actions = Vec::new();
+            permits.resize(cap, &mut actions);
+            for action in actions {
+                deliver(action, &mut shards);
             }
         }
         for (shard, more) in arrivals(step, &mut random) {
@@ -140,7 +166,11 @@ fn simulate(total: u32, work: &[u32], arrivals: Arrivals, seed: u64) -> Outcome 
             shard.step(&mut random);
         }
         let in_use: u32 = shards.iter().map(|shard| shard.lease.in_use()).sum();
-        assert!(in_use <= total, "{in_use} of {total} in use, seed {seed}");
+        let holds = caps.is_empty() || step > resized_at + STEPS_TO_TAKE_HOLD;
+        assert!(
+            in_use <= total || !holds,
+            "{in_use} of {total} in use at step {step}, seed {seed}"
+        );
         if step == 2000 {
             in_flight = shards.iter().map(|shard| shard.in_flight.len()).collect();
         }
@@ -153,6 +183,59 @@ fn simulate(total: u32, work: &[u32], arrivals: Arrivals, seed: u64) -> Outcome 
         }
     }
     panic!("seed {seed}, total {total}: some requests were never served");
+}
+
+fn deliver(action: Action, shards: &mut [Shard]) {
+    let (Action::Grant { shard, .. } | Action::Recall { shard } | Action::Withdraw { shard, .. }) =
+        action;
+    shards[shard].inbox.push_back(action);
+}
+
+#[test]
+fn a_cap_that_moves_takes_hold_and_loses_no_permit() {
+    for seed in 0..10 {
+        let caps = [
+            (100, 3),
+            (300, 40),
+            (310, 39),
+            (320, 12),
+            (330, 200),
+            (500, 1),
+            (800, 9),
+        ];
+        for total in [1, 8, 50] {
+            simulate_resized(total, &caps, &[400; 8], NO_ARRIVALS, seed);
+            simulate_resized(total, &caps, &[0, 0, 900, 0], NO_ARRIVALS, seed);
+        }
+        let grown = [(1000, 4), (1500, 64)];
+        let outcome = simulate_resized(64, &grown, &[9000; 4], NO_ARRIVALS, seed);
+        assert_eq!(outcome.in_flight.iter().sum::<usize>(), 64, "at step 2000");
+    }
+}
+
+#[test]
+fn a_lower_cap_is_called_in_from_all_who_hold_it() {
+    let check = |held: &[u32], free: u32, cap: u32, expect: &[(usize, u32)]| {
+        let total = held.iter().sum::<u32>() + free;
+        let mut permits = Permits::new(total, held.len(), 0);
+        permits.free = free;
+        for (holder, &held) in permits.shards.iter_mut().zip(held) {
+            holder.held = held;
+        }
+        let mut actions = Vec::new();
+        permits.resize(cap, &mut actions);
+        let expect: Vec<Action> = expect
+            .iter()
+            .map(|&(shard, n)| Action::Withdraw { shard, n })
+            .collect();
+        assert_eq!(actions, expect, "held {held:?}, {free} free, cap {cap}");
+    };
+    check(&[10, 10], 0, 10, &[(0, 5), (1, 5)]);
+    check(&[10, 10], 4, 20, &[]);
+    check(&[10, 10], 4, 19, &[(0, 1)]);
+    check(&[30, 0, 10], 0, 1, &[(0, 30), (2, 9)]);
+    check(&[1, 1, 1], 0, 1, &[(0, 1), (1, 1)]);
+    check(&[1, 1], 0, 9, &[]);
 }
 
 #[test]

@@ -1,0 +1,242 @@
+//! `--workers auto`: finds how many requests in flight one quota group sustains. Pure.
+//!
+//! The window doubles every round trip until a pushback (429, 529, timeout), then the gap between the
+//! largest window that was *proven* by a whole round and the *ceiling*, the smallest one that was not, is
+//! halved until it is closed. From then on the ceiling is tried again only now and then: servers that
+//! refuse also ask to wait, so each try costs time as well as a refusal. A try that passes is followed by
+//! larger ones, each twice the last, so a limit that was raised is found in a few round trips.
+//!
+//! Servers that never refuse but queue are recognised by their throughput: when twice the window brought
+//! no more answers per second, the smaller one is enough, and the rest only waited.
+//!
+//! Rounds are counted in answers, not in seconds: the same rules hold for answers of a millisecond and of
+//! a minute.
+
+use std::time::{Duration, Instant};
+
+/// Where the search starts, in requests.
+pub const WINDOW_START: u32 = 8;
+
+/// A round lasts at least this long: counters of the shards come every 100 ms.
+const ROUND_MIN: Duration = Duration::from_millis(200);
+
+/// A round proves its window only if at least this part of it was in flight on average. Below, it is
+/// not the window that holds the traffic back.
+const USED: f64 = 0.5;
+
+/// Twice the window must bring at least this much more throughput, or it brings nothing.
+const GAIN: f64 = 1.05;
+
+/// What a pushback at a proven window, or before any was, leaves: the limit itself has fallen.
+const DECREASE: f64 = 0.7;
+
+/// Pushbacks within this time after a decrease come from requests sent before it took hold.
+const REACTION: Duration = Duration::from_millis(100);
+
+/// Later ones, up to this time, each say that one request too many is in flight. Then a new burst begins.
+const BURST: Duration = Duration::from_millis(500);
+
+/// The least that all pushbacks of one burst leave.
+const DECREASE_MOST: f64 = 0.5;
+
+/// The gap between proven window and ceiling is closed when it is below this part of the window.
+const GAP_CLOSED: f64 = 0.03;
+
+/// How long a closed gap is left alone. Servers usually ask to wait a second: a sixteenth of the time.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The longest that failing tries make of it: a raised limit is noticed within a minute.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Answers between two tries for each pushback of the last one: pushbacks stay below 1 %.
+const ANSWERS_PER_PUSHBACK: u32 = 100;
+
+/// Main-owned: the search for one quota group's number of requests in flight.
+#[derive(Debug)]
+pub struct Window {
+    most: u32,
+    window: u32,
+    /// The largest window that a whole round went through, as far as is known now.
+    proven: Option<u32>,
+    /// The smallest window above it that was pushed back, or brought nothing.
+    ceiling: Option<u32>,
+    /// Growth beyond a ceiling that has turned out to be none.
+    step: u32,
+    round: Round,
+    /// The window with the highest throughput so far, and that throughput, in answers per second.
+    best: Option<(u32, f64)>,
+    burst: Option<Burst>,
+    /// The ceiling is not tried before then ...
+    hold_until: Instant,
+    /// ... nor before so many answers.
+    hold_answers: u32,
+    patience: Duration,
+}
+
+#[derive(Debug)]
+struct Round {
+    since: Instant,
+    answers: u32,
+    /// Their latencies added up: by Little's law the requests in flight, times the round's length.
+    busy: Duration,
+}
+
+impl Round {
+    fn new(since: Instant) -> Self {
+        Self {
+            since,
+            answers: 0,
+            busy: Duration::ZERO,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Burst {
+    since: Instant,
+    /// The window that was too large.
+    window: u32,
+    /// It was tried from a smaller one that is known to pass.
+    was_try: bool,
+}
+
+impl Window {
+    /// A search that starts at [`WINDOW_START`] and never goes above `most`, which is at least 1.
+    pub fn new(most: u32, now: Instant) -> Self {
+        let most = most.max(1);
+        Self {
+            most,
+            window: WINDOW_START.min(most),
+            proven: None,
+            ceiling: None,
+            step: 1,
+            round: Round::new(now),
+            best: None,
+            burst: None,
+            hold_until: now,
+            hold_answers: 0,
+            patience: PATIENCE,
+        }
+    }
+
+    /// How many requests may be in flight; at least 1.
+    pub fn window(&self) -> u32 {
+        self.window
+    }
+
+    /// `count` requests were served since the last call, in `latency` added up.
+    pub fn handle_answers(&mut self, count: u32, latency: Duration, now: Instant) {
+        self.hold_answers = self.hold_answers.saturating_sub(count);
+        let round = &mut self.round;
+        round.answers = round.answers.saturating_add(count);
+        round.busy += latency;
+        let elapsed = now.saturating_duration_since(round.since);
+        if elapsed < ROUND_MIN || round.answers < self.window {
+            return;
+        }
+        let in_flight = round.busy.as_secs_f64() / elapsed.as_secs_f64();
+        let throughput = f64::from(round.answers) / elapsed.as_secs_f64();
+        self.round = Round::new(now);
+        if in_flight >= f64::from(self.window) * USED {
+            self.handle_round(throughput, now);
+        }
+    }
+
+    /// A 429, a 529 or a timeout: too many were in flight.
+    pub fn handle_pushback(&mut self, now: Instant) {
+        match &self.burst {
+            Some(burst) if now < burst.since + BURST => {
+                if burst.was_try {
+                    self.hold_answers = self.hold_answers.saturating_add(ANSWERS_PER_PUSHBACK);
+                }
+                let least = (f64::from(burst.window) * DECREASE_MOST) as u32;
+                if now >= burst.since + REACTION && self.window > least.max(1) {
+                    self.window -= 1;
+                    // What was thought proven is pushed back as well.
+                    self.proven = None;
+                }
+            }
+            _ => self.begin_burst(now),
+        }
+        self.round = Round::new(now);
+    }
+
+    fn begin_burst(&mut self, now: Instant) {
+        let below = self.proven.filter(|&proven| proven < self.window);
+        self.burst = Some(Burst {
+            since: now,
+            window: self.window,
+            was_try: below.is_some(),
+        });
+        self.hold_answers = ANSWERS_PER_PUSHBACK;
+        self.ceiling = Some(self.window);
+        self.step = 1;
+        match below {
+            Some(proven) => self.window = proven,
+            None => {
+                self.window = ((f64::from(self.window) * DECREASE) as u32).max(1);
+                self.proven = None;
+                self.patience = PATIENCE;
+            }
+        }
+        // Throughput under another limit is no measure for this one.
+        self.best = None;
+        self.hold_until = now + self.patience;
+    }
+
+    /// The window was used for a whole round without a pushback.
+    fn handle_round(&mut self, throughput: f64, now: Instant) {
+        match self.best {
+            Some((window, best)) if throughput <= best * GAIN => {
+                if self.window / 2 >= window {
+                    return self.settle(window, now);
+                }
+            }
+            _ => self.best = Some((self.window, throughput)),
+        }
+        self.proven = Some(self.window);
+        self.grow(now);
+    }
+
+    /// Twice the window brought nothing: the rest of the requests only waited.
+    fn settle(&mut self, window: u32, now: Instant) {
+        self.ceiling = Some(self.window.min(window.saturating_add(gap_closed(window))));
+        self.window = window;
+        self.proven = Some(window);
+        self.best = None;
+        self.step = 1;
+        self.hold_until = now + self.patience;
+        self.patience = (self.patience * 2).min(PATIENCE_MAX);
+    }
+
+    fn grow(&mut self, now: Instant) {
+        let grown = match self.ceiling {
+            None => self.window.saturating_mul(2),
+            Some(ceiling) if self.window >= ceiling => {
+                self.patience = PATIENCE;
+                self.step = self.step.saturating_mul(2);
+                self.window.saturating_add(self.step)
+            }
+            Some(ceiling) if ceiling - self.window > gap_closed(self.window) => {
+                self.window + (ceiling - self.window) / 2
+            }
+            Some(ceiling) => {
+                if now < self.hold_until || self.hold_answers > 0 {
+                    return;
+                }
+                self.patience = (self.patience * 2).min(PATIENCE_MAX);
+                self.step = ceiling - self.window;
+                ceiling
+            }
+        };
+        self.window = grown.min(self.most);
+    }
+}
+
+/// The widest gap that is no worth searching any more.
+fn gap_closed(window: u32) -> u32 {
+    ((f64::from(window) * GAP_CLOSED) as u32).max(1)
+}
+
+#[cfg(test)]
+mod tests;
