@@ -137,6 +137,43 @@ fn one_token_serves_all_endpoints_of_a_tenant() {
     }
 }
 
+/// The file is read anew for each token: its issuer renews it.
+#[test]
+fn a_workload_identity_presents_the_token_in_its_file() {
+    for runtime in runtimes() {
+        let api = api(|token| token == "token-2");
+        let place = place(&api, "default", 6);
+        let file = place.write("federated", "first.jwt\n");
+        let (renewed, count) = (file.clone(), AtomicU64::new(0));
+        let issuer = scripted(move |_| {
+            std::fs::write(&renewed, "second.jwt").expect("the file is renewed");
+            let number = count.fetch_add(1, Ordering::Relaxed) + 1;
+            let answer = json!({"expires_in": 3600, "access_token": format!("token-{number}")});
+            Some(Scripted::json(200, answer.to_string()))
+        });
+        let authority = issuer.url("");
+        let variables = [
+            ("AZURE_AUTHORITY_HOST", authority.as_str()),
+            ("AZURE_TENANT_ID", "tenant"),
+            ("AZURE_CLIENT_ID", "client"),
+            (
+                "AZURE_FEDERATED_TOKEN_FILE",
+                file.to_str().expect("a path of text"),
+            ),
+        ];
+        run(&place, runtime, &[], &variables).expect(0);
+        assert_eq!(place.records("out.jsonl").len(), 6);
+        let asked = |assertion: &str| {
+            format!(
+                "grant_type=client_credentials&client_id=client&client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3A\
+                 client-assertion-type%3Ajwt-bearer&client_assertion={assertion}&{SCOPE}"
+            )
+        };
+        assert_eq!(bodies(&issuer), [asked("first.jwt"), asked("second.jwt")]);
+        assert_eq!(issuer.requests()[0].target, "/tenant/oauth2/v2.0/token");
+    }
+}
+
 #[test]
 fn a_refused_token_is_renewed_once() {
     for runtime in runtimes() {
@@ -246,6 +283,31 @@ fn a_managed_identity_is_asked_for_by_both_protocols() {
         );
         assert_eq!(asked[1].header("x-identity-header"), Some("proof"));
         assert_eq!(tokens(&api), ["token-1", "token-2"]);
+    }
+}
+
+/// A machine without an identity says so, or has no such service: then the login of the tool counts.
+#[test]
+fn without_a_managed_identity_the_tool_is_asked() {
+    for runtime in runtimes() {
+        let none = scripted(|_| {
+            let answer = r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
+            Some(Scripted::json(400, answer))
+        });
+        let api = api(|token| token == "from-az");
+        let place = place(&api, "default", 1);
+        let path = fake_az(
+            &place,
+            r#"echo '{"accessToken":"from-az","expires_on":4000000000}'"#,
+        );
+        let host = none.url("");
+        let variables = [
+            ("AZURE_POD_IDENTITY_AUTHORITY_HOST", host.as_str()),
+            ("PATH", path.as_str()),
+        ];
+        run(&place, runtime, &[], &variables).expect(0);
+        assert_eq!(none.requests().len(), 1);
+        assert_eq!(tokens(&api), ["from-az"]);
     }
 }
 

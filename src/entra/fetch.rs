@@ -11,7 +11,7 @@ use crate::config::Secret;
 use crate::http::Origin;
 use crate::provider::EntraSource;
 use crate::provider::entra::{
-    Ask, DeviceCode, DeviceLogin, Issued, Step, Surroundings, issued, issued_by_tool, login_pending,
+    Ask, DeviceCode, DeviceLogin, Federated, Issued, Step, Surroundings, issued, issued_by_tool, login_pending,
 };
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime};
@@ -70,6 +70,7 @@ impl<R: Runtime> Fetcher<R> {
                     refresh_token: None,
                 }),
                 Step::Ask(ask) => self.token(&ask).await,
+                Step::Federated(federated) => self.federated(&federated).await,
                 Step::Tool(arguments) => run_tool::<R>(&arguments).await,
                 Step::Device(login) => self.log_in(&login).await.map_err(Miss::Refused),
             };
@@ -83,6 +84,19 @@ impl<R: Runtime> Fetcher<R> {
             }
         }
         Err(said.join("; "))
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the other issuer renews its token in a file; this thread may wait for it"
+    )]
+    async fn federated(&self, federated: &Federated) -> Result<Issued, Miss> {
+        let file = federated.file();
+        let assertion = std::fs::read_to_string(file).map_err(|error| {
+            let file = file.display();
+            Miss::Refused(format!("AZURE_FEDERATED_TOKEN_FILE ({file}): {error}"))
+        })?;
+        self.token(&federated.ask(&Secret::from(assertion))).await
     }
 
     async fn token(&self, ask: &Ask) -> Result<Issued, Miss> {

@@ -347,7 +347,7 @@ fn usage_errors_name_the_flag_or_the_variable_and_exit_2() {
         (
             "",
             &[("BLAZE_WORKERS", "x")],
-            "invalid value \"x\" for BLAZE_WORKERS: invalid digit",
+            "invalid value \"x\" for BLAZE_WORKERS: expected a whole number, or auto",
         ),
         (
             "",

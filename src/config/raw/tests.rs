@@ -416,7 +416,7 @@ fn wrong_kinds_say_what_was_expected_and_found() {
         ),
         (
             r#"{"workers": "${KEY}"}"#,
-            "c.json:1: workers: expected a whole number, found \"${KEY}\"",
+            "c.json:1: workers: expected a whole number, or auto, found \"${KEY}\"",
         ),
         (
             r#"{"prices": {"m": {"input": 1}}}"#,
