@@ -106,13 +106,12 @@ fn record_success(bencher: Bencher<'_, '_>, format: RecordFormat) {
         status: 200,
         line_number: 12,
         request_id: Some("req_0123456789abcdef"),
-        tokens: None,
     };
     let mut out = Vec::with_capacity(4096);
     bencher
         .counter(BytesCount::of_slice(RESPONSE))
         .bench_local(|| {
             out.clear();
-            write_success(format, black_box(&success), &mut out)
+            write_success(format, black_box(&success), &|_, _| None, &mut out)
         });
 }

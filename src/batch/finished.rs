@@ -142,6 +142,7 @@ impl Finished {
                 outcome: taken.outcome,
                 attempts: 0,
                 tokens: Tokens::default(),
+                cost_nano_usd: 0,
             };
             log.append(entry, &line_of_record);
             match log.buffered_bytes() >= FLUSH_BYTES {

@@ -67,8 +67,6 @@ pub struct Success<'a> {
     pub line_number: u64,
     /// The server's own id of the request.
     pub request_id: Option<&'a str>,
-    /// Written into the `blaze` format's metadata if given.
-    pub tokens: Option<Tokens>,
 }
 
 /// A line that was given up.
@@ -94,22 +92,34 @@ pub struct Failure<'a> {
     pub request_id: Option<&'a str>,
     /// The label of the endpoint that failed last, without credentials or query.
     pub endpoint: Option<&'a str>,
+    /// What the last attempt cost.
+    pub billed: Billed,
 }
 
-/// The tokens a response says it used, if it says so.
-pub type Usage = Option<Tokens>;
+/// What an answer cost; the `blaze` format's metadata says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Billed {
+    /// Tokens, if the answer counts any.
+    pub tokens: Option<Tokens>,
+    /// US dollars, if the model has a price.
+    pub usd: Option<f64>,
+}
 
-/// Appends the record and its newline, and returns the response's usage. The response is validated and
+/// US dollars for tokens of the model that an answer names; `None` without a price.
+pub type Pricing<'a> = &'a dyn Fn(Tokens, Option<&str>) -> Option<f64>;
+
+/// Appends the record and its newline, and returns what the response cost. The response is validated and
 /// copied in one pass; if it is not JSON, `out` is as it was.
 pub fn write_success(
     format: RecordFormat,
     success: &Success<'_>,
+    price: Pricing<'_>,
     out: &mut Vec<u8>,
-) -> Result<Usage, Syntax> {
+) -> Result<Billed, Syntax> {
     let length_before = out.len();
     let result = match format {
-        RecordFormat::Blaze => write_blaze_success(success, out),
-        RecordFormat::OpenAi => write_openai_success(success, out),
+        RecordFormat::Blaze => write_blaze_success(success, price, out),
+        RecordFormat::OpenAi => write_openai_success(success, price, out),
     };
     if result.is_err() {
         out.truncate(length_before);
@@ -151,11 +161,15 @@ pub fn write_beginning(
     );
 }
 
-fn write_blaze_success(success: &Success<'_>, out: &mut Vec<u8>) -> Result<Usage, Syntax> {
+fn write_blaze_success(
+    success: &Success<'_>,
+    price: Pricing<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Billed, Syntax> {
     out.push(b'{');
     write_fields(RecordFormat::Blaze, success.line, success.parsed, out);
     literal(out, "\"response\":");
-    let usage = write_response(success.response, out)?;
+    let billed = write_response(success.response, price, out)?;
     literal(out, ",\"metadata\":{\"endpoint\":");
     json::write_string(success.endpoint, out);
     literal(out, ",\"latency_ms\":");
@@ -170,7 +184,26 @@ fn write_blaze_success(success: &Success<'_>, out: &mut Vec<u8>) -> Result<Usage
         literal(out, ",\"ttft_ms\":");
         number(out, ttft_ms);
     }
-    if let Some(tokens) = success.tokens {
+    write_billed(billed, out);
+    literal(out, "}}\n");
+    Ok(billed)
+}
+
+fn write_openai_success(
+    success: &Success<'_>,
+    price: Pricing<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Billed, Syntax> {
+    write_openai_head(success.line, Some(success.parsed), success.line_number, out);
+    write_openai_response_head(success.status, success.request_id, out);
+    let billed = write_response(success.response, price, out)?;
+    literal(out, "},\"error\":null}\n");
+    Ok(billed)
+}
+
+/// Members of `metadata`, in the words of the summary.
+fn write_billed(billed: Billed, out: &mut Vec<u8>) {
+    if let Some(tokens) = billed.tokens {
         literal(out, ",\"tokens\":{\"prompt\":");
         number(out, tokens.prompt);
         literal(out, ",\"completion\":");
@@ -179,16 +212,9 @@ fn write_blaze_success(success: &Success<'_>, out: &mut Vec<u8>) -> Result<Usage
         number(out, tokens.cached);
         out.push(b'}');
     }
-    literal(out, "}}\n");
-    Ok(usage)
-}
-
-fn write_openai_success(success: &Success<'_>, out: &mut Vec<u8>) -> Result<Usage, Syntax> {
-    write_openai_head(success.line, Some(success.parsed), success.line_number, out);
-    write_openai_response_head(success.status, success.request_id, out);
-    let usage = write_response(success.response, out)?;
-    literal(out, "},\"error\":null}\n");
-    Ok(usage)
+    if let Some(usd) = billed.usd {
+        literal(out, &format!(",\"cost_usd\":{usd}"));
+    }
 }
 
 fn write_blaze_failure(failure: &Failure<'_>, out: &mut Vec<u8>) {
@@ -224,6 +250,7 @@ fn write_blaze_failure(failure: &Failure<'_>, out: &mut Vec<u8>) {
             literal(out, ",\"request_id\":");
             json::write_string(request_id, out);
         }
+        write_billed(failure.billed, out);
         out.push(b'}');
     }
     if failure.parsed.is_none() {
@@ -347,14 +374,23 @@ fn write_value(value: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn write_response(response: &[u8], out: &mut Vec<u8>) -> Result<Usage, Syntax> {
-    let mut usage = None;
-    json::compact(response, out, |member| {
-        if *member.name(response) == *b"usage" {
-            usage = Some(member.value);
-        }
+fn write_response(
+    response: &[u8],
+    price: Pricing<'_>,
+    out: &mut Vec<u8>,
+) -> Result<Billed, Syntax> {
+    let (mut usage, mut model) = (None, None);
+    json::compact(response, out, |member| match &*member.name(response) {
+        b"usage" => usage = Some(member.value),
+        b"model" => model = Some(member.value),
+        _ => {}
     })?;
-    Ok(usage.and_then(|usage| Tokens::from_usage(usage.of(response))))
+    let tokens = usage.and_then(|usage| Tokens::from_usage(usage.of(response)));
+    let model = model.and_then(|model| json::text(model.of(response)));
+    Ok(Billed {
+        tokens,
+        usd: tokens.and_then(|tokens| price(tokens, model.as_deref())),
+    })
 }
 
 /// Appends a failed response if it is JSON and not too long to keep; says whether it did.

@@ -7,8 +7,8 @@ use crate::batch::admission::Ticket;
 use crate::batch::input::LineRef;
 use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};
 use crate::batch::message::Report;
-use crate::batch::record::{self, Failure, Success};
-use crate::batch::segment::NewEntry;
+use crate::batch::record::{self, Billed, Failure, Success};
+use crate::batch::segment::{NewAttempt, NewEntry};
 use crate::batch::shard::Shard;
 use crate::batch::spend;
 use crate::batch::stream::StreamReply;
@@ -114,14 +114,17 @@ impl<R: Runtime> Shard<R> {
                 status: response.status,
                 line_number: ticket.line.number,
                 request_id: judge.request_id,
-                tokens: None,
+            },
+            &|tokens, model| {
+                spend::of_answer(&self.plan, endpoint, &ticket.parsed, line, tokens, model)
             },
             out,
         );
-        let tokens = match written {
-            Ok(tokens) => tokens.unwrap_or_default(),
+        let billed = match written {
+            Ok(billed) => billed,
             Err(_) => return Some(*judge.not_json()),
         };
+        let tokens = billed.tokens.unwrap_or_default();
         self.note_record(out.len() - start);
         log.commit(
             NewEntry {
@@ -131,6 +134,7 @@ impl<R: Runtime> Shard<R> {
                 outcome: Outcome::Success,
                 attempts: ticket.attempts + 1,
                 tokens: spend::narrowed(tokens),
+                cost_nano_usd: spend::nano_usd(billed.usd),
             },
             start,
         );
@@ -139,7 +143,7 @@ impl<R: Runtime> Shard<R> {
         self.metrics
             .borrow_mut()
             .success(ticket.endpoint, latency, tokens, first_token);
-        self.charge(ticket, line, tokens);
+        self.charge(billed.usd);
         self.settle_tokens(ticket, tokens, true);
         None
     }
@@ -155,17 +159,15 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// Counts what an answer cost, and sees to it that `--max-cost` is noticed in time.
-    fn charge(&self, ticket: &Ticket, line: &[u8], tokens: Tokens) {
-        let plan = &self.plan;
-        let endpoint = &plan.endpoints[ticket.endpoint];
-        let usd = spend::of_answer(plan, endpoint, &ticket.parsed, line, tokens);
-        if usd <= 0.0 {
+    fn charge(&self, usd: Option<f64>) {
+        let Some(usd) = usd.filter(|usd| *usd > 0.0) else {
             return;
-        }
+        };
         self.metrics.borrow_mut().cost(usd);
         let unreported = self.unreported_usd.get() + usd;
         self.unreported_usd.set(unreported);
-        if plan
+        if self
+            .plan
             .config
             .max_cost
             .is_some_and(|max_cost| unreported >= max_cost / COST_REPORTS)
@@ -196,7 +198,8 @@ impl<R: Runtime> Shard<R> {
         self.metrics
             .borrow_mut()
             .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);
-        self.charge(ticket, line, failed.tokens);
+        let billed = self.billed(ticket, line, failed);
+        self.charge(billed.usd);
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket);
         self.tell(ticket, effect, &verdict.message);
@@ -230,6 +233,7 @@ impl<R: Runtime> Shard<R> {
         match decision {
             Decision::Retry { after } => {
                 self.metrics.borrow_mut().retry();
+                self.journal_attempt(ticket, billed);
                 self.admission.borrow_mut().park(Parked {
                     due: now + after,
                     line_offset: ticket.line.offset,
@@ -242,7 +246,6 @@ impl<R: Runtime> Shard<R> {
             Decision::GiveUp => self.write_failure(
                 ticket.line,
                 Some(ticket),
-                failed.tokens,
                 &Failure {
                     line,
                     parsed: Some(&ticket.parsed),
@@ -254,8 +257,34 @@ impl<R: Runtime> Shard<R> {
                     body: failed.shown_body(endpoint).as_deref(),
                     request_id: failed.request_id,
                     endpoint: Some(&endpoint.name),
+                    billed,
                 },
             ),
+        }
+    }
+
+    /// What a failed attempt cost, as far as it says.
+    fn billed(&self, ticket: &Ticket, line: &[u8], failed: &Failed<'_>) -> Billed {
+        let tokens = Some(failed.tokens).filter(|tokens| *tokens != Tokens::default());
+        let usd = tokens.and_then(|tokens| {
+            let endpoint = &self.plan.endpoints[ticket.endpoint];
+            let model = failed.body.and_then(spend::model_of);
+            let (plan, parsed) = (&self.plan, &ticket.parsed);
+            spend::of_answer(plan, endpoint, parsed, line, tokens, model.as_deref())
+        });
+        Billed { tokens, usd }
+    }
+
+    /// An attempt that is not the line's last is journalled if it cost anything.
+    fn journal_attempt(&self, ticket: &Ticket, billed: Billed) {
+        if let Some(tokens) = billed.tokens {
+            self.log.borrow_mut().note_attempt(NewAttempt {
+                line_offset: ticket.line.offset,
+                line_number: ticket.line.number,
+                completed_us: runtime::unix_micros(),
+                tokens: spend::narrowed(tokens),
+                cost_nano_usd: spend::nano_usd(billed.usd),
+            });
         }
     }
 
@@ -315,7 +344,6 @@ impl<R: Runtime> Shard<R> {
         self.write_failure(
             line,
             None,
-            Tokens::default(),
             &Failure {
                 line: self.input.line(line.offset),
                 parsed: None,
@@ -327,6 +355,7 @@ impl<R: Runtime> Shard<R> {
                 body: None,
                 request_id: None,
                 endpoint: None,
+                billed: Billed::default(),
             },
         );
     }
@@ -345,7 +374,6 @@ impl<R: Runtime> Shard<R> {
         self.write_failure(
             ticket.line,
             Some(ticket),
-            Tokens::default(),
             &Failure {
                 line: self.input.line(ticket.line.offset),
                 parsed: Some(&ticket.parsed),
@@ -357,6 +385,7 @@ impl<R: Runtime> Shard<R> {
                 body: None,
                 request_id: None,
                 endpoint: None,
+                billed: Billed::default(),
             },
         );
     }
@@ -366,7 +395,6 @@ impl<R: Runtime> Shard<R> {
         &self,
         line: LineRef,
         ticket: Option<&Ticket>,
-        tokens: Tokens,
         failure: &Failure<'_>,
     ) {
         let mut log = self.log.borrow_mut();
@@ -385,7 +413,8 @@ impl<R: Runtime> Shard<R> {
                 completed_us: runtime::unix_micros(),
                 outcome: Outcome::Failure,
                 attempts: failure.attempts,
-                tokens: spend::narrowed(tokens),
+                tokens: spend::narrowed(failure.billed.tokens.unwrap_or_default()),
+                cost_nano_usd: spend::nano_usd(failure.billed.usd),
             },
             start,
         );

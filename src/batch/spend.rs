@@ -1,37 +1,53 @@
 //! What answers cost: tokens by the price of the model they were billed for. Pure.
 //!
-//! A cost is counted as it arises. Of earlier processes of a run the journals know the tokens of
-//! every line, and its model stands in the input: that is what `--max-cost` counts on from. They do
-//! not tell the endpoint (the dearest that may have answered counts) nor the tokens of attempts before
-//! a line's last one, which hardly ever have any.
+//! A cost is counted as it arises, and journalled with the tokens. A process that had no price for a
+//! model has journalled its tokens only: `--max-cost` counts them by the prices of now. The journal does
+//! not tell the endpoint, so the dearest that may have answered counts then.
+
+use std::borrow::Cow;
 
 use crate::batch::input::Input;
 use crate::batch::line::Parsed;
 use crate::batch::plan::Plan;
 use crate::journal::{self, Entry};
+use crate::json;
 use crate::metrics::tokens::Tokens;
 use crate::provider::Endpoint;
 use crate::provider::cost::{cost_usd, price_of};
 
-/// US dollars for an answer of `endpoint` to `line`; nothing is looked at without prices.
+/// Costs are kept in billionths of a US dollar: a token of the cheapest models costs ten of them.
+const NANO_USD: f64 = 1e9;
+
+/// US dollars for an answer of `endpoint` to `line`; `None` without a price.
+///
+/// The model that the answer names is the one that was billed. Where it has no price (a path on a
+/// server of one's own) the one that was asked for counts, and then the endpoint's: a deployment's name
+/// in a body may be none that is sold.
 pub fn of_answer(
     plan: &Plan,
     endpoint: &Endpoint,
     parsed: &Parsed,
     line: &[u8],
     tokens: Tokens,
-) -> f64 {
+    answered: Option<&str>,
+) -> Option<f64> {
     let prices = &plan.config.prices;
     if prices.is_empty() || tokens == Tokens::default() {
-        return 0.0;
+        return None;
     }
-    let model = endpoint.billed_model(parsed.model(line));
-    // A deployment's name in the body may be none that is sold; the endpoint's model then is.
-    let named = [model.as_deref(), endpoint.model()].into_iter().flatten();
+    let asked = endpoint.billed_model(parsed.model(line));
+    let named = [answered, asked.as_deref(), endpoint.model()];
     let priced = named
         .into_iter()
-        .find(|model| price_of(prices, model).is_some());
-    priced.map_or(0.0, |model| cost_usd(prices, model, tokens))
+        .flatten()
+        .find(|model| price_of(prices, model).is_some())?;
+    let usd = cost_usd(prices, priced, tokens);
+    Some((usd * NANO_USD).round() / NANO_USD)
+}
+
+/// The model that an answer names.
+pub fn model_of(answer: &[u8]) -> Option<Cow<'_, str>> {
+    json::text(json::get(answer, &["model"])?)
 }
 
 /// Adds up what earlier processes of a run spent, line by line.
@@ -53,8 +69,13 @@ impl<'a> Earlier<'a> {
         }
     }
 
-    /// Adds a finished line.
+    /// Adds a finished line, or an attempt before its end.
     pub fn add(&mut self, entry: &Entry) {
+        if entry.cost_nano_usd > 0 {
+            // Exact up to 9 million dollars a line.
+            self.usd += entry.cost_nano_usd as f64 / NANO_USD;
+            return;
+        }
         let tokens = widened(entry.tokens);
         if tokens == Tokens::default() {
             return;
@@ -65,7 +86,7 @@ impl<'a> Earlier<'a> {
         }
         let endpoints = self.plan.endpoints.iter();
         self.usd += endpoints
-            .map(|endpoint| of_answer(self.plan, endpoint, &self.parsed, line, tokens))
+            .filter_map(|endpoint| of_answer(self.plan, endpoint, &self.parsed, line, tokens, None))
             .fold(0.0, f64::max);
     }
 
@@ -73,6 +94,12 @@ impl<'a> Earlier<'a> {
     pub fn usd(&self) -> f64 {
         self.usd
     }
+}
+
+/// As journals keep it.
+pub(super) fn nano_usd(usd: Option<f64>) -> u64 {
+    // Saturating, and 0 for what is no number.
+    (usd.unwrap_or(0.0) * NANO_USD).round() as u64
 }
 
 /// Saturating: a line of more than four billion tokens is nobody's.

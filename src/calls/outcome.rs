@@ -27,6 +27,8 @@ pub struct Completion {
     pub request_id: Option<String>,
     /// Tokens billed, as far as the answer says.
     pub tokens: Tokens,
+    /// US dollars for them, if the model has a price in the configuration.
+    pub cost_usd: Option<f64>,
 }
 
 impl Completion {

@@ -11,7 +11,8 @@ use crate::config::Secret;
 use crate::http::Origin;
 use crate::provider::EntraSource;
 use crate::provider::entra::{
-    Ask, DeviceCode, DeviceLogin, Federated, Issued, Step, Surroundings, issued, issued_by_tool, login_pending,
+    Ask, DeviceCode, DeviceLogin, Federated, Issued, Step, Surroundings, issued, issued_by_tool,
+    login_pending,
 };
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime};

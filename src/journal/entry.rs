@@ -5,8 +5,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Header;
 
 /// Size of an encoded entry.
-pub const ENTRY_BYTES: usize = 72;
-const CHECKED_BYTES: usize = 64;
+pub const ENTRY_BYTES: usize = 80;
+const CHECKED_BYTES: usize = 72;
 
 /// What a line ended in; decides which segment holds its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,7 +17,7 @@ pub enum Outcome {
     Failure,
 }
 
-/// Tokens a line cost, all its attempts together; saturating.
+/// Tokens of one attempt; saturating.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// Prompt tokens, cached ones included.
@@ -28,7 +28,7 @@ pub struct Tokens {
     pub cached: u32,
 }
 
-/// One finished line.
+/// One finished line, or an attempt before its end that was paid for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Byte offset of the line in the input.
@@ -37,18 +37,22 @@ pub struct Entry {
     pub line_number: u64,
     /// When it finished, in microseconds since the Unix epoch.
     pub completed_us: u64,
-    /// Output or error segment.
-    pub outcome: Outcome,
+    /// Output or error segment; `None` for an attempt that is not the line's end and has no record:
+    /// it only tells what was paid.
+    pub outcome: Option<Outcome>,
     /// Byte offset of the record in its segment.
     pub position: u64,
     /// Bytes of the record, its newline included; 0 for a success that is counted, not kept.
     pub length: u64,
     /// CRC-32 (IEEE) of the record's bytes.
     pub record_checksum: u32,
-    /// Attempts spent, the first included; 0 for a line that was never sent.
+    /// Attempts spent, the first included; 0 for a line that was never sent, and for an attempt
+    /// before its end.
     pub attempts: u32,
-    /// What it cost.
+    /// What the attempt that ended it took.
     pub tokens: Tokens,
+    /// What that cost, in billionths of a US dollar; 0 also without a price.
+    pub cost_nano_usd: u64,
 }
 
 impl Entry {
@@ -67,6 +71,7 @@ impl Entry {
         put(52, &self.tokens.completion.to_le_bytes());
         put(56, &self.tokens.cached.to_le_bytes());
         put(60, &outcome_code(self.outcome).to_le_bytes());
+        put(64, &self.cost_nano_usd.to_le_bytes());
         let checksum = checksum(&bytes[..CHECKED_BYTES], header, index);
         bytes[CHECKED_BYTES..].copy_from_slice(&checksum.to_le_bytes());
         bytes
@@ -85,8 +90,9 @@ impl Entry {
             line_number: long(8),
             completed_us: long(16),
             outcome: match short(60) {
-                1 => Outcome::Success,
-                2 => Outcome::Failure,
+                1 => Some(Outcome::Success),
+                2 => Some(Outcome::Failure),
+                3 => None,
                 _ => return None,
             },
             position: long(24),
@@ -98,6 +104,7 @@ impl Entry {
                 completion: short(52),
                 cached: short(56),
             },
+            cost_nano_usd: long(64),
         })
     }
 
@@ -108,10 +115,11 @@ impl Entry {
 }
 
 /// 0 stays unused, so that a page of zeros is no entry.
-fn outcome_code(outcome: Outcome) -> u32 {
+fn outcome_code(outcome: Option<Outcome>) -> u32 {
     match outcome {
-        Outcome::Success => 1,
-        Outcome::Failure => 2,
+        Some(Outcome::Success) => 1,
+        Some(Outcome::Failure) => 2,
+        None => 3,
     }
 }
 

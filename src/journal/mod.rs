@@ -2,7 +2,7 @@
 //! checksums, and a replay that drops a torn tail and refuses damage before it. Pure.
 //!
 //! One journal belongs to one shard of one process of a run. Layout, little endian (`docs/RUN_FOLDER.md`):
-//! a 48-byte header, a 16-byte mark that says how many entries are settled, then 72 bytes an entry.
+//! a 48-byte header, a 16-byte mark that says how many entries are settled, then 80 bytes an entry.
 
 mod entry;
 mod header;

@@ -13,10 +13,10 @@ fn entry(index: u64) -> Entry {
         line_offset: index * 1000,
         line_number: index + 1,
         completed_us: 1_700_000_000_000_000 + index,
-        outcome: if index % 3 == 2 {
-            Outcome::Failure
-        } else {
-            Outcome::Success
+        outcome: match index % 3 {
+            2 => Some(Outcome::Failure),
+            1 => None,
+            _ => Some(Outcome::Success),
         },
         position: index * 500,
         length: 500,
@@ -27,6 +27,7 @@ fn entry(index: u64) -> Entry {
             completion: u32::MAX,
             cached: index as u32,
         },
+        cost_nano_usd: index << 40,
     }
 }
 
@@ -67,9 +68,9 @@ fn what_is_written_is_read_back() {
 
 #[test]
 fn the_layout_is_the_documented_one() {
-    assert_eq!((HEADER_BYTES, ENTRY_BYTES), (64, 72));
+    assert_eq!((HEADER_BYTES, ENTRY_BYTES), (64, 80));
     let bytes = journal(1, 1);
-    assert_eq!(bytes[..20], *b"BLZJRNL\n\x01\0\0\0\x03\0\0\0\x07\0\0\0");
+    assert_eq!(bytes[..20], *b"BLZJRNL\n\x02\0\0\0\x03\0\0\0\x07\0\0\0");
     assert_eq!(bytes[24..40], *b"0123456789abcdef");
     assert_eq!(bytes[48..56], 1_u64.to_le_bytes());
     assert_eq!(

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 pub use scan::visit;
-pub use string::{unescape, write_string};
+pub use string::{text, unescape, write_string};
 
 /// Deepest nesting of arrays and objects that is accepted. Real requests stay below 20 levels; the bound
 /// keeps the scanner's state on the stack (512 bits) and spares readers of our records.

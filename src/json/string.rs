@@ -72,6 +72,12 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// The text of a value that is a string; `None` of any other. The value has passed the scanner.
+pub fn text(value: &[u8]) -> Option<Cow<'_, str>> {
+    let raw = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    Some(unescape(raw))
+}
+
 /// The text of a JSON string, given what stands between its quotes. Lone surrogates, and whatever would
 /// not have passed the scanner, become U+FFFD.
 pub fn unescape(raw: &[u8]) -> Cow<'_, str> {

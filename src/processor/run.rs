@@ -178,7 +178,7 @@ pub(super) fn run(
 /// US dollars that earlier processes of the run in `folder` spent.
 fn spent(plan: &Plan, folder: &RunFolder, input: &Input) -> Result<f64, RunError> {
     let mut earlier = Earlier::new(plan, input);
-    folder.each_finished(&mut |entry| earlier.add(entry))?;
+    folder.each_entry(&mut |entry| earlier.add(entry))?;
     Ok(earlier.usd())
 }
 

@@ -317,8 +317,10 @@ impl Scene {
         let journal = file(format!("journal-{which}.log"));
         for entry in replay(&journal).expect("a kill damages nothing").entries() {
             let segment = match entry.outcome {
-                Outcome::Success => &output,
-                Outcome::Failure => &errors,
+                Some(Outcome::Success) => &output,
+                Some(Outcome::Failure) => &errors,
+                // An attempt that was paid for and is not the line's end.
+                None => continue,
             };
             let end = entry.end().expect("an end") as usize;
             let record = segment.get(entry.position as usize..end);

@@ -76,10 +76,9 @@ pub fn line(data: &[u8]) {
             status: 200,
             line_number: 12,
             request_id: Some("req\"1"),
-            tokens: None,
         };
         let mut out = b"before".to_vec();
-        match record::write_success(format, &success, &mut out) {
+        match record::write_success(format, &success, &|_, _| Some(0.25), &mut out) {
             Ok(_) => assert_record(&out[6..], format, Outcome::Success, line, Some(&parsed)),
             Err(_) => {
                 assert_eq!(out, b"before", "an answer that is not JSON leaves no trace");
@@ -98,6 +97,7 @@ pub fn line(data: &[u8]) {
         body: Some(answer),
         request_id: None,
         endpoint: Some("primary"),
+        billed: record::Billed::default(),
     };
     let mut out = Vec::new();
     record::write_failure(format, &failure, &mut out);

@@ -86,7 +86,63 @@ fn failed_attempts_and_cached_tokens_cost_what_they_cost() {
         assert_eq!(summary["cost_usd"], 20.0, "{runtime}: {summary}");
         let tokens = json!({"prompt": 20, "completion": 2, "cached": 8});
         assert_eq!(summary["tokens"], tokens, "{runtime}");
+        let half = json!({"prompt": 10, "completion": 1, "cached": 4});
+        for record in [&outcome.answers[&1], &outcome.failures[&2]] {
+            let metadata = &record["metadata"];
+            assert_eq!(metadata["tokens"], half, "{runtime}: {record}");
+            assert_eq!(metadata["cost_usd"], 10.0, "{runtime}: {record}");
+            let usage = &record["response"]["usage"];
+            assert_eq!(usage["prompt_tokens"], 10, "{runtime}: {record}");
+        }
         outcome.run.expect(3);
+    }
+}
+
+/// A line that is sent again and again and stays unfinished: the process that resumes knows what
+/// it has cost.
+#[test]
+fn attempts_of_unfinished_lines_count_against_the_budget_of_the_next_process() {
+    for runtime in runtimes() {
+        let body =
+            r#"{"usage":{"prompt_tokens":10,"completion_tokens":0},"error":{"message":"no"}}"#;
+        let mock = scripted(move |_| Some(Scripted::json(500, body)));
+        let batch = |max_cost: &'static str| {
+            let lines = ["again".to_owned()];
+            let batch = Batch::chat(runtime, &mock.url("/v1/chat/completions"), lines);
+            let more = ["--max-attempts", "50", "--max-cost", max_cost];
+            let mut batch = batch.with(&more);
+            batch.settings = prices();
+            batch
+        };
+        // Ten dollars an attempt.
+        let outcome = batch("25").attempt(Place::new(), unchanged);
+        outcome.run.expect(4);
+        let sent = mock.stats().requests;
+        assert!((3..=7).contains(&sent), "{runtime}: {sent}");
+        let outcome = batch("25").attempt(outcome.place, unchanged);
+        outcome.run.expect(4);
+        assert_eq!(mock.stats().requests, sent, "{runtime}: nothing was left");
+    }
+}
+
+/// A deployment's name has no price; the model that the answer names has, by its name without the date.
+#[test]
+fn an_answer_costs_what_its_own_model_costs() {
+    for runtime in runtimes() {
+        let body = r#"{"model":"m-2024-07-18","usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+        let mock = scripted(move |_| Some(Scripted::json(200, body)));
+        let url = mock.url("/v1/chat/completions");
+        let mut batch = Batch::chat(runtime, &url, []).with(&["--json-logs"]);
+        batch.settings = prices();
+        let messages = json!([{"role": "user", "content": "x"}]);
+        let asked = json!({"model": "my-deployment", "messages": messages});
+        batch.lines = vec![json!({"body": asked}).to_string()];
+        let outcome = batch.run();
+        let metadata = &outcome.answers[&1]["metadata"];
+        assert_eq!(metadata["cost_usd"], 3.0, "{runtime}: {metadata}");
+        let summary = summary(&(outcome.run.stderr.clone() + &outcome.run.stdout));
+        assert_eq!(summary["cost_usd"], 3.0, "{runtime}: {summary}");
+        outcome.run.expect(0);
     }
 }
 

@@ -92,6 +92,7 @@ pub(in crate::batch) fn entry(line_number: u64, outcome: Outcome) -> NewEntry {
             completion: 20,
             cached: 5,
         },
+        cost_nano_usd: 7,
     }
 }
 

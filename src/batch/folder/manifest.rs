@@ -14,7 +14,7 @@ use crate::config::Format;
 use crate::runtime::files;
 
 /// Version of the folder's format as a whole.
-const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 
 /// What makes a run the same run when its command is given again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,9 +169,7 @@ impl Stored {
         let version = value.get("version").and_then(serde_json::Value::as_u64);
         match version {
             Some(VERSION) => {}
-            Some(version) if version > VERSION => {
-                return Err(FolderError::NewerVersion { path, version });
-            }
+            Some(version) => return Err(FolderError::OtherVersion { path, version }),
             _ => return Err(unreadable("it has no known version".to_owned())),
         }
         let raw: Raw =

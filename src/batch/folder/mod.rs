@@ -75,9 +75,9 @@ pub enum FolderError {
         /// As it is now.
         now: String,
     },
-    /// A later version of this program wrote it.
-    #[error("{} was written by a newer version of blaze-uring (format {version}); use that version, or throw the run away with --fresh", path.display())]
-    NewerVersion {
+    /// Another version of this program wrote it.
+    #[error("{} was written by another version of blaze-uring (format {version}, this one has {}); use that version, or throw the run away with --fresh", path.display(), manifest::VERSION)]
+    OtherVersion {
         /// The manifest.
         path: PathBuf,
         /// Its format.
@@ -158,9 +158,9 @@ impl RunFolder {
         name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))
     }
 
-    /// Every line that a process of this run has finished, in the order of the journals; a line whose
-    /// error was sent again comes twice.
-    pub fn each_finished(&self, on_entry: &mut dyn FnMut(&Entry)) -> Result<(), StorageError> {
+    /// Every entry of every process of this run, in the order of the journals; a line whose error was
+    /// sent again comes twice.
+    pub fn each_entry(&self, on_entry: &mut dyn FnMut(&Entry)) -> Result<(), StorageError> {
         resume::each_entry(&self.path, &self.shards()?, on_entry)
     }
 

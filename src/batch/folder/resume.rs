@@ -119,8 +119,7 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
     Ok(resume)
 }
 
-/// Every finished line in order of generation: of two records of one line (an error sent again) the
-/// last counts.
+/// Every entry in order of generation: of two records of one line (an error sent again) the last counts.
 pub(super) fn each_entry(
     folder: &Path,
     shards: &[ShardFiles],
@@ -154,7 +153,10 @@ impl Resume {
     fn add(&mut self, entry: &Entry) {
         self.attempts += u64::from(entry.attempts);
         self.tokens += entry.tokens;
-        let (to, from) = match entry.outcome {
+        let Some(outcome) = entry.outcome else {
+            return;
+        };
+        let (to, from) = match outcome {
             Outcome::Success => (&mut self.done.succeeded, &mut self.done.failed),
             Outcome::Failure => (&mut self.done.failed, &mut self.done.succeeded),
         };
@@ -162,7 +164,7 @@ impl Resume {
             u64::from(to.insert(entry.line_number)),
             u64::from(from.remove(entry.line_number)),
         );
-        let (to, from) = match entry.outcome {
+        let (to, from) = match outcome {
             Outcome::Success => (&mut self.succeeded, &mut self.failed),
             Outcome::Failure => (&mut self.failed, &mut self.succeeded),
         };
@@ -252,7 +254,12 @@ fn verify(
     let mut kept = Kept::default();
     let mut unreleased = 0;
     for entry in replay.entries() {
-        let (kind, segment, kept_bytes) = match entry.outcome {
+        let Some(outcome) = entry.outcome else {
+            // It has no record.
+            kept.entries += 1;
+            continue;
+        };
+        let (kind, segment, kept_bytes) = match outcome {
             Outcome::Success => (FileKind::Output, &output, &mut kept.output_bytes),
             Outcome::Failure => (FileKind::Errors, &errors, &mut kept.errors_bytes),
         };

@@ -1,5 +1,6 @@
 use super::fixture::{Place, cut, entry, flip, log, manifest, record};
 use super::*;
+use crate::batch::segment::NewAttempt;
 use crate::config::Format;
 use crate::journal::Outcome::{Failure, Success};
 use crate::journal::{ENTRY_BYTES, HEADER_BYTES, entry_offset};
@@ -55,6 +56,38 @@ fn an_error_that_was_sent_again_counts_once() {
             && resume.done.failed.contains(2)
     );
     assert_eq!(resume.tokens.prompt, 40, "both attempts were paid for");
+}
+
+#[test]
+fn an_attempt_that_ended_no_line_is_paid_for_and_not_done() {
+    let place = Place::new();
+    let opened = place.open();
+    let mut log = log(&opened.folder, 0);
+    log.note_attempt(NewAttempt {
+        line_offset: 700,
+        line_number: 7,
+        completed_us: 1,
+        tokens: crate::journal::Tokens {
+            prompt: 3,
+            completion: 2,
+            cached: 1,
+        },
+        cost_nano_usd: 11,
+    });
+    assert_eq!(log.buffered(), 1, "it is written like a record");
+    log.append(entry(8, Success), record(8, Success).as_bytes());
+    log.finish().expect("written");
+    drop((log, opened));
+    let opened = place.open();
+    let resume = opened.resume.as_ref().expect("an unfinished run");
+    assert_eq!(done(resume), [8]);
+    assert_eq!((resume.succeeded, resume.tokens.prompt), (1, 13));
+    let mut costs = Vec::new();
+    opened
+        .folder
+        .each_entry(&mut |entry| costs.push(entry.cost_nano_usd))
+        .expect("intact journals");
+    assert_eq!(costs, [11, 7]);
 }
 
 #[test]
@@ -141,11 +174,15 @@ fn manifests_of_others_are_refused() {
     let text = fs::read_to_string(&path).expect("a manifest");
     let cases = [
         (
-            text.replace("\"version\": 1", "\"version\": 2"),
-            "newer version of blaze-uring (format 2)",
+            text.replace("\"version\": 2", "\"version\": 3"),
+            "another version of blaze-uring (format 3, this one has 2)",
         ),
         (
-            text.replace("\"version\": 1", "\"version\": 0"),
+            text.replace("\"version\": 2", "\"version\": 1"),
+            "another version of blaze-uring (format 1, this one has 2)",
+        ),
+        (
+            text.replace("\"version\": 2", "\"version\": \"x\""),
             "no known version",
         ),
         (text[..text.len() / 2].to_owned(), "cannot understand"),

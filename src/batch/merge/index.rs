@@ -87,16 +87,22 @@ impl Index {
         let key =
             |place: Place, entry: &Entry| (sources[place.source].generation(), entry.completed_us);
         let entry = sources[place.source].entry(place.entry)?;
+        let Some(outcome) = entry.outcome else {
+            return Ok(());
+        };
         if let Some(earlier_place) = self.get(entry.line_number) {
             let earlier = sources[earlier_place.source].entry(earlier_place.entry)?;
             if key(earlier_place, &earlier) > key(place, &entry) {
                 return Ok(());
             }
-            let (count, bytes) = self.totals.of(earlier.outcome);
-            *count -= 1;
-            *bytes -= earlier.length;
+            // Only ends of lines are in the index.
+            if let Some(outcome) = earlier.outcome {
+                let (count, bytes) = self.totals.of(outcome);
+                *count -= 1;
+                *bytes -= earlier.length;
+            }
         }
-        let (count, bytes) = self.totals.of(entry.outcome);
+        let (count, bytes) = self.totals.of(outcome);
         *count += 1;
         *bytes += entry.length;
         let slot = ((place.source as u64 + 1) << ENTRY_BITS) | place.entry;

@@ -100,11 +100,11 @@ impl Source {
     }
 
     /// The entry's record is there and unchanged.
-    pub(super) fn verify(&self, entry: &Entry) -> Result<(), StorageError> {
-        record(self.segment(entry.outcome), entry)
+    pub(super) fn verify(&self, entry: &Entry, outcome: Outcome) -> Result<(), StorageError> {
+        record(self.segment(outcome), entry)
             .map(drop)
             .map_err(|what| StorageError::Damaged {
-                path: self.segment_path(entry.outcome),
+                path: self.segment_path(outcome),
                 offset: entry.position,
                 what,
             })

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::folder::fixture::{Place, cut, entry, flip, log, record};
 use crate::batch::folder::{FileKind, Manifest, Opened};
+use crate::batch::segment::NewAttempt;
 use crate::journal::Outcome::{Failure, Success};
 
 fn plan(place: &Place, order: Order) -> MergePlan {
@@ -52,6 +53,35 @@ fn expect_final(place: &Place, output: &[(u64, Outcome)], errors: &[(u64, Outcom
         (!errors.is_empty()).then(|| records(errors))
     );
     assert!(!place.run().exists());
+}
+
+#[test]
+fn attempts_that_ended_no_line_leave_no_record() {
+    let place = Place::new();
+    for order in [Order::Input, Order::Completion] {
+        let opened = place.open();
+        let mut log = log(&opened.folder, 0);
+        for number in [1, 2, 9] {
+            log.note_attempt(NewAttempt {
+                line_offset: number * 100,
+                line_number: number,
+                // Also later than the line's end, as clocks go.
+                completed_us: u64::MAX,
+                tokens: crate::journal::Tokens::default(),
+                cost_nano_usd: 1,
+            });
+            if number < 9 {
+                log.append(entry(number, Success), record(number, Success).as_bytes());
+            }
+        }
+        log.finish().expect("written");
+        drop((log, opened));
+        let mut plan = plan(&place, order);
+        plan.overwrite = true;
+        let merged = merge_now(&place, plan).expect("merged");
+        assert_eq!((merged.succeeded, merged.failed), (2, 0));
+        expect_final(&place, &[(1, Success), (2, Success)], &[]);
+    }
 }
 
 #[test]

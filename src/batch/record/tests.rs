@@ -21,7 +21,6 @@ fn success<'a>(line: &'a [u8], parsed: &'a Parsed, response: &'a [u8]) -> Succes
         status: 200,
         line_number: 12,
         request_id: None,
-        tokens: None,
     }
 }
 
@@ -37,12 +36,18 @@ fn failure<'a>(line: &'a [u8], parsed: Option<&'a Parsed>) -> Failure<'a> {
         body: None,
         request_id: None,
         endpoint: None,
+        billed: Billed::default(),
     }
+}
+
+/// Nothing has a price.
+fn free(_: Tokens, _: Option<&str>) -> Option<f64> {
+    None
 }
 
 fn succeeded(format: RecordFormat, success: &Success<'_>) -> String {
     let mut out = Vec::new();
-    write_success(format, success, &mut out).unwrap();
+    write_success(format, success, &free, &mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -113,20 +118,47 @@ fn blaze_success() {
 fn blaze_success_with_stream_and_tokens() {
     let line = br#"{"input":"x"}"#;
     let parsed = parsed(line);
-    let tokens = Some(Tokens {
-        prompt: 3,
-        completion: 2,
-        cached: 1,
-    });
+    let response = br#"{"model":"m\u002d1","usage":{"prompt_tokens":3,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":1}}}"#;
     let success = Success {
         ttft_ms: Some(17),
-        tokens,
-        ..success(line, &parsed, b"{}")
+        ..success(line, &parsed, response)
     };
+    let expect = r#""line_number":12,"ttft_ms":17,"tokens":{"prompt":3,"completion":2,"cached":1}"#;
     let record = succeeded(RecordFormat::Blaze, &success);
-    let expect =
-        r#""line_number":12,"ttft_ms":17,"tokens":{"prompt":3,"completion":2,"cached":1}}}"#;
-    assert!(record.ends_with(&format!("{expect}\n")), "{record}");
+    assert!(record.ends_with(&format!("{expect}}}}}\n")), "{record}");
+    let price = |tokens: Tokens, model: Option<&str>| {
+        assert_eq!(model, Some("m-1"));
+        Some(tokens.prompt as f64 * 1.5e-7)
+    };
+    let mut out = Vec::new();
+    write_success(RecordFormat::Blaze, &success, &price, &mut out).unwrap();
+    let record = String::from_utf8(out).unwrap();
+    let cost = r#","cost_usd":0.00000045"#;
+    assert!(
+        record.ends_with(&format!("{expect}{cost}}}}}\n")),
+        "{record}"
+    );
+}
+
+#[test]
+fn a_failure_says_what_it_cost() {
+    let line = br#"{"input":"x"}"#;
+    let parsed = parsed(line);
+    let failure = Failure {
+        endpoint: Some("primary"),
+        billed: Billed {
+            tokens: Some(Tokens {
+                prompt: 9,
+                completion: 0,
+                cached: 0,
+            }),
+            usd: Some(0.5),
+        },
+        ..failure(line, Some(&parsed))
+    };
+    let record = failed(RecordFormat::Blaze, &failure);
+    let metadata = r#""metadata":{"endpoint":"primary","tokens":{"prompt":9,"completion":0,"cached":0},"cost_usd":0.5}}"#;
+    assert!(record.ends_with(&format!("{metadata}\n")), "{record}");
 }
 
 #[test]
@@ -156,7 +188,7 @@ fn usage_comes_from_the_response() {
         for format in [RecordFormat::Blaze, RecordFormat::OpenAi] {
             let success = success(line, &parsed, response.as_bytes());
             assert_eq!(
-                write_success(format, &success, &mut Vec::new()),
+                write_success(format, &success, &free, &mut Vec::new()).map(|billed| billed.tokens),
                 Ok(expect),
                 "{response}"
             );
@@ -171,7 +203,7 @@ fn a_response_that_is_not_json_leaves_no_trace() {
     for format in [RecordFormat::Blaze, RecordFormat::OpenAi] {
         let mut out = b"before\n".to_vec();
         let success = success(line, &parsed, b"{\"a\":1}<html>");
-        let fault = write_success(format, &success, &mut out).unwrap_err();
+        let fault = write_success(format, &success, &free, &mut out).unwrap_err();
         assert_eq!((fault.offset, fault.expected), (7, "the end of the text"));
         assert_eq!(out, b"before\n");
     }
@@ -491,7 +523,7 @@ proptest! {
                 endpoint: &text, request_id: Some(&text), ..success(&line, &parsed, &response)
             };
             let value = serde_json::from_slice::<Value>(&response);
-            let result = write_success(format, &answered, &mut out);
+            let result = write_success(format, &answered, &free, &mut out);
             prop_assert_eq!(result.is_ok(), value.is_ok());
             if let Ok(value) = &value {
                 let record = one_line(&out);

@@ -31,8 +31,25 @@ pub struct NewEntry {
     pub outcome: Outcome,
     /// Attempts spent, the first included; 0 for a line that was never sent.
     pub attempts: u32,
-    /// What it cost.
+    /// Tokens of its last attempt.
     pub tokens: Tokens,
+    /// What those cost, in billionths of a US dollar.
+    pub cost_nano_usd: u64,
+}
+
+/// An attempt that was paid for and is not its line's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewAttempt {
+    /// Byte offset of the line in the input.
+    pub line_offset: u64,
+    /// Physical line number, from 1.
+    pub line_number: u64,
+    /// When it finished, in microseconds since the Unix epoch.
+    pub completed_us: u64,
+    /// Tokens it took.
+    pub tokens: Tokens,
+    /// What those cost, in billionths of a US dollar.
+    pub cost_nano_usd: u64,
 }
 
 /// One shard's segments and journal.
@@ -144,13 +161,34 @@ impl ShardLog {
             line_offset: entry.line_offset,
             line_number: entry.line_number,
             completed_us: entry.completed_us,
-            outcome: entry.outcome,
+            outcome: Some(entry.outcome),
             position,
             length,
             record_checksum,
             attempts: entry.attempts,
             tokens: entry.tokens,
+            cost_nano_usd: entry.cost_nano_usd,
         };
+        self.push(&entry);
+    }
+
+    /// Journals what an attempt cost that is not its line's end: a process that resumes counts it.
+    pub fn note_attempt(&mut self, attempt: NewAttempt) {
+        self.push(&Entry {
+            line_offset: attempt.line_offset,
+            line_number: attempt.line_number,
+            completed_us: attempt.completed_us,
+            outcome: None,
+            position: 0,
+            length: 0,
+            record_checksum: 0,
+            attempts: 0,
+            tokens: attempt.tokens,
+            cost_nano_usd: attempt.cost_nano_usd,
+        });
+    }
+
+    fn push(&mut self, entry: &Entry) {
         self.journal
             .buffer()
             .extend_from_slice(&entry.encode(&self.header, self.committed));

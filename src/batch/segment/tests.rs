@@ -17,7 +17,7 @@ fn on_disk(place: &Place) -> Vec<(u64, String)> {
     );
     let replay: Replay<'_> = replay(&journal).expect("no damage");
     let text = |entry: Entry| {
-        let segment = if entry.outcome == Success {
+        let segment = if entry.outcome == Some(Success) {
             &output
         } else {
             &errors

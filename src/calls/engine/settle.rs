@@ -102,7 +102,7 @@ impl<R: Runtime> Engine<R> {
         self.traffic
             .handle_success(endpoint, attempt.probe, estimated, used, latency, now);
         let tokens = tokens.unwrap_or_default();
-        self.charge(&attempt, tokens);
+        let cost_usd = self.charge(&attempt, tokens, json["model"].as_str());
         let ttft = answer
             .first_token_at
             .map(|at| at.saturating_duration_since(attempt.sent));
@@ -120,6 +120,7 @@ impl<R: Runtime> Engine<R> {
             ttft,
             request_id,
             tokens,
+            cost_usd,
         };
         self.open.finish(id, Ok(completion));
     }
@@ -136,7 +137,8 @@ impl<R: Runtime> Engine<R> {
         let verdict = &failed.verdict;
         let metrics = &mut self.ledger.metrics;
         metrics.failed_attempt(endpoint, verdict.kind, failed.tokens);
-        self.charge(&attempt, failed.tokens);
+        let model = failed.body.and_then(spend::model_of);
+        self.charge(&attempt, failed.tokens, model.as_deref());
         self.ledger
             .sample(endpoint, verdict.kind, failed.status, &verdict.message);
         let disables_endpoint = self.traffic.handle_failure(
@@ -202,12 +204,13 @@ impl<R: Runtime> Engine<R> {
         self.open.finish(call.id, Err(error));
     }
 
-    /// Books what an answer cost.
-    fn charge(&mut self, attempt: &Attempt, tokens: Tokens) {
+    /// Books what an answer of that model cost, in US dollars.
+    fn charge(&mut self, attempt: &Attempt, tokens: Tokens, model: Option<&str>) -> Option<f64> {
         let Call { parsed, line, .. } = &*attempt.call;
         let endpoint = &self.plan.endpoints[attempt.endpoint];
-        let usd = spend::of_answer(&self.plan, endpoint, parsed, line, tokens);
-        self.ledger.cost(usd);
+        let usd = spend::of_answer(&self.plan, endpoint, parsed, line, tokens, model);
+        self.ledger.cost(usd.unwrap_or(0.0));
+        usd
     }
 }
 
