@@ -347,7 +347,7 @@ fn every_cut_and_every_flip_of_settled_files_is_refused_with_its_place() {
         &|path| flip(path, first + 3),
         &format!("{record_3} altered"),
     );
-    let entry_2 = "journal-0001-000.log is damaged at byte 136: ";
+    let entry_2 = "journal-0001-000.log is damaged at byte 144: ";
     check(
         FileKind::Journal,
         &|path| flip(path, HEADER_BYTES + ENTRY_BYTES),
