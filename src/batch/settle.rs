@@ -391,12 +391,7 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// `ticket`: the request that it ends, if one was sent.
-    fn write_failure(
-        &self,
-        line: LineRef,
-        ticket: Option<&Ticket>,
-        failure: &Failure<'_>,
-    ) {
+    fn write_failure(&self, line: LineRef, ticket: Option<&Ticket>, failure: &Failure<'_>) {
         let mut log = self.log.borrow_mut();
         let out = log.record_buffer(Outcome::Failure);
         let start = out.len();
