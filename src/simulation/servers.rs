@@ -115,8 +115,12 @@ pub async fn serve(outside: Rc<Outside>, endpoint: usize, peer: Peer) {
         let goes_on = match fault {
             Some(fault) => {
                 world.event("fault", id as u64, || format!("{fault:?}"));
-                if matches!(fault, Fault::Silent | Fault::ResetBefore) && served > 0 {
-                    // Sent again at once, without an attempt.
+                let nothing_comes = matches!(
+                    fault,
+                    Fault::Silent | Fault::ResetBefore | Fault::ResetWithin
+                );
+                if nothing_comes && served > 0 {
+                    // Sent again at once, without an attempt. A reset may overtake the bytes before it.
                     outside.excuse(id);
                 }
                 misbehave(&outside, &peer, &line, fault).await

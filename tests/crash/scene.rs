@@ -327,7 +327,7 @@ impl Scene {
             let checksum = record.map(crc32fast::hash);
             assert_eq!(checksum, Some(entry.record_checksum), "{which}");
             // What failed is to be sent again.
-            if self.job != Job::RetryErrors || entry.outcome == Outcome::Success {
+            if self.job != Job::RetryErrors || entry.outcome == Some(Outcome::Success) {
                 finished.insert(entry.line_number);
             }
         }

@@ -355,7 +355,7 @@ fn every_cut_and_every_flip_of_settled_files_is_refused_with_its_place() {
     );
     check(
         FileKind::Journal,
-        &|path| cut(path, 137),
+        &|path| cut(path, 145),
         &format!("{entry_2}the journal is cut short"),
     );
     assert_eq!(

@@ -50,8 +50,11 @@ impl Bench {
             plan: Arc::new(plan),
             input: Arc::new(input),
             done: None,
-            workers: WORKERS,
-            endpoints: vec![WORKERS],
+            permits: FirstPermits {
+                workers: WORKERS,
+                groups: vec![None],
+                endpoints: vec![WORKERS],
+            },
             log: log(&place.open().folder, 0),
             events,
             mailbox,
