@@ -11,7 +11,7 @@ mod span;
 
 use std::time::Duration;
 
-use header::{Field, Header};
+use header::{Field, Header, Reset};
 
 /// Longer waits are taken for mistakes. Azure does ask for a full day (86400 seconds).
 pub const MAX_PLAUSIBLE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -53,18 +53,25 @@ impl Quota {
 
 /// Reads a response. Header names may be in any case; `body` counts only if the status is one
 /// that waiting can cure; `unix_now_ms` is the wall clock in milliseconds since 1970, for
-/// headers that give a date.
+/// headers that give a moment. Ours may be wrong: where the response says by its `date` what the
+/// server's clock shows, the shorter plausible wait counts.
 pub fn parse<'a>(
     status: u16,
-    headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8]), IntoIter: Clone>,
     body: &[u8],
     unix_now_ms: i64,
 ) -> WaitHint {
+    let headers = headers.into_iter();
     let mut hint = WaitHint::default();
+    // Looked for when a moment has been met, which is rare.
+    let clocks = |headers| Clocks {
+        ours_ms: unix_now_ms,
+        servers_ms: header::sent_at(headers),
+    };
     // The longest wait asked for, in seconds.
     let mut wait = None;
     let mut azure_reset = None;
-    for (name, value) in headers {
+    for (name, value) in headers.clone() {
         let Some(header) = Header::named(name) else {
             continue;
         };
@@ -76,7 +83,8 @@ pub fn parse<'a>(
                 wait = longer(wait, span::number(value).map(|ms| ms / 1000.0));
             }
             Header::RetryAfter if status >= 400 => {
-                let seconds = span::seconds(value).or_else(|| header::date(value, unix_now_ms));
+                let seconds = span::seconds(value)
+                    .or_else(|| clocks(headers.clone()).until(header::date(value)?));
                 wait = longer(wait, seconds);
             }
             Header::RetryAfterMs | Header::RetryAfter => {}
@@ -87,7 +95,14 @@ pub fn parse<'a>(
                 match field {
                     Field::Limit => quota.limit = value.parse().ok(),
                     Field::Remaining => quota.remaining = value.parse().ok(),
-                    Field::Reset => quota.reset = plausible(header::reset(value, unix_now_ms)),
+                    Field::Reset => {
+                        let seconds = match header::reset(value) {
+                            Some(Reset::In(seconds)) => Some(seconds),
+                            Some(Reset::At(moment_ms)) => clocks(headers.clone()).until(moment_ms),
+                            None => None,
+                        };
+                        quota.reset = plausible(seconds);
+                    }
                 }
             }
         }
@@ -114,6 +129,26 @@ pub fn parse<'a>(
     }
     hint.wait = plausible(wait);
     hint
+}
+
+/// What time it is.
+struct Clocks {
+    ours_ms: i64,
+    servers_ms: Option<f64>,
+}
+
+impl Clocks {
+    /// Seconds until a moment, given in milliseconds since 1970: the shorter of those that are
+    /// plausible. A stale `date` and a wrong clock of ours both show as a wait that is longer or past.
+    fn until(&self, moment_ms: f64) -> Option<f64> {
+        let seconds = |now_ms: f64| (moment_ms - now_ms) / 1000.0;
+        let by_ours = longer(None, Some(seconds(self.ours_ms as f64)));
+        let by_servers = longer(None, self.servers_ms.map(seconds));
+        match (by_ours, by_servers) {
+            (Some(ours), Some(servers)) => Some(ours.min(servers)),
+            (ours, servers) => ours.or(servers),
+        }
+    }
 }
 
 impl WaitHint {

@@ -117,29 +117,42 @@ pub fn boolean(value: &str) -> Option<bool> {
     }
 }
 
-/// Seconds until an HTTP date; negative if it is past.
-pub fn date(value: &str, unix_now_ms: i64) -> Option<f64> {
+/// An HTTP date, in milliseconds since 1970.
+pub fn date(value: &str) -> Option<f64> {
     let since_1970 = httpdate::parse_http_date(value)
         .ok()?
         .duration_since(UNIX_EPOCH)
         .ok()?;
-    Some(since_1970.as_secs_f64() - unix_now_ms as f64 / 1000.0)
+    Some(since_1970.as_secs_f64() * 1000.0)
 }
 
-/// Seconds until a reset: a Go duration (OpenAI), seconds (Azure, Mistral), RFC 3339 (Anthropic),
-/// or seconds or milliseconds since 1970 (OpenRouter).
-pub fn reset(value: &str, unix_now_ms: i64) -> Option<f64> {
-    let until = |ms: f64| (ms - unix_now_ms as f64) / 1000.0;
-    match span::seconds(value) {
+/// The server's clock when it answered, in milliseconds since 1970, to the second.
+pub fn sent_at<'a>(mut headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Option<f64> {
+    let (_, value) = headers.find(|(name, _)| name.eq_ignore_ascii_case("date"))?;
+    date(str::from_utf8(value).ok()?.trim())
+}
+
+/// When a quota is replenished.
+pub enum Reset {
+    /// In so many seconds.
+    In(f64),
+    /// At this moment, in milliseconds since 1970.
+    At(f64),
+}
+
+/// A Go duration (OpenAI), seconds (Azure, Mistral), RFC 3339 (Anthropic), or seconds or milliseconds
+/// since 1970 (OpenRouter).
+pub fn reset(value: &str) -> Option<Reset> {
+    Some(match span::seconds(value) {
         // In seconds 1e9 is the year 2001, as a duration 31 years; in milliseconds 1e12 is 2001.
-        Some(ms) if ms >= 1e12 => Some(until(ms)),
-        Some(seconds) if seconds >= 1e9 => Some(until(seconds * 1000.0)),
-        Some(seconds) => Some(seconds),
+        Some(ms) if ms >= 1e12 => Reset::At(ms),
+        Some(seconds) if seconds >= 1e9 => Reset::At(seconds * 1000.0),
+        Some(seconds) => Reset::In(seconds),
         None => {
             let timestamp: jiff::Timestamp = value.parse().ok()?;
-            Some(until(timestamp.as_millisecond() as f64))
+            Reset::At(timestamp.as_millisecond() as f64)
         }
-    }
+    })
 }
 
 fn without_prefix<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {

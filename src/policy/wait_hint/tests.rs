@@ -49,6 +49,32 @@ fn retry_after_in_every_form() {
 }
 
 #[test]
+fn a_moment_is_read_by_whichever_clock_makes_sense() {
+    let moment = "retry-after: Thu, 05 Nov 2026 12:00:30 GMT";
+    let reset = "anthropic-ratelimit-requests-remaining: 0\n\
+                 anthropic-ratelimit-requests-reset: 2026-11-05T12:00:30Z";
+    for asked in [moment, reset] {
+        let with = |date: &str| format!("{asked}\nDate: {date}");
+        check(429, asked, "", 30_000);
+        // The server's clock is ahead of ours, which then is behind: its own difference counts.
+        check(429, &with("Thu, 05 Nov 2026 12:00:20 GMT"), "", 10_000);
+        // Ours is ahead: by it the moment is past.
+        let late = asked.replace("12:00:30", "11:00:30");
+        check(429, &late, "", None);
+        check(
+            429,
+            &format!("date: Thu, 05 Nov 2026 11:00:25 GMT\n{late}"),
+            "",
+            5000,
+        );
+        // A date that cannot be: ours counts.
+        check(429, &with("Thu, 05 Nov 2020 12:00:00 GMT"), "", 30_000);
+        check(429, &with("Thu, 05 Nov 2026 12:59:00 GMT"), "", 30_000);
+        check(429, &with("yesterday"), "", 30_000);
+    }
+}
+
+#[test]
 fn implausible_values_are_ignored() {
     for value in [
         "0",
