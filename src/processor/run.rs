@@ -379,7 +379,13 @@ impl Setup {
                 }
                 let ended = Ended::new(start.id, start.events.clone());
                 let result = backend::run(backend, choice, RunShard(start));
-                ended.tell(result.map_err(|error| error.to_string()));
+                ended.tell(result.map_err(|error| {
+                    let name = backend.name();
+                    format!(
+                        "{name} cannot be used by a core: {error}; raise the limit it meets, use \
+                         fewer --cores, or --runtime auto"
+                    )
+                }));
             })
             .map_err(|error| RunError::Setup(format!("cannot start a shard's thread: {error}")))
     }

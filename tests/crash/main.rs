@@ -13,6 +13,7 @@ mod support;
 
 mod job;
 mod kill;
+mod limits;
 mod points;
 mod refused;
 mod scene;

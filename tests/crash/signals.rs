@@ -1,5 +1,7 @@
 //! Ctrl-C and its kin: stop sending, finish what is in flight, leave a run that goes on.
 
+use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -212,6 +214,76 @@ fn nohup_keeps_its_promise() {
         assert!(scene.arrivals.wait_for(u64::from(WORKERS), WATCHDOG));
         running.signal(libc::SIGHUP);
         running.wait().expect(scene.end_status());
+    }
+}
+
+/// The window is closed: the terminal goes, and the kernel says SIGHUP to what ran in it.
+#[test]
+fn a_terminal_that_closes_is_a_signal_like_others() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, "150ms");
+        let mut args = scene.args(&["--grace", "20"]);
+        args.retain(|arg| arg != "--no-progress");
+        let (screen, terminal) = open_terminal();
+        let mut running = spawn_with(&scene.place, &args, |command| {
+            // SAFETY: only system calls between fork and exec.
+            unsafe {
+                command.pre_exec(move || {
+                    libc::setsid();
+                    libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0);
+                    for stream in 0..3 {
+                        libc::dup2(terminal.as_raw_fd(), stream);
+                    }
+                    Ok(())
+                });
+            }
+        });
+        let mut screen = std::fs::File::from(screen);
+        let mut shown = Vec::new();
+        let started = Instant::now();
+        // Somebody watches, until requests are in flight.
+        while scene.arrivals.count() < u64::from(WORKERS) || shown.is_empty() {
+            let mut bytes = [0; 4096];
+            let read = screen.read(&mut bytes).expect("the display is drawn");
+            shown.extend_from_slice(&bytes[..read]);
+            assert!(started.elapsed() < WATCHDOG, "{runtime}: nothing arrives");
+        }
+        drop(screen);
+        while !running.has_ended() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        running.wait().expect(130);
+        let kept = scene.kept();
+        let lost = kept
+            .seen
+            .keys()
+            .filter(|line| !kept.finished.contains(line));
+        assert_eq!(lost.count(), 0, "what had arrived has its record");
+        assert!(kept.seen.len() < LINES.sent, "the run stopped early");
+        scene.finish(&[]);
+        scene.check(&undisturbed, &[kept], 0);
+    }
+}
+
+/// Both ends of a pseudo terminal: what is shown, and what a process has for its terminal.
+fn open_terminal() -> (OwnedFd, OwnedFd) {
+    let (mut screen, mut terminal) = (-1, -1);
+    // SAFETY: the descriptors are written before they are owned; no name, settings or size are asked.
+    unsafe {
+        let none = std::ptr::null_mut();
+        let opened = libc::openpty(
+            &raw mut screen,
+            &raw mut terminal,
+            none,
+            std::ptr::null(),
+            std::ptr::null(),
+        );
+        assert_eq!(opened, 0, "{}", std::io::Error::last_os_error());
+        for descriptor in [screen, terminal] {
+            libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+        (OwnedFd::from_raw_fd(screen), OwnedFd::from_raw_fd(terminal))
     }
 }
 

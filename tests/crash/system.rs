@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -69,6 +70,49 @@ fn an_input_that_grows_stops_the_run() {
         scene.place.write("in.jsonl", &input);
         scene.finish(&[]);
         scene.check(&undisturbed, &[kept], 0);
+    }
+}
+
+/// Bytes are changed in place: as many, so only the time of change tells.
+#[test]
+fn an_input_that_is_written_over_stops_the_run() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, LINES, "300ms");
+        let input = scene.place.read("in.jsonl");
+        let running = spawn(&scene.place, &scene.args(&[]));
+        assert!(scene.arrivals.wait_for(u64::from(WORKERS), WATCHDOG));
+        // The last line, which is far from being sent.
+        let changed = input.len() as u64 - 3;
+        let file = OpenOptions::new()
+            .write(true)
+            .open(scene.place.path("in.jsonl"));
+        file.and_then(|file| file.write_all_at(b"?", changed))
+            .expect("written over");
+        let stopped = running.wait().expect(4);
+        let said = "the input file changed";
+        assert!(stopped.stderr.contains(said), "{stopped:#?}");
+        let kept = scene.kept();
+        let refused = run(&scene.place, &scene.args(&[])).expect(1);
+        assert!(refused.stderr.contains("another input"), "{refused:#?}");
+        scene.place.write("in.jsonl", &input);
+        scene.finish(&[]);
+        scene.check(&undisturbed, &[kept], 0);
+    }
+}
+
+/// Another file takes its name, as editors do it: the run keeps the one it has, to its end.
+#[test]
+fn an_input_replaced_by_name_is_read_to_its_end() {
+    for runtime in runtimes() {
+        let undisturbed = undisturbed(runtime, LINES);
+        let scene = scene(runtime, LINES, "100ms");
+        let running = spawn(&scene.place, &scene.args(&[]));
+        assert!(scene.arrivals.wait_for(u64::from(WORKERS), WATCHDOG));
+        scene.place.write("new", "{\"input\": \"line 999\"}\n");
+        std::fs::rename(scene.place.path("new"), scene.place.path("in.jsonl")).expect("replaced");
+        running.wait().expect(scene.end_status());
+        scene.check(&undisturbed, &[], 0);
     }
 }
 
