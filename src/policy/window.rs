@@ -42,11 +42,11 @@ const DECREASE_MOST: f64 = 0.5;
 /// The gap between proven window and ceiling is closed when it is below this part of the window.
 const GAP_CLOSED: f64 = 0.03;
 
-/// How long a closed gap is left alone. Servers usually ask to wait a second: a sixteenth of the time.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a closed gap is left alone. Servers usually ask to wait a second: a thirtieth of the time.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The longest that failing tries make of it: a raised limit is noticed within a minute.
-const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// The longest that failing tries make of it: a raised limit is noticed within two minutes.
+const PATIENCE_MAX: Duration = Duration::from_secs(120);
 
 /// Answers between two tries for each pushback of the last one: pushbacks stay below 1 %.
 const ANSWERS_PER_PUSHBACK: u32 = 100;
@@ -135,10 +135,13 @@ impl Window {
             return;
         }
         let in_flight = round.busy.as_secs_f64() / elapsed.as_secs_f64();
-        let throughput = f64::from(round.answers) / elapsed.as_secs_f64();
+        let throughput = |answers: f64| answers / elapsed.as_secs_f64();
+        let answers = f64::from(round.answers);
+        // Where a round ends, an answer more or less is chance.
+        let (measured, sure) = (throughput(answers), throughput(answers - 0.5));
         self.round = Round::new(now);
         if in_flight >= f64::from(self.window) * USED {
-            self.handle_round(throughput, now);
+            self.handle_round(measured, sure, now);
         }
     }
 
@@ -184,15 +187,15 @@ impl Window {
         self.hold_until = now + self.patience;
     }
 
-    /// The window was used for a whole round without a pushback.
-    fn handle_round(&mut self, throughput: f64, now: Instant) {
+    /// The window was used for a whole round without a pushback; answers per second as measured, and at least.
+    fn handle_round(&mut self, measured: f64, sure: f64, now: Instant) {
         match self.best {
-            Some((window, best)) if throughput <= best * GAIN => {
+            Some((window, best)) if sure <= best * GAIN => {
                 if self.window / 2 >= window {
                     return self.settle(window, now);
                 }
             }
-            _ => self.best = Some((self.window, throughput)),
+            _ => self.best = Some((self.window, measured)),
         }
         self.proven = Some(self.window);
         self.grow(now);
@@ -229,7 +232,11 @@ impl Window {
                 ceiling
             }
         };
-        self.window = grown.min(self.most);
+        // Twice the best is enough to judge by.
+        let enough = self
+            .best
+            .map_or(u32::MAX, |(best, _)| best.saturating_mul(2));
+        self.window = grown.min(enough).min(self.most);
     }
 }
 

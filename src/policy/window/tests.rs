@@ -160,7 +160,8 @@ fn a_queue_is_not_filled_beyond_what_it_needs() {
         let part = part(served, server, lasts);
         let window = simulation.search.window();
         assert!(part > 0.95, "{places} at once: {part} with {window}");
-        let enough = (2 * places as u32).max(WINDOW_START) * 2;
+        // Twice what fills it may be taken for better, and twice that is tried now and then.
+        let enough = 4 * (places as u32).max(WINDOW_START);
         assert!(window <= enough, "{places} at once: {window}");
     }
 }
@@ -240,7 +241,7 @@ fn a_try_that_fails_returns_to_what_was_proven() {
     assert_eq!(search.window(), 10);
     // Within its patience a closed gap stays closed.
     search.ceiling = Some(11);
-    for turn in 7..70 {
+    for turn in 7..150 {
         round(&mut search, turn * 200);
         assert_eq!(search.window(), 10, "at {turn}");
     }
