@@ -24,59 +24,6 @@ const SECRET_HEADER_PARTS: [&str; 8] = [
     "signature",
 ];
 
-impl ProviderKind {
-    /// The dialect spoken at `host` when the configuration names none: Azure resources and
-    /// Anthropic by their domains, everything else is OpenAI-compatible.
-    pub fn from_host(host: &str) -> Self {
-        const AZURE_DOMAINS: [&str; 3] = [
-            ".openai.azure.com",
-            ".cognitiveservices.azure.com",
-            ".services.ai.azure.com",
-        ];
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        if AZURE_DOMAINS.iter().any(|domain| host.ends_with(domain)) {
-            Self::Azure
-        } else if host == "api.anthropic.com" {
-            Self::Anthropic
-        } else {
-            Self::OpenAi
-        }
-    }
-
-    /// Whether requests to `host` are refused without a key. An OpenAI-compatible server of
-    /// one's own usually takes none.
-    pub(super) fn needs_key(self, host: &str) -> bool {
-        match self {
-            Self::Azure | Self::Anthropic => true,
-            Self::OpenAi => host == "api.openai.com",
-        }
-    }
-
-    /// The headers that carry this dialect's key, lower-case.
-    pub(super) fn key_headers(self) -> &'static [&'static str] {
-        match self {
-            Self::OpenAi => &["authorization"],
-            Self::Azure => &["api-key", "authorization"],
-            Self::Anthropic => &["x-api-key", "authorization"],
-        }
-    }
-
-    /// The name in configuration files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OpenAi => "openai",
-            Self::Azure => "azure",
-            Self::Anthropic => "anthropic",
-        }
-    }
-}
-
-impl fmt::Display for ProviderKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl EndpointConfig {
     /// How records, logs and displays call this endpoint: its name, else its URL without
     /// credentials, query and fragment.
@@ -243,24 +190,6 @@ pub(super) fn without_credentials_and_query(url: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::Secret;
-
-    #[test]
-    fn provider_follows_the_host() {
-        for (host, expect) in [
-            ("api.openai.com", ProviderKind::OpenAi),
-            ("localhost", ProviderKind::OpenAi),
-            ("res.openai.azure.com", ProviderKind::Azure),
-            ("RES.OpenAI.Azure.com.", ProviderKind::Azure),
-            ("res.cognitiveservices.azure.com", ProviderKind::Azure),
-            ("res.services.ai.azure.com", ProviderKind::Azure),
-            ("openai.azure.com.evil.example", ProviderKind::OpenAi),
-            ("notopenai.azure.com", ProviderKind::OpenAi),
-            ("api.anthropic.com", ProviderKind::Anthropic),
-            ("x-api.anthropic.com", ProviderKind::OpenAi),
-        ] {
-            assert_eq!(ProviderKind::from_host(host), expect, "{host}");
-        }
-    }
 
     #[test]
     fn an_explicit_provider_beats_the_host() {

@@ -8,6 +8,7 @@ mod fields;
 mod file;
 mod job;
 mod origin;
+mod provider_kind;
 mod raw;
 mod resolve;
 mod scalar;
@@ -23,6 +24,7 @@ pub use error::ConfigError;
 pub use file::read_file;
 pub use job::{Console, InputSource, Job, OutputTarget};
 pub use origin::{Given, Origin, Overrides};
+pub use provider_kind::ProviderKind;
 pub use resolve::{Settings, load, load_settings};
 pub use scalar::{Expected, parse_boolean, parse_bytes, parse_duration, parse_socket_address};
 pub use secret::Secret;
@@ -152,17 +154,6 @@ impl Default for EndpointConfig {
             http2: None,
         }
     }
-}
-
-/// The dialect an endpoint speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProviderKind {
-    /// OpenAI, or any server compatible with it.
-    OpenAi,
-    /// Azure OpenAI, classic deployment URLs and v1.
-    Azure,
-    /// Anthropic Messages.
-    Anthropic,
 }
 
 /// Traffic settings.

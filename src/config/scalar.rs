@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{Durability, Format, Order, ProviderKind, Rate, RuntimeChoice, Workers};
+use super::{Durability, Format, Order, Rate, RuntimeChoice, Workers};
 
 /// Longer durations are typing errors, and `Instant` arithmetic must not overflow: 10 years.
 pub(super) const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -165,7 +165,6 @@ choice!(RuntimeChoice, "auto, uring or tokio", "auto" => Auto, "uring" => Uring,
 choice!(Order, "input or completion", "input" => Input, "completion" => Completion);
 choice!(Format, "auto, blaze or openai", "auto" => Auto, "blaze" => Blaze, "openai" => OpenAi);
 choice!(Durability, "process or power", "process" => Process, "power" => Power);
-choice!(ProviderKind, "openai, azure or anthropic", "openai" => OpenAi, "azure" => Azure, "anthropic" => Anthropic);
 
 /// Digits with at most one point: `f64::from_str` would also take `inf`, `NaN`, `1e300` and a sign.
 pub(super) fn decimal(text: &str) -> Option<f64> {
@@ -184,6 +183,7 @@ pub(super) fn whole<T: FromStr>(text: &str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ProviderKind;
 
     #[test]
     fn durations() {
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!("Azure".parse(), Ok(ProviderKind::Azure));
         assert_eq!(
             "gcp".parse::<ProviderKind>(),
-            Err(Expected("openai, azure or anthropic"))
+            Err(Expected("openai, azure, anthropic"))
         );
     }
 

@@ -1,14 +1,13 @@
 //! The Anthropic dialect: the Messages API. Pure.
 
 use super::ApiPath;
-use super::dialect::{Dialect, within};
+use super::dialect::{Dialect, joined};
 
 pub(super) static DIALECT: Dialect = Dialect {
     // Claude also answers on other hosts (`…services.ai.azure.com/anthropic/v1/messages`,
     // gateways), always below this path, which no other provider has.
-    recognises: |host, path| {
-        within(host, "anthropic.com") || path.trim_end_matches('/').ends_with("/v1/messages")
-    },
+    recognises: |path| path.trim_end_matches('/').ends_with("/v1/messages"),
+    addressing: joined,
     chat_path: "/v1/messages",
     chat: ApiPath::Messages,
     health_path: "/v1/models",

@@ -7,20 +7,19 @@ use super::address::{
     below, encode_segment, has_parameter, join, merge_queries, parameter_name, path_and_query,
 };
 use super::credentials::EntraSource;
-use super::dialect::{Dialect, within};
+use super::dialect::Dialect;
+use super::endpoint::Addressing;
 use super::{ApiPath, Route};
 use crate::config::Secret;
 
 pub(super) static DIALECT: Dialect = Dialect {
-    recognises: |host, path| {
-        ["azure.com", "azure.us", "azure.cn"]
-            .into_iter()
-            .any(|cloud| {
-                ["openai", "cognitiveservices", "services.ai"]
-                    .into_iter()
-                    .any(|service| within(host, &format!("{service}.{cloud}")))
-            })
-            || path.contains("/openai/deployments")
+    recognises: |path| path.contains("/openai/deployments"),
+    addressing: |url, config| {
+        Addressing::Azure(AzureAddress::new(
+            url.path(),
+            url.query(),
+            &config.api_version,
+        ))
     },
     chat_path: "/v1/chat/completions",
     chat: ApiPath::ChatCompletions,

@@ -1,13 +1,19 @@
 //! What sets one dialect apart, as data: one value per dialect, each in its own file. Pure.
 
+use url::Url;
+
+use super::ApiPath;
+use super::address::Address;
 use super::credentials::EntraSource;
-use super::{ApiPath, anthropic, azure, openai};
-use crate::config::ProviderKind;
+use super::endpoint::Addressing;
+use crate::config::{EndpointConfig, ProviderKind};
 
 /// One provider's way to be addressed.
 pub(super) struct Dialect {
-    /// Whether a URL without a configured provider speaks this dialect.
-    pub recognises: fn(host: &str, path: &str) -> bool,
+    /// Whether a path that only this dialect has says that a URL speaks it, on any host.
+    pub recognises: fn(path: &str) -> bool,
+    /// How its URLs are put together; most join a line's path to the base.
+    pub addressing: fn(url: &Url, config: &EndpointConfig) -> Addressing,
     /// Joined to a base URL when neither line nor config names a path.
     pub chat_path: &'static str,
     /// The API of `chat_path`.
@@ -24,26 +30,17 @@ pub(super) struct Dialect {
     pub token_source: fn(api_key: &str) -> Option<EntraSource>,
 }
 
-/// The dialect of a provider.
-pub(super) fn of(provider: ProviderKind) -> &'static Dialect {
-    match provider {
-        ProviderKind::OpenAi => &openai::DIALECT,
-        ProviderKind::Azure => &azure::DIALECT,
-        ProviderKind::Anthropic => &anthropic::DIALECT,
-    }
-}
-
-/// The provider a URL speaks for itself; any server that is not known otherwise is taken for
-/// OpenAI-compatible.
+/// The provider a URL speaks for itself: by its path, where that tells, else by its host. Any server that
+/// is not known otherwise is taken for OpenAI-compatible.
 pub(super) fn recognise(host: &str, path: &str) -> ProviderKind {
-    [ProviderKind::Anthropic, ProviderKind::Azure]
-        .into_iter()
-        .find(|provider| (of(*provider).recognises)(host, path))
-        .unwrap_or(ProviderKind::OpenAi)
+    // The first is what remains, and so is never asked.
+    let mut others = ProviderKind::ALL[1..].iter().copied();
+    others
+        .find(|provider| (super::dialect_of(*provider).recognises)(path))
+        .unwrap_or_else(|| ProviderKind::from_host(host))
 }
 
-/// Whether `host` is `domain` or lies below it.
-pub(super) fn within(host: &str, domain: &str) -> bool {
-    host.strip_suffix(domain)
-        .is_some_and(|sub| sub.is_empty() || sub.ends_with('.'))
+/// Addressing of most dialects: the line's path is joined to the base.
+pub(super) fn joined(url: &Url, _: &EndpointConfig) -> Addressing {
+    Addressing::Joined(Address::new(url.path(), url.query()))
 }

@@ -108,7 +108,7 @@ pub struct Endpoint {
 
 /// The two ways to build a path.
 #[derive(Clone, Debug)]
-enum Addressing {
+pub(super) enum Addressing {
     Joined(Address),
     Azure(AzureAddress),
 }
@@ -164,7 +164,7 @@ impl Endpoint {
         let provider = config
             .provider
             .unwrap_or_else(|| dialect::recognise(&origin.host, url.path()));
-        let dialect = dialect::of(provider);
+        let dialect = super::dialect_of(provider);
         let authorization = authorization(config, dialect)?;
         let mut headers = configured_headers(config)?;
         let mut redactor = Redactor::default();
@@ -188,16 +188,7 @@ impl Endpoint {
         }
         redactor.add_query(url.query().unwrap_or_default());
 
-        let addressing = match provider {
-            ProviderKind::Azure => Addressing::Azure(AzureAddress::new(
-                url.path(),
-                url.query(),
-                &config.api_version,
-            )),
-            ProviderKind::OpenAi | ProviderKind::Anthropic => {
-                Addressing::Joined(Address::new(url.path(), url.query()))
-            }
-        };
+        let addressing = (dialect.addressing)(&url, config);
         Ok(Self {
             name: label.to_owned(),
             origin,
@@ -347,7 +338,7 @@ impl Endpoint {
     }
 
     fn dialect(&self) -> &'static Dialect {
-        dialect::of(self.provider)
+        super::dialect_of(self.provider)
     }
 }
 

@@ -28,6 +28,28 @@ pub use verdict::{Effect, Verdict};
 
 use std::fmt;
 
+use crate::config::ProviderKind;
+use dialect::Dialect;
+
+/// Finds the dialect of a provider. A new one is its file, named here, and an entry in
+/// `config/provider_kind.rs`.
+macro_rules! dialects {
+    ($($file:ident: $kind:ident,)+) => {
+        /// The dialect of a provider.
+        fn dialect_of(provider: ProviderKind) -> &'static Dialect {
+            match provider {
+                $(ProviderKind::$kind => &$file::DIALECT,)+
+            }
+        }
+    };
+}
+
+dialects! {
+    openai: OpenAi,
+    azure: Azure,
+    anthropic: Anthropic,
+}
+
 /// The API a path belongs to; it decides the shape of bodies and streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ApiPath {

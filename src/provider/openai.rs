@@ -1,11 +1,12 @@
 //! The OpenAI dialect, which every compatible server speaks (vLLM, Groq, Ollama, gateways). Pure.
 
 use super::ApiPath;
-use super::dialect::Dialect;
+use super::dialect::{Dialect, joined};
 
 pub(super) static DIALECT: Dialect = Dialect {
     // Never asked: it is what remains.
-    recognises: |_, _| true,
+    recognises: |_| true,
+    addressing: joined,
     chat_path: "/v1/chat/completions",
     chat: ApiPath::ChatCompletions,
     health_path: "/v1/models",

@@ -384,7 +384,7 @@ fn wrong_kinds_say_what_was_expected_and_found() {
         ),
         (
             r#"{"endpoints": [{"url": "http://h", "provider": "gcp"}]}"#,
-            "c.json:1: endpoints[0].provider: expected openai, azure or anthropic, found \"gcp\"",
+            "c.json:1: endpoints[0].provider: expected openai, azure, anthropic, found \"gcp\"",
         ),
         (
             r#"{"endpoints": [{"url": "http://h", "http2": "maybe"}]}"#,

@@ -130,6 +130,34 @@ fn tool_calls_without_an_index_are_each_their_own() {
 }
 
 #[test]
+fn gaps_between_tool_calls_close_and_their_order_stays() {
+    check(
+        ApiPath::ChatCompletions,
+        r#"
+        data: {"choices":[{"index":0,"delta":{"role":"assistant","tool_calls":[{"index":5,"id":"f","type":"function","function":{"name":"last","arguments":"{"}},{"index":2,"id":"c","type":"function","function":{"name":"first","arguments":"{"}}]}}]}
+        data: {"choices":[{"index":0,"delta":{"tool_calls":[{"index":2,"function":{"arguments":"}"}},{"index":5,"function":{"arguments":"}"}}]}}]}
+        data: [DONE]
+        "#,
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"first","arguments":"{}"}},{"id":"f","type":"function","function":{"name":"last","arguments":"{}"}}]},"logprobs":null,"finish_reason":null}],"object":"chat.completion"}"#,
+    );
+}
+
+#[test]
+fn a_refusal_arrives_whole_with_its_probabilities() {
+    check(
+        ApiPath::ChatCompletions,
+        r#"
+        data: {"choices":[{"index":0,"delta":{"role":"assistant","content":null,"refusal":""},"logprobs":null}]}
+        data: {"choices":[{"index":0,"delta":{"refusal":"I can"},"logprobs":{"content":null,"refusal":[{"token":"I can","logprob":-0.5}]}}]}
+        data: {"choices":[{"index":0,"delta":{"refusal":"not."},"logprobs":{"content":null,"refusal":[{"token":"not.","logprob":-0.25}]}}]}
+        data: {"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}]}
+        data: [DONE]
+        "#,
+        r#"{"choices":[{"index":0,"message":{"role":"assistant","content":null,"refusal":"I cannot."},"logprobs":{"content":null,"refusal":[{"token":"I can","logprob":-0.5},{"token":"not.","logprob":-0.25}]},"finish_reason":"stop"}],"object":"chat.completion"}"#,
+    );
+}
+
+#[test]
 fn fields_that_only_some_servers_send_come_along() {
     check(
         ApiPath::ChatCompletions,
