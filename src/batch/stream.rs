@@ -101,3 +101,102 @@ impl StreamReply {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime;
+
+    /// A stream of each API, as servers write it: names, comments, pings, data of several lines,
+    /// characters of several bytes. Beside it what the same request would have returned.
+    const STREAMS: [(ApiPath, &str, &str); 4] = [
+        (
+            ApiPath::ChatCompletions,
+            concat!(
+                ": keep-alive\n\n",
+                r#"data: {"id":"c","choices":[{"index":0,"delta":{"role":"assistant","content":"Grü"}}]}"#,
+                "\n\ndata:{\"id\":\"c\",\ndata:",
+                r#""choices":[{"index":0,"delta":{"content":"ß 😀"}}]}"#,
+                "\nid: 7\nretry: 10\n\n",
+                r#"data: {"choices":[],"usage":{"total_tokens":3}}"#,
+                "\n\ndata: [DONE]\n\n",
+            ),
+            r#"{"id":"c","choices":[{"index":0,"message":{"role":"assistant","content":"Grüß 😀"},"logprobs":null,"finish_reason":null}],"usage":{"total_tokens":3},"object":"chat.completion"}"#,
+        ),
+        (
+            ApiPath::Completions,
+            concat!(
+                r#"data: {"choices":[{"index":0,"text":"a"}]}"#,
+                "\n\n:\n\n",
+                r#"data: {"choices":[{"index":0,"text":"b"}]}"#,
+                "\n\ndata: [DONE]\n\n",
+            ),
+            r#"{"choices":[{"index":0,"text":"ab","logprobs":null,"finish_reason":null}],"object":"text_completion"}"#,
+        ),
+        (
+            ApiPath::Responses,
+            concat!(
+                "event: response.output_text.delta\n",
+                r#"data: {"type":"response.output_text.delta","delta":"é"}"#,
+                "\n\nevent: response.completed\n",
+                r#"data: {"type":"response.completed","response":{"id":"r","output":["é"]}}"#,
+                "\n\n",
+            ),
+            r#"{"id":"r","output":["é"]}"#,
+        ),
+        (
+            ApiPath::Messages,
+            concat!(
+                "event: message_start\n",
+                r#"data: {"type":"message_start","message":{"id":"m","content":[]}}"#,
+                "\n\nevent: ping\ndata: {\"type\": \"ping\"}\n\nevent: content_block_start\n",
+                r#"data: {"type":"content_block_start","index":0,"content_block":{"type":"tool_use","input":{}}}"#,
+                "\n\nevent: content_block_delta\n",
+                r#"data: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"a\":"}}"#,
+                "\n\nevent: content_block_delta\n",
+                r#"data: {"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"1}"}}"#,
+                "\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+            ),
+            r#"{"id":"m","content":[{"type":"tool_use","input":{"a":1}}]}"#,
+        ),
+    ];
+
+    fn assembled<'a>(path: ApiPath, pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
+        let mut reply = StreamReply::new(path, 1 << 20);
+        for piece in pieces {
+            reply.feed(piece, runtime::now());
+        }
+        let assembled = reply.finish();
+        let assembled = assembled.unwrap_or_else(|broken| panic!("{path:?}: {}", broken.error));
+        assert!(assembled.first_token_at.is_some(), "{path:?}");
+        String::from_utf8(assembled.body).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn every_split_of_the_bytes_gives_the_same_answer() {
+        for (path, stream, expect) in STREAMS {
+            for line_end in ["\n", "\r\n", "\r"] {
+                let stream = stream.replace('\n', line_end);
+                let bytes = stream.as_bytes();
+                for cut in 0..=bytes.len() {
+                    let (first, second) = bytes.split_at(cut);
+                    let whole = assembled(path, [first, second]);
+                    assert_eq!(whole, expect, "{path:?}, {line_end:?}, cut at {cut}");
+                }
+                assert_eq!(assembled(path, bytes.chunks(1)), expect, "{line_end:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_is_broken_wherever_it_is_cut() {
+        for (path, stream, _) in STREAMS {
+            // The blank line that ends the last event is the last thing that is needed.
+            for cut in 0..stream.len() - 1 {
+                let mut reply = StreamReply::new(path, 1 << 20);
+                reply.feed(&stream.as_bytes()[..cut], runtime::now());
+                assert!(reply.finish().is_err(), "{path:?}, cut at {cut}");
+            }
+        }
+    }
+}
