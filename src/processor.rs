@@ -2,7 +2,6 @@
 
 mod on_thread;
 mod one_thread;
-mod open_files;
 mod reopen;
 mod run;
 

@@ -371,6 +371,61 @@ fn caps_and_rates_hold() {
     });
 }
 
+/// The runtime and the endpoint for [`few_descriptors_in_a_child`].
+const CHILD: [&str; 2] = ["BLAZE_TEST_FEW_RUNTIME", "BLAZE_TEST_FEW_URL"];
+
+/// Not a test of its own: what [`few_descriptors_mean_fewer_calls_at_once_not_failed_ones`] runs.
+#[test]
+fn few_descriptors_in_a_child() {
+    let [Ok(runtime), Ok(url)] = CHILD.map(std::env::var) else {
+        return;
+    };
+    let endpoint = EndpointConfig {
+        url,
+        max_concurrent: 1000,
+        ..EndpointConfig::default()
+    };
+    let mut config = config(runtime.parse().expect("a runtime"), vec![endpoint]);
+    config.request.workers = 1000;
+    config.retry.max_attempts = 1;
+    let client = Client::new(config).expect("a client");
+    let calls: Vec<_> = (0..300)
+        .map(|_| client.submit_chat_completion("hi"))
+        .collect();
+    for call in calls {
+        call.wait(LONG).expect("in time").expect("an answer");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn few_descriptors_mean_fewer_calls_at_once_not_failed_ones() {
+    on_both(|runtime| {
+        let runtime = match runtime {
+            RuntimeChoice::Uring => "uring",
+            _ => "tokio",
+        };
+        let mock = mock(MockOptions {
+            latency: "20ms".parse().expect("a latency"),
+            ..MockOptions::default()
+        });
+        // A client keeps 80 descriptors for itself: 40 connections are left.
+        let script = "ulimit -n 120; exec \"$0\" --exact few_descriptors_in_a_child --nocapture";
+        let output = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(std::env::current_exe().expect("this test"))
+            .envs(CHILD.into_iter().zip([runtime, mock.url("/v1").as_str()]))
+            .output()
+            .expect("the child runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{runtime}: {said}");
+        let stats = mock.stats();
+        assert_eq!(stats.statuses.get(&200), Some(&300), "{runtime}");
+        let most = stats.in_flight_max;
+        assert!((2..=40).contains(&most), "{runtime}: {most} at once");
+    });
+}
+
 #[test]
 fn a_minute_limit_holds_calls_back() {
     on_both(|runtime| {

@@ -107,6 +107,60 @@ fn run(place: &Place, runtime: &str, more: &[&str], variables: &[(&str, &str)]) 
     })
 }
 
+/// The API that [`a_client_in_a_child`] is to call, and the runtime.
+const CHILD: [&str; 2] = ["BLAZE_TEST_CLIENT_API", "BLAZE_TEST_CLIENT_RUNTIME"];
+
+/// Not a test of its own: what [`a_client_fetches_its_tokens_and_renews_a_refused_one`] runs, because a process has
+/// one environment.
+#[test]
+fn a_client_in_a_child() {
+    let [Ok(url), Ok(runtime)] = CHILD.map(std::env::var) else {
+        return;
+    };
+    let endpoint = |name: &str| blaze_uring::EndpointConfig {
+        name: Some(name.to_owned()),
+        url: url.clone(),
+        provider: Some(blaze_uring::config::ProviderKind::Azure),
+        api_key: Some("default".into()),
+        model: Some("gpt".to_owned()),
+        ..Default::default()
+    };
+    let client = blaze_uring::Client::new(blaze_uring::Config {
+        endpoints: vec![endpoint("one"), endpoint("two")],
+        runtime: runtime.parse().expect("a runtime"),
+        ..Default::default()
+    })
+    .expect("a client");
+    for _ in 0..4 {
+        let answer = client.chat_completion("hi").expect("an answer");
+        assert_eq!((answer.text(), answer.attempts), (Some("hi"), 1));
+    }
+    client.close();
+}
+
+#[test]
+fn a_client_fetches_its_tokens_and_renews_a_refused_one() {
+    for runtime in runtimes() {
+        let (issuer, api) = (issuer(3600), api(|token| token != "token-1"));
+        let (authority, url) = (issuer.url(""), api.url(""));
+        let mut command = Command::new(std::env::current_exe().expect("this test"));
+        clean(&mut command);
+        command
+            .args(["--exact", "a_client_in_a_child", "--nocapture"])
+            .envs(CHILD.into_iter().zip([url.as_str(), runtime]))
+            .envs(client_secret(&authority));
+        let output = command.output().expect("the child runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{runtime}: {said}");
+        let tokens = tokens(&api);
+        let refused = tokens.iter().filter(|token| *token == "token-1").count();
+        let taken = tokens.iter().filter(|token| *token == "token-2").count();
+        assert!(refused >= 1 && taken == 4, "{runtime}: {tokens:?}");
+        assert_eq!(issuer.requests().len(), 2, "{runtime}");
+        assert!(!said.contains("token-"), "{runtime}: {said}");
+    }
+}
+
 fn client_secret(authority: &str) -> Vec<(&str, &str)> {
     vec![
         ("AZURE_AUTHORITY_HOST", authority),

@@ -11,6 +11,7 @@ pub mod judgement;
 pub mod line;
 pub mod merge;
 pub mod message;
+pub mod open_files;
 pub mod plan;
 pub mod progress;
 pub mod quotas;

@@ -23,6 +23,7 @@ pub use outcome::{CallError, Completion, Delta};
 pub use report::{ClientReport, EndpointReport, Sample};
 pub use request::{CallOptions, Messages};
 
+use crate::batch::open_files;
 use crate::batch::plan::Plan;
 use crate::config::{Config, ConfigError};
 use crate::entra::{self, BearerTokens, TokenService};
@@ -83,7 +84,8 @@ pub enum ClientError {
 
 impl Client {
     /// Checks `config` as the command line does, and starts the engine. What concerns files
-    /// (format, order, durability) is ignored, and so is `cores`: a client is one thread.
+    /// (format, order, durability) is ignored, and so is `cores`: a client is one thread. Where the system
+    /// allows fewer open files than `workers` need, there are fewer of those.
     ///
     /// # Errors
     /// The first thing that cannot be used.
@@ -97,6 +99,7 @@ impl Client {
             tracing::warn!("io_uring cannot be used here ({reason}); running on tokio");
         }
         let grace = config.grace;
+        let config = open_files::fit(&config, 1);
         let plan = Plan::prepare(config, endpoints).map_err(ClientError::Setup)?;
         let resolver = Resolver::start().map_err(|error| {
             ClientError::Setup(format!("cannot start name resolution: {error}"))

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::reopen::{self, Begun};
-use super::{ProcessingResult, Processor, RunError, one_thread, open_files};
+use super::{ProcessingResult, Processor, RunError, one_thread};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
@@ -16,6 +16,7 @@ use crate::batch::folder::{
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
 use crate::batch::message::{Event, Order, Report};
+use crate::batch::open_files;
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};

@@ -11,7 +11,7 @@ const FILES_OF_PROCESS: u64 = 64;
 
 /// `config` with no more workers than there can be connections; says so if that is fewer than asked
 /// for. A line must not fail for want of a descriptor.
-pub(super) fn fit(config: &Config, shards: usize) -> Config {
+pub fn fit(config: &Config, shards: usize) -> Config {
     let own = FILES_OF_PROCESS + FILES_PER_SHARD * shards as u64;
     let asked = config.request.workers;
     let available = process::raise_open_files(own + connections(config, asked));
