@@ -16,6 +16,9 @@ use crate::provider::{Effect, Endpoint, Verdict, usage_of};
 /// Where servers put their own id of a request, by preference: OpenAI, Anthropic, a gateway's.
 const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
 
+/// Where a gateway says which of a cloud's regions answered.
+const REGION_HEADER: &str = "x-ms-region";
+
 /// How long an endpoint is left alone while its refused token is renewed; then it is tried again.
 pub const TOKEN_PAUSE: Duration = Duration::from_millis(500);
 
@@ -30,6 +33,8 @@ pub struct Failed<'a> {
     pub status: Option<u16>,
     /// The server's own id of the request.
     pub request_id: Option<&'a str>,
+    /// Where the server says it stands.
+    pub region: Option<&'a str>,
     /// The answer's body; it may repeat the endpoint's secrets.
     pub body: Option<&'a [u8]>,
     /// How long the server asked to wait.
@@ -68,6 +73,7 @@ impl Failed<'_> {
             },
             status: None,
             request_id: None,
+            region: None,
             body: None,
             wait: None,
             tokens: stream.map_or_else(Tokens::default, |stream| stream.used()),
@@ -234,6 +240,8 @@ impl<'e, 'a> Judge<'e, 'a> {
             verdict,
             status: Some(self.response.status),
             request_id: self.request_id,
+            region: (self.headers.get(REGION_HEADER))
+                .and_then(|value| std::str::from_utf8(value).ok()),
             body: Some(self.body),
             wait: self.hint.wait,
             tokens: usage_of(self.body).unwrap_or_default(),

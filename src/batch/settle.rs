@@ -195,6 +195,16 @@ impl<R: Runtime> Shard<R> {
         let verdict = &failed.verdict;
         let effect = failed.effect();
         let endpoint = &self.plan.endpoints[ticket.endpoint];
+        // Whoever asks a provider's support is asked for these.
+        tracing::debug!(
+            line = ticket.line.number,
+            endpoint = endpoint.name,
+            kind = verdict.kind.as_str(),
+            request_id = failed.request_id,
+            region = failed.region,
+            "an attempt failed: {}",
+            verdict.message
+        );
         self.metrics
             .borrow_mut()
             .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);

@@ -84,6 +84,18 @@ impl Exposition {
                 )?;
             }
         }
+        let help = "Tokens billed by the endpoint; cached ones are prompt tokens too";
+        let mut tokens = counter(encoder, "endpoint_tokens", help, None)?;
+        for (name, counts) in endpoints() {
+            let billed = counts.tokens;
+            for (kind, number) in [
+                ("prompt", billed.prompt),
+                ("completion", billed.completion),
+                ("cached", billed.cached),
+            ] {
+                count(&mut tokens, &[("endpoint", name), ("kind", kind)], number)?;
+            }
+        }
         let mut in_flight = gauge(encoder, "in_flight", "Attempts sent and not ended")?;
         for (name, counts) in endpoints() {
             measure(&mut in_flight, &[("endpoint", name)], counts.in_flight)?;
@@ -287,6 +299,8 @@ mod tests {
             "blaze_attempts_total{endpoint=\"primary\"} 2",
             "blaze_attempts_total{endpoint=\"a\\\"b\\\\c\\nd\"} 1",
             "blaze_failed_attempts_total{endpoint=\"a\\\"b\\\\c\\nd\",kind=\"timeout\"} 1",
+            "blaze_endpoint_tokens_total{endpoint=\"primary\",kind=\"prompt\"} 10",
+            "blaze_endpoint_tokens_total{endpoint=\"primary\",kind=\"cached\"} 2",
             "blaze_in_flight{endpoint=\"primary\"} 1",
             "blaze_endpoint_up{endpoint=\"primary\"} 1",
             "blaze_endpoint_up{endpoint=\"a\\\"b\\\\c\\nd\"} 0",

@@ -181,6 +181,36 @@ fn a_broken_stream_costs_what_it_said() {
     }
 }
 
+/// What a provider's support asks for.
+#[test]
+fn the_log_of_a_failed_attempt_names_the_servers_request_and_region() {
+    for runtime in runtimes() {
+        let mock = scripted(|_| {
+            let answer = Scripted::json(500, r#"{"error":{"message":"broken"}}"#);
+            let answer = answer.header("apim-request-id", "id-77");
+            Some(answer.header("x-ms-region", "Sweden Central"))
+        });
+        let url = mock.url("/v1/chat/completions");
+        let batch = Batch::chat(runtime, &url, ["x".to_owned()]);
+        let outcome = batch.with(&["--json-logs", "-v"]).run();
+        let logged = (outcome.run.stderr.lines())
+            .find(|line| line.contains("an attempt failed"))
+            .unwrap_or_else(|| panic!("{runtime}: {:#?}", outcome.run));
+        let logged: Value = serde_json::from_str(logged).expect("JSON");
+        let text = logged.to_string();
+        for part in [
+            "HTTP 500: broken",
+            "id-77",
+            "Sweden Central",
+            "server_error",
+        ] {
+            assert!(text.contains(part), "{runtime}: {part} is not in {text}");
+        }
+        assert_eq!(outcome.failures[&1]["metadata"]["request_id"], "id-77");
+        outcome.run.expect(3);
+    }
+}
+
 /// A server that repeats the key wherever it can.
 #[test]
 fn an_echoed_key_is_in_no_record_and_no_log() {

@@ -135,6 +135,14 @@ impl<R: Runtime> Engine<R> {
     ) {
         let endpoint = attempt.endpoint;
         let verdict = &failed.verdict;
+        tracing::debug!(
+            endpoint = self.plan.endpoints[endpoint].name,
+            kind = verdict.kind.as_str(),
+            request_id = failed.request_id,
+            region = failed.region,
+            "an attempt failed: {}",
+            verdict.message
+        );
         let metrics = &mut self.ledger.metrics;
         metrics.failed_attempt(endpoint, verdict.kind, failed.tokens);
         let model = failed.body.and_then(spend::model_of);
