@@ -6,7 +6,7 @@
     reason = "a test reads its files and the clock"
 )]
 
-#[path = "fuzz/entries.rs"]
+#[path = "fuzz/entries/mod.rs"]
 mod entries;
 
 use std::fs;

@@ -1,0 +1,122 @@
+//! Journals.
+
+use blaze_uring::journal::{
+    self, DamageKind, ENTRY_BYTES, Entry, HEADER_BYTES, Header, MARK_OFFSET, Outcome, Tokens,
+};
+
+/// Bytes → the intact part of a journal. An input that begins with `+` describes a journal and what
+/// happens to it, since nobody guesses checksums: bytes 1 to 7 are entries, settled ones, the kind of
+/// damage, its place (two bytes), the flipped bits, and the first entry's seed.
+pub fn journal(data: &[u8]) {
+    match data {
+        [b'+', entries, settled, kind, high, low, bits, rest @ ..] => {
+            let place = usize::from(u16::from_be_bytes([*high, *low]));
+            damaged(*entries, *settled, *kind, place, *bits, rest);
+        }
+        _ => raw(data),
+    }
+}
+
+/// What is read, reads the same a second time, and so does every cut of it.
+fn raw(data: &[u8]) {
+    let Ok(replay) = journal::replay(data) else {
+        return;
+    };
+    let entries: Vec<_> = replay.entries().collect();
+    assert_eq!(entries.len() as u64, replay.len());
+    assert!(replay.settled() <= replay.len());
+    let Some(header) = replay.header() else {
+        assert!(replay.is_empty());
+        return;
+    };
+    for (index, entry) in (0..).zip(&entries) {
+        assert_eq!(
+            journal::entry_at(data, &header, index).as_ref(),
+            Some(entry)
+        );
+        let at = journal::entry_offset(index) as usize;
+        assert_eq!(entry.encode(&header, index), data[at..at + ENTRY_BYTES]);
+    }
+    let kept = &data[..journal::entry_offset(replay.len()) as usize];
+    let again = journal::replay(kept).expect("what is intact stays intact");
+    assert_eq!((again.len(), again.torn()), (replay.len(), None));
+}
+
+/// A true journal, cut, flipped or longer: what is before the damage is kept, and damage to what was
+/// settled is told.
+fn damaged(entries: u8, settled: u8, kind: u8, place: usize, bits: u8, rest: &[u8]) {
+    let header = Header {
+        run_id: [7; 16],
+        generation: u32::from(bits),
+        shard: 3,
+    };
+    let count = u64::from(entries % 16);
+    let settled = u64::from(settled) % (count + 1);
+    let written: Vec<Entry> = (0..count).map(|index| entry(index, rest)).collect();
+    let mut bytes = header.encode().to_vec();
+    bytes[MARK_OFFSET..HEADER_BYTES].copy_from_slice(&header.mark(settled));
+    for (index, entry) in (0..).zip(&written) {
+        bytes.extend(entry.encode(&header, index));
+    }
+    let place = place % (bytes.len() + 1);
+    let length = bytes.len();
+    match kind % 3 {
+        0 => bytes.truncate(place),
+        1 if place < length => bytes[place] ^= bits,
+        _ => bytes.extend(rest),
+    }
+    let touched = match kind % 3 {
+        0 if place < length => Some(place),
+        1 if place < length && bits != 0 => Some(place),
+        _ => None,
+    };
+    let replay = journal::replay(&bytes);
+    let Some(touched) = touched else {
+        let replay = replay.expect("nothing of it is damaged");
+        assert!(replay.entries().eq(written.iter().copied()), "all of it");
+        assert_eq!(replay.settled(), settled);
+        return;
+    };
+    if touched < HEADER_BYTES {
+        match replay {
+            // Shorter than a header: of a process that died before it wrote anything.
+            Ok(replay) => assert!(kind % 3 == 0 && replay.is_empty() && replay.header().is_none()),
+            Err(damage) => assert!(!matches!(damage.what, DamageKind::Entry | DamageKind::Cut)),
+        }
+        return;
+    }
+    let intact = (touched - HEADER_BYTES) / ENTRY_BYTES;
+    match replay {
+        Ok(replay) => {
+            assert!(intact as u64 >= settled, "settled entries are missed");
+            assert!(replay.entries().eq(written[..intact].iter().copied()));
+        }
+        Err(damage) => {
+            assert!((intact as u64) < settled, "a torn tail is no damage");
+            assert_eq!(damage.offset, journal::entry_offset(intact as u64));
+        }
+    }
+}
+
+fn entry(index: u64, rest: &[u8]) -> Entry {
+    let byte = |at: usize| u64::from(rest.get(at).copied().unwrap_or_default());
+    let wide = byte(0) << (byte(1) % 64);
+    Entry {
+        line_offset: wide.wrapping_mul(index + 1),
+        line_number: index + 1,
+        completed_us: wide,
+        outcome: match (byte(2) >> (index % 8)) & 1 {
+            0 => Outcome::Success,
+            _ => Outcome::Failure,
+        },
+        position: wide ^ byte(3),
+        length: byte(4),
+        record_checksum: byte(5) as u32,
+        attempts: byte(6) as u32,
+        tokens: Tokens {
+            prompt: byte(7) as u32,
+            completion: wide as u32,
+            cached: 0,
+        },
+    }
+}

@@ -1,0 +1,51 @@
+//! Event streams.
+
+use std::time::Instant;
+
+use blaze_uring::http::sse::EventReader;
+use blaze_uring::json;
+use blaze_uring::provider::{ApiPath, StreamAssembler};
+
+/// An event stream, assembled: JSON or an error, and the same however it is cut. Byte 0: API path;
+/// byte 1: size of the pieces.
+pub fn stream(data: &[u8]) {
+    let [path, step, data @ ..] = data else {
+        return;
+    };
+    const PATHS: [ApiPath; 6] = [
+        ApiPath::ChatCompletions,
+        ApiPath::Completions,
+        ApiPath::Embeddings,
+        ApiPath::Responses,
+        ApiPath::Messages,
+        ApiPath::Other,
+    ];
+    let path = PATHS[usize::from(*path) % PATHS.len()];
+    let whole = assembled(path, data, data.len());
+    for step in [usize::from(*step).max(1), 1] {
+        assert_eq!(whole, assembled(path, data, step), "in pieces of {step}");
+    }
+    if let Some(body) = whole {
+        assert!(json::validate(&body).is_ok(), "what is assembled is JSON");
+    }
+}
+
+fn assembled(path: ApiPath, data: &[u8], step: usize) -> Option<Vec<u8>> {
+    const BYTES_MAX: usize = 8 << 10;
+    let now = Instant::now();
+    let mut events = EventReader::new(BYTES_MAX);
+    let mut assembler = StreamAssembler::new(path, BYTES_MAX);
+    let mut broken = false;
+    for chunk in data.chunks(step.max(1)) {
+        let fed = events.feed(chunk, |event| {
+            broken |= broken || assembler.feed(event.event, event.data, now).is_err();
+        });
+        if fed.is_err() || broken {
+            return None;
+        }
+    }
+    if events.finish() {
+        return None;
+    }
+    assembler.finish().ok()
+}
