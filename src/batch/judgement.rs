@@ -11,7 +11,7 @@ use crate::error::ErrorKind;
 use crate::http::{Headers, Response};
 use crate::metrics::tokens::Tokens;
 use crate::policy::wait_hint::{self, WaitHint};
-use crate::provider::{Effect, Endpoint, Verdict, usage_of};
+use crate::provider::{Effect, Endpoint, Redactor, Verdict, usage_of};
 
 /// Where servers put their own id of a request, by preference: OpenAI, Anthropic, a gateway's.
 const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
@@ -21,9 +21,6 @@ const REGION_HEADER: &str = "x-ms-region";
 
 /// How long an endpoint is left alone while its refused token is renewed; then it is tried again.
 pub const TOKEN_PAUSE: Duration = Duration::from_millis(500);
-
-/// What stands in a token's place.
-const STRUCK_OUT: &str = "***";
 
 /// A failed attempt, judged.
 pub struct Failed<'a> {
@@ -47,8 +44,8 @@ pub struct Failed<'a> {
     pub unsent: bool,
     /// Only its token had to be renewed: it costs no attempt.
     pub excused: bool,
-    /// A fetched token, which the answer may repeat.
-    token: Option<Secret>,
+    /// Secrets of the request that are not the endpoint's; the answer may repeat them.
+    carried: Redactor,
 }
 
 impl Failed<'_> {
@@ -69,7 +66,7 @@ impl Failed<'_> {
                     _ => Effect::Transient,
                 },
                 // It may quote what the server sent.
-                message: endpoint.redact(&failure.to_string()),
+                message: endpoint.message(&failure.to_string()),
             },
             status: None,
             request_id: None,
@@ -80,7 +77,7 @@ impl Failed<'_> {
             uncounted: failure.kind() == ErrorKind::Timeout,
             unsent: failure.is_before_request(),
             excused: false,
-            token: None,
+            carried: Redactor::default(),
         }
     }
 
@@ -93,29 +90,34 @@ impl Failed<'_> {
         }
     }
 
-    /// The request carried this fetched token, which must not be shown either.
-    pub fn strike_out(&mut self, token: &Secret) {
-        let struck = |text: &mut String| *text = text.replace(token.expose(), STRUCK_OUT);
+    /// The request carried these secrets besides the endpoint's: a fetched token, headers of a
+    /// line's own. They must not be shown either.
+    pub fn strike_out<'h>(
+        &mut self,
+        token: Option<&Secret>,
+        headers: impl Iterator<Item = (Cow<'h, str>, Cow<'h, str>)>,
+    ) {
+        let carried = &mut self.carried;
+        if let Some(token) = token {
+            carried.add(token.expose());
+        }
+        for (name, value) in headers {
+            carried.add_header(&name, &value);
+        }
+        let struck = |text: &mut String| *text = carried.redact(text);
         struck(&mut self.verdict.message);
         if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
         {
             struck(reason);
         }
-        self.token = Some(token.clone());
     }
 
-    /// The answer's body without the secrets of `endpoint`: some servers repeat the key that they
-    /// refuse.
+    /// The answer's body without the secrets of `endpoint` and of the request: some servers repeat
+    /// the key that they refuse.
     pub fn shown_body(&self, endpoint: &Endpoint) -> Option<Cow<'_, [u8]>> {
-        let body = endpoint.redact_body(self.body?);
-        let secret = self.token.as_ref().map(Secret::expose);
-        let repeated = |secret: &&str| memchr::memmem::find(&body, secret.as_bytes()).is_some();
-        Some(match secret.filter(repeated) {
-            None => body,
-            Some(secret) => {
-                let text = String::from_utf8_lossy(&body).replace(secret, STRUCK_OUT);
-                Cow::Owned(text.into_bytes())
-            }
+        Some(match endpoint.redact_body(self.body?) {
+            Cow::Borrowed(body) => self.carried.redact_bytes(body),
+            Cow::Owned(body) => Cow::Owned(self.carried.redact_bytes(&body).into_owned()),
         })
     }
 
@@ -248,7 +250,7 @@ impl<'e, 'a> Judge<'e, 'a> {
             uncounted: self.response.status < 300,
             unsent: false,
             excused: false,
-            token: None,
+            carried: Redactor::default(),
         })
     }
 }

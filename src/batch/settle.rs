@@ -50,18 +50,21 @@ impl<R: Runtime> Shard<R> {
             }
         };
         let mut failed = failed;
-        self.note_token(ticket, &mut failed, now);
+        self.note_token(ticket, line, &mut failed, now);
         self.settle_failure(ticket, line, now, &failed);
     }
 
-    /// A fetched token is not shown, and renewed once when it is refused.
-    fn note_token(&self, ticket: &Ticket, failed: &mut Failed<'_>, now: Instant) {
+    /// A fetched token is not shown, nor are keys of the line's own; it is renewed once when it is
+    /// refused.
+    fn note_token(&self, ticket: &Ticket, line: &[u8], failed: &mut Failed<'_>, now: Instant) {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
-        let Some(tokens) = &self.tokens else { return };
+        let headers = ticket.parsed.headers(line);
+        let Some(tokens) = &self.tokens else {
+            return failed.strike_out(None, headers);
+        };
         let tokens = tokens.borrow();
-        if let Some(token) = tokens.of(endpoint) {
-            failed.strike_out(&token.secret);
-        }
+        let token = tokens.of(endpoint).map(|token| &token.secret);
+        failed.strike_out(token, headers);
         if failed.status == Some(401) && tokens.excuses(endpoint, ticket.token.get()) {
             failed.excuse(TOKEN_PAUSE);
             self.hinted(ticket.endpoint, TOKEN_PAUSE, now);

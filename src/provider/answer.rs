@@ -254,10 +254,10 @@ fn excerpt(body: &[u8]) -> Option<String> {
         .then(|| text.chars().take(EXCERPT_CHARACTERS).collect())
 }
 
-/// `text` on one line: white space and control characters become single spaces; cut to at most
-/// `bytes_max` bytes, between characters.
+/// `text` on one line: white space, control characters and what turns the direction of writing
+/// become single spaces; cut to at most `bytes_max` bytes, between characters.
 pub(super) fn one_line(text: &str, bytes_max: usize) -> String {
-    let is_gap = |letter: char| letter.is_control() || letter.is_whitespace();
+    let is_gap = |letter: char| letter.is_control() || letter.is_whitespace() || turns(letter);
     let mut line = String::with_capacity(text.len().min(bytes_max));
     for word in text.split(is_gap).filter(|word| !word.is_empty()) {
         if !line.is_empty() {
@@ -274,6 +274,14 @@ pub(super) fn one_line(text: &str, bytes_max: usize) -> String {
         line.push(ELLIPSIS);
     }
     line
+}
+
+/// Whether a terminal would show what follows in another order (Unicode Standard Annex 9, section 2).
+fn turns(letter: char) -> bool {
+    matches!(
+        letter,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 #[cfg(test)]
@@ -338,6 +346,7 @@ mod tests {
             one_line(" a\r\n\tb\u{0}c\u{1b}[31m  d ", 100),
             "a b c [31m d"
         );
+        assert_eq!(one_line("a\u{9b}31m\u{202e}b\u{2066}c", 100), "a 31m b c");
         assert_eq!(one_line("ééééé", 10), "ééééé");
         assert_eq!(one_line("ééééé", 9), "ééé…");
         assert_eq!(one_line("aaaa bbbb cccc", 8), "aaaa …");

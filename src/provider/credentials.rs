@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use url::Url;
 
 use crate::config::Secret;
+use crate::json;
 
 /// How requests of an endpoint prove who sends them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,16 +92,20 @@ fn base64(bytes: &[u8]) -> String {
 /// Shorter texts are no secrets, and striking them out would garble every message.
 const SECRET_CHARACTERS_MIN: usize = 4;
 
+/// So much of a secret's beginning is struck out although the rest is missing: a server's text may
+/// have been cut through it. Longer than what keys of one kind have in common (`sk-proj-`).
+const SECRET_BEGINNING_BYTES: usize = 12;
+
 /// What stands in a secret's place.
 const STRUCK_OUT: &str = "***";
 
-/// Strikes an endpoint's secrets out of texts that a server sent.
+/// Strikes secrets out of texts that a server sent.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Redactor(Vec<Secret>);
+pub struct Redactor(Vec<Secret>);
 
 impl Redactor {
     /// `text` is a secret; so is each word of it that is long enough (`Bearer abc…`).
-    pub(super) fn add(&mut self, text: &str) {
+    pub fn add(&mut self, text: &str) {
         for secret in std::iter::once(text).chain(text.split_ascii_whitespace().skip(1)) {
             if secret.len() >= SECRET_CHARACTERS_MIN {
                 self.0.push(Secret::from(secret));
@@ -113,7 +118,7 @@ impl Redactor {
     }
 
     /// Adds a header's value if its name says that it proves something.
-    pub(super) fn add_header(&mut self, name: &str, value: &str) {
+    pub fn add_header(&mut self, name: &str, value: &str) {
         if names_a_secret(name) {
             self.add(value);
         }
@@ -128,21 +133,85 @@ impl Redactor {
         }
     }
 
-    /// `bytes` with every secret struck out, uncopied if there is none.
-    pub(super) fn redact_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
-        let is_in = |secret: &Secret| memchr::memmem::find(bytes, secret.expose().as_bytes());
-        if self.0.iter().all(|secret| is_in(secret).is_none()) {
-            return Cow::Borrowed(bytes);
+    /// `bytes` with every secret struck out, uncopied if there is none. What looks like a JSON string
+    /// is read as one: an escape (`\/`, `\u002b`) hides nothing.
+    pub fn redact_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        let bytes = self.redact_escaped(bytes);
+        if self.0.iter().all(|secret| find(&bytes, secret).is_none()) {
+            return bytes;
         }
-        Cow::Owned(self.redact(&String::from_utf8_lossy(bytes)).into_bytes())
+        Cow::Owned(self.redact(&String::from_utf8_lossy(&bytes)).into_bytes())
     }
 
-    /// `text` with every secret struck out.
-    pub(super) fn redact(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, secret| {
-            text.replace(secret.expose(), STRUCK_OUT)
-        })
+    /// `text` with every secret, and every secret's beginning, struck out.
+    pub fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in &self.0 {
+            let mut start = 0;
+            while let Some(at) = find(&text.as_bytes()[start..], secret) {
+                let at = start + at;
+                let equal = |(one, other): &(u8, u8)| one == other;
+                let length = (text[at..].bytes().zip(secret.expose().bytes()))
+                    .take_while(equal)
+                    .count();
+                // Both are UTF-8, but what differs may be within a character.
+                let end = text.floor_char_boundary(at + length);
+                text.replace_range(at..end, STRUCK_OUT);
+                start = at + STRUCK_OUT.len();
+            }
+        }
+        text
     }
+
+    /// Rewrites the JSON strings that have escapes and, without them, secrets.
+    fn redact_escaped<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.0.is_empty() || memchr::memchr(b'\\', bytes).is_none() {
+            return Cow::Borrowed(bytes);
+        }
+        let mut out = Vec::new();
+        let (mut copied, mut at) = (0, 0);
+        while let Some(quote) = memchr::memchr(b'"', &bytes[at..]) {
+            let start = at + quote + 1;
+            let length = string_length(&bytes[start..]);
+            let raw = &bytes[start..start + length];
+            at = (start + length + 1).min(bytes.len());
+            if memchr::memchr(b'\\', raw).is_none() {
+                continue;
+            }
+            let text = json::unescape(raw);
+            if (self.0.iter()).any(|secret| find(text.as_bytes(), secret).is_some()) {
+                out.extend_from_slice(&bytes[copied..start - 1]);
+                json::write_string(&self.redact(&text), &mut out);
+                copied = at;
+            }
+        }
+        match copied {
+            0 => Cow::Borrowed(bytes),
+            _ => {
+                out.extend_from_slice(&bytes[copied..]);
+                Cow::Owned(out)
+            }
+        }
+    }
+}
+
+/// Where `secret`, or the beginning of it, stands in `bytes`.
+fn find(bytes: &[u8], secret: &Secret) -> Option<usize> {
+    let secret = secret.expose();
+    let beginning = secret.floor_char_boundary(SECRET_BEGINNING_BYTES.min(secret.len()));
+    memchr::memmem::find(bytes, &secret.as_bytes()[..beginning])
+}
+
+/// Bytes up to the quote that ends a JSON string, or to the end of what there is.
+fn string_length(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(next) = memchr::memchr2(b'"', b'\\', &bytes[at..]) {
+        match bytes[at + next] {
+            b'"' => return at + next,
+            _ => at = (at + next + 2).min(bytes.len()),
+        }
+    }
+    bytes.len()
 }
 
 fn names_a_secret(name: &str) -> bool {
@@ -213,5 +282,31 @@ mod tests {
             redactor.redact_bytes(b"\xffabc"),
             Cow::Borrowed(_)
         ));
+    }
+
+    #[test]
+    fn neither_escapes_nor_cuts_hide_a_secret() {
+        let mut redactor = Redactor::default();
+        redactor.add("sk-proj/0123+4567=");
+        let check = |body: &str, expect: &str| {
+            let redacted = redactor.redact_bytes(body.as_bytes());
+            assert_eq!(std::str::from_utf8(&redacted), Ok(expect), "{body}");
+        };
+        check(
+            r#"{"a":"sk-proj/0123+4567=","b":1}"#,
+            r#"{"a":"***","b":1}"#,
+        );
+        check(
+            r#"{"a": "x\n sk-proj\/0123\u002b4567= y", "b\\": "c\""}"#,
+            r#"{"a": "x\n *** y", "b\\": "c\""}"#,
+        );
+        check(
+            r#"{"sk-proj\/0123\u002B4567=":"\u0073k-proj/0123+4567="}"#,
+            r#"{"***":"***"}"#,
+        );
+        check("cut: sk-proj/0123+4", "cut: ***");
+        check(r#"cut: "sk-proj\/0123+4"#, r#"cut: "***""#);
+        check("another: sk-proj/012", "another: sk-proj/012");
+        check(r#"plain \" text"#, r#"plain \" text"#);
     }
 }

@@ -21,7 +21,7 @@ mod usage;
 mod verdict;
 
 pub use assemble::{StreamAssembler, StreamError};
-pub use credentials::{Authorization, EntraSource};
+pub use credentials::{Authorization, EntraSource, Redactor};
 pub use endpoint::{Endpoint, EndpointError, EndpointProblem};
 pub use usage::usage_of;
 pub use verdict::{Effect, Verdict};

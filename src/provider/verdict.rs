@@ -133,9 +133,15 @@ impl Endpoint {
         self.verdict(error.kind, retry, cause, &error.message)
     }
 
-    fn verdict(&self, kind: ErrorKind, retry: bool, cause: Cause, text: &str) -> Verdict {
+    /// `text` as logs and records may show it: what a server sent may stand in it. Like
+    /// [`Verdict::message`].
+    pub fn message(&self, text: &str) -> String {
         // Secrets go first: a cut through one would leave its beginning standing.
-        let message = one_line(&self.redact(text), MESSAGE_BYTES_MAX);
+        one_line(&self.redact(text), MESSAGE_BYTES_MAX)
+    }
+
+    fn verdict(&self, kind: ErrorKind, retry: bool, cause: Cause, text: &str) -> Verdict {
+        let message = self.message(text);
         let reason = message.clone();
         let effect = match cause {
             Cause::Line => Effect::None,

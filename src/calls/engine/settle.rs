@@ -48,7 +48,8 @@ impl<R: Runtime> Engine<R> {
             Ok(response) => response,
             Err(failure) => {
                 let endpoint = &self.plan.endpoints[attempt.endpoint];
-                let failed = Failed::without_answer(endpoint, &failure, stream);
+                let mut failed = Failed::without_answer(endpoint, &failure, stream);
+                self.strike_out(&attempt, &mut failed);
                 return self.settle_failure(attempt, now, &failed, delta_seen);
             }
         };
@@ -67,9 +68,7 @@ impl<R: Runtime> Engine<R> {
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
             Err(mut failed) => {
-                if let Some(token) = self.tokens.as_ref().and_then(|tokens| tokens.of(endpoint)) {
-                    failed.strike_out(&token.secret);
-                }
+                self.strike_out(&attempt, &mut failed);
                 let excuses =
                     |tokens: &BearerTokens| tokens.excuses(endpoint, attempt.token_generation);
                 if failed.status == Some(401) && self.tokens.as_ref().is_some_and(excuses) {
@@ -83,6 +82,17 @@ impl<R: Runtime> Engine<R> {
                 self.settle_failure(attempt, now, &failed, delta_seen);
             }
         }
+    }
+
+    /// A fetched token is not shown, nor are keys of the call's own.
+    fn strike_out(&self, attempt: &Attempt, failed: &mut Failed<'_>) {
+        let endpoint = &self.plan.endpoints[attempt.endpoint];
+        let token = self.tokens.as_ref().and_then(|tokens| tokens.of(endpoint));
+        let call = &attempt.call;
+        failed.strike_out(
+            token.map(|token| &token.secret),
+            call.parsed.headers(&call.line),
+        );
     }
 
     fn succeed(
