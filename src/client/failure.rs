@@ -81,7 +81,12 @@ impl Failure {
     /// `phase` was going on.
     pub(super) fn cut(error: Option<&io::Error>, phase: Phase, peer: &str) -> Self {
         if let Some(tls) = error.and_then(tls_error) {
-            return Self::Tls(format!("{peer}: {}", crate::tls::explain(tls)));
+            let text = format!("{peer}: {}", crate::tls::explain(tls));
+            return match phase {
+                // The connection was good: this one ended in the middle, as a reset does.
+                Phase::Receiving => Self::Protocol(text),
+                Phase::Connecting | Phase::Sending | Phase::Waiting => Self::Tls(text),
+            };
         }
         let what = match error.map(io::Error::kind) {
             None => "closed the connection".to_owned(),

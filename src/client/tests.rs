@@ -1,8 +1,9 @@
 //! The client against scripted servers, on both runtimes.
 
+#[path = "../../tests/support/authority.rs"]
+mod authority;
 mod exchange;
 mod http2;
-mod http2_server;
 mod secure;
 mod server;
 mod trouble;

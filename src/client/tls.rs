@@ -79,7 +79,7 @@ pub(super) struct TlsReader<R> {
     /// Encrypted bytes; the first `taken` are in the session.
     cipher: Vec<u8>,
     taken: usize,
-    /// An error behind plaintext that had to be delivered first.
+    /// An error behind plaintext that has to be delivered first.
     broken: Option<io::Error>,
 }
 
@@ -156,33 +156,29 @@ impl<R> TlsReader<R> {
 
 impl<R: Read> TlsReader<R> {
     /// Appends what plaintext there is, up to the buffer's capacity. True: bytes came, or the
-    /// stream has ended properly; false: more encrypted bytes are needed.
+    /// stream has ended properly; false: more encrypted bytes are needed. An error counts when all
+    /// that came before it has been delivered, also in the same read: it may complete an answer.
     fn decrypt(&mut self, buffer: &mut Vec<u8>) -> io::Result<bool> {
         let filled = buffer.len();
-        if let Some(error) = self.broken.take() {
-            return Err(error);
-        }
         loop {
             let step = take_plaintext(&mut self.session.borrow_mut(), buffer);
-            match step {
-                Ok(true) => return Ok(true),
-                Ok(false) if self.taken < self.cipher.len() => {}
-                Ok(false) => return Ok(buffer.len() > filled),
-                Err(error) => return self.after_bytes(error, buffer.len() > filled),
+            let has_bytes = buffer.len() > filled;
+            match (self.broken.take(), step) {
+                (Some(error), _) | (None, Err(error)) => {
+                    if has_bytes {
+                        self.broken = Some(error);
+                        return Ok(true);
+                    }
+                    return Err(error);
+                }
+                (None, Ok(true)) => return Ok(true),
+                (None, Ok(false)) if self.taken < self.cipher.len() => {}
+                (None, Ok(false)) => return Ok(has_bytes),
             }
             if let Err(error) = self.feed() {
-                return self.after_bytes(error, buffer.len() > filled);
+                self.broken = Some(error);
             }
         }
-    }
-
-    /// An error counts when the bytes before it have been delivered.
-    fn after_bytes(&mut self, error: io::Error, bytes_first: bool) -> io::Result<bool> {
-        if !bytes_first {
-            return Err(error);
-        }
-        self.broken = Some(error);
-        Ok(true)
     }
 
     /// Reads encrypted bytes; false at the end of the stream, which the session is told.

@@ -7,10 +7,13 @@
     reason = "a test makes its own files, sockets and clocks"
 )]
 
+#[path = "../support/authority.rs"]
+mod authority;
 mod batch;
 mod connections;
 mod cuts;
 mod framing;
+mod hostile;
 mod providers;
 mod proxies;
 mod servers;

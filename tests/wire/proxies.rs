@@ -5,10 +5,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::authority::Authority;
 use crate::batch::Batch;
 use crate::servers::{Server, length_of, read_head};
 use crate::support::{Place, mock, mock_with, runtimes};
-use crate::tls::Authority;
 
 /// A proxy that forwards and writes down the heads it was given.
 fn proxy() -> (Server, Arc<Mutex<Vec<String>>>) {

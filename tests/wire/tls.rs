@@ -5,62 +5,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use blaze_uring::mock::Mock;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 
+use crate::authority::Authority;
 use crate::batch::{Batch, Outcome, answer_to, content};
 use crate::servers::{Server, read_request, reply};
 use crate::support::{Place, mock_with, runtimes};
-
-/// A certificate authority of the test's own.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pub pem: String,
-}
-
-impl Authority {
-    pub fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key is made");
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("a root is made").pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    /// A server's side of TLS with a certificate for `name`.
-    pub fn server(
-        &self,
-        name: &str,
-        expired: bool,
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().expect("a key is made");
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a valid name");
-        if expired {
-            params.not_before = date_time_ymd(2019, 1, 1);
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("a certificate is made");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .expect("ring speaks these versions")
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).expect("a PKCS #8 key"),
-            );
-        Arc::new(config.expect("key and certificate match"))
-    }
-}
 
 fn mock_over(config: Arc<ServerConfig>) -> Mock {
     mock_with(|options| options.tls = Some(config))

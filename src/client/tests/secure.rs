@@ -1,76 +1,30 @@
 //! TLS, good and bad, and proxies.
 
-use std::io::Write as _;
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
+use socket2::SockRef;
+
+use super::authority::Authority;
 use super::server::{Server, await_close, echo, read_request, reply, send};
 use super::*;
 use crate::config::Secret;
 use crate::error::ErrorKind;
 
-/// A certificate authority of the test's own.
-pub(super) struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    pub(super) fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key is made");
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).expect("a root is made").pem();
-        Self {
-            issuer: Issuer::new(params, key),
-            pem,
-        }
-    }
-
-    /// A server's side of TLS with a certificate for `name`.
-    pub(super) fn server(
-        &self,
-        name: &str,
-        expired: bool,
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().expect("a key is made");
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a valid name");
-        if expired {
-            params.not_before = date_time_ymd(2019, 1, 1);
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("a certificate is made");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .expect("ring speaks these versions")
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).expect("a PKCS #8 key"),
-            );
-        Arc::new(config.expect("key and certificate match"))
-    }
-
-    /// A client's settings that trust this authority, through a file as a user would name it.
-    pub(super) fn settings(&self) -> PoolSettings {
-        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
-        file.write_all(self.pem.as_bytes())
-            .expect("the file takes a certificate");
-        let path = file.path().display().to_string();
-        let tls = load_tls(None, |name| (name == "SSL_CERT_FILE").then(|| path.clone()));
-        PoolSettings {
-            tls: Some(tls.expect("the file holds a certificate")),
-            ..settings()
-        }
+/// A client's settings that trust `authority`, through a file as a user would name it.
+pub(super) fn trusting(authority: &Authority) -> PoolSettings {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(authority.pem.as_bytes())
+        .expect("the file takes a certificate");
+    let path = file.path().display().to_string();
+    let tls = load_tls(None, |name| (name == "SSL_CERT_FILE").then(|| path.clone()));
+    PoolSettings {
+        tls: Some(tls.expect("the file holds a certificate")),
+        ..settings()
     }
 }
 
@@ -95,7 +49,7 @@ fn both_versions_work_reuse_connections_and_carry_large_bodies<R: Runtime>() {
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         let config = authority.server("localhost", false, &[version]);
         let server = tls_server(config, |_, stream| echo(stream));
-        with_pool::<R, _>(authority.settings(), secure(&server), async |pool| {
+        with_pool::<R, _>(trusting(&authority), secure(&server), async |pool| {
             let large = "0123456789abcdef".repeat(128 << 10);
             for body in ["one", &large, "three"] {
                 let exchange = post(&pool, body.as_bytes(), AMPLE).await;
@@ -121,7 +75,7 @@ fn a_stale_tls_connection_is_replaced<R: Runtime>() {
         let _ = stream.flush();
         let _ = closed.lock().expect("nobody panics").send(());
     });
-    with_pool::<R, _>(authority.settings(), secure(&server), async |pool| {
+    with_pool::<R, _>(trusting(&authority), secure(&server), async |pool| {
         assert_eq!(post(&pool, b"first", AMPLE).await.body(), "first");
         on_close.recv().expect("the server closes");
         let exchange = post(&pool, b"second", AMPLE).await;
@@ -148,7 +102,7 @@ fn bad_certificates_are_refused_with_the_reason<R: Runtime>() {
     ];
     for (config, reason) in cases {
         let server = tls_server(config, |_, stream| echo(stream));
-        with_pool::<R, _>(known.settings(), secure(&server), async |pool| {
+        with_pool::<R, _>(trusting(&known), secure(&server), async |pool| {
             let (kind, message) = post(&pool, b"x", AMPLE).await.failure();
             assert_eq!(kind, ErrorKind::Tls, "{message}");
             let start = format!(
@@ -170,7 +124,7 @@ fn failed_handshakes_say_why<R: Runtime>() {
             connect_timeout: timeout,
             ..secure(&server)
         };
-        with_pool::<R, _>(authority.settings(), target, async |pool| {
+        with_pool::<R, _>(trusting(&authority), target, async |pool| {
             let failure = post(&pool, b"x", AMPLE).await.failure();
             assert_eq!(failure, (kind, message.replace("HOST", &peer)));
             assert_eq!(pool.stats().open, 0);
@@ -188,7 +142,7 @@ fn failed_handshakes_say_why<R: Runtime>() {
     check(
         |mut stream| {
             let mut byte = [0];
-            let _ = std::io::Read::read(&mut stream, &mut byte);
+            let _ = stream.read(&mut byte);
             let _ = stream.shutdown(std::net::Shutdown::Write);
             await_close(&mut stream);
         },
@@ -217,7 +171,7 @@ fn a_body_that_only_a_close_ends_needs_tls_to_end_too<R: Runtime>() {
                 let _ = stream.flush();
             }
         });
-        with_pool::<R, _>(authority.settings(), secure(&server), async |pool| {
+        with_pool::<R, _>(trusting(&authority), secure(&server), async |pool| {
             let exchange = post(&pool, b"x", AMPLE).await;
             if polite || framed {
                 assert_eq!(exchange.body(), "body");
@@ -228,6 +182,167 @@ fn a_body_that_only_a_close_ends_needs_tls_to_end_too<R: Runtime>() {
                 assert_eq!(exchange.failure(), (ErrorKind::Protocol, expect));
             }
         });
+    }
+}
+
+/// A socket that takes so many bytes and then is no more.
+struct Cut {
+    stream: Option<TcpStream>,
+    left: usize,
+    resets: bool,
+    /// Bytes written.
+    written: Arc<AtomicUsize>,
+}
+
+impl Read for Cut {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.stream {
+            Some(stream) => stream.read(buffer),
+            None => Ok(0),
+        }
+    }
+}
+
+impl Write for Cut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(stream) = &mut self.stream else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let taken = stream.write(&bytes[..bytes.len().min(self.left)])?;
+        self.written.fetch_add(taken, Ordering::SeqCst);
+        self.left -= taken;
+        if self.left == 0 {
+            if self.resets {
+                let linger = SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+                linger.expect("linger can be set");
+            }
+            self.stream = None;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// One connection for each of `cuts`, closed or reset when the server has written so many bytes;
+/// further ones echo.
+fn cut_server(
+    config: &Arc<ServerConfig>,
+    cuts: Vec<usize>,
+    resets: bool,
+) -> (Server, Arc<AtomicUsize>) {
+    let written = Arc::new(AtomicUsize::new(0));
+    let (config, counter) = (Arc::clone(config), Arc::clone(&written));
+    let server = Server::start(move |number, stream| {
+        let session = ServerConnection::new(Arc::clone(&config)).expect("a valid configuration");
+        let cut = Cut {
+            stream: Some(stream),
+            left: cuts.get(number).copied().unwrap_or(usize::MAX),
+            resets,
+            written: Arc::clone(&counter),
+        };
+        echo(&mut StreamOwned::new(session, cut));
+    });
+    (server, written)
+}
+
+/// Within each flight of either version's handshake, between them, and within the answer's records.
+fn a_cut_anywhere_in_tls_fails_its_exchange_alone<R: Runtime>() {
+    /// Flights hold about 1000 bytes; a prime walks through them out of step.
+    const STEP: usize = 67;
+    let authority = Authority::new("known");
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config = authority.server("localhost", false, &[version]);
+        for resets in [false, true] {
+            let (server, written) = cut_server(&config, Vec::new(), resets);
+            // Anew for each, or sessions would be resumed, whose flights are shorter.
+            with_pool::<R, _>(trusting(&authority), secure(&server), async |pool| {
+                assert_eq!(post(&pool, b"whole", AMPLE).await.body(), "whole");
+            });
+            let whole = written.load(Ordering::SeqCst);
+            assert!(whole > 500, "{whole} bytes are a handshake and an answer");
+            // Signatures differ in length, by a few bytes.
+            let whole = whole - 8;
+            for cut in [1, 5].into_iter().chain((STEP..whole).step_by(STEP)) {
+                let (server, _) = cut_server(&config, vec![cut], resets);
+                with_pool::<R, _>(trusting(&authority), secure(&server), async |pool| {
+                    let exchange = post(&pool, b"whole", AMPLE).await;
+                    let (kind, message) = exchange.failure();
+                    let late = message.contains("within the response");
+                    let expect = match late {
+                        true => ErrorKind::Protocol,
+                        false => ErrorKind::Connect,
+                    };
+                    assert_eq!(kind, expect, "{version:?}, {cut} of {whole}: {message}");
+                    assert!(!exchange.resent && exchange.first_byte_at.is_some() == late);
+                    assert_eq!(post(&pool, b"next", AMPLE).await.body(), "next");
+                    assert_eq!((server.accepted(), pool.stats().open), (2, 1));
+                });
+            }
+        }
+    }
+}
+
+/// A record of application data that nobody encrypted.
+fn forged() -> Vec<u8> {
+    [23, 3, 3, 0, 20].into_iter().chain([7; 20]).collect()
+}
+
+/// What a server says that has been sent a forged record.
+fn alert(stream: &mut TlsStream) -> Vec<u8> {
+    let session = &mut stream.conn;
+    let mut alert = Vec::new();
+    session
+        .read_tls(&mut &forged()[..])
+        .expect("bytes are taken");
+    session.process_new_packets().expect_err("a forged record");
+    while session.wants_write() {
+        session.write_tls(&mut alert).expect("a vector takes it");
+    }
+    alert
+}
+
+/// In the middle of an answer, and in the same breath as its end.
+fn an_alert_or_a_forged_record_ends_the_connection<R: Runtime>() {
+    let authority = Authority::new("known");
+    let cases: [(fn(&mut TlsStream) -> Vec<u8>, &str); 2] = [
+        (alert, "the server refused: alert BadRecordMac"),
+        (|_| forged(), "cannot decrypt peer's message"),
+    ];
+    for (last, expect) in cases {
+        for length in [4, 9] {
+            let config = authority.server("localhost", false, rustls::ALL_VERSIONS);
+            let server = tls_server(config, move |number, stream| {
+                if number > 0 {
+                    return echo(stream);
+                }
+                let _ = read_request(stream);
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\nhalf");
+                let session = &mut stream.conn;
+                session.writer().write_all(head.as_bytes()).expect("room");
+                let mut bytes = Vec::new();
+                while session.wants_write() {
+                    session.write_tls(&mut bytes).expect("a vector takes it");
+                }
+                bytes.extend(last(stream));
+                let _ = stream.sock.write_all(&bytes);
+                await_close(&mut stream.sock);
+            });
+            with_pool::<R, _>(trusting(&authority), secure(&server), async |pool| {
+                let exchange = post(&pool, b"x", AMPLE).await;
+                if length == 4 {
+                    assert_eq!(exchange.body(), "half", "it was all there");
+                } else {
+                    let (kind, message) = exchange.failure();
+                    assert_eq!(kind, ErrorKind::Protocol, "{message}");
+                    assert!(message.ends_with(expect), "{message}");
+                }
+                assert_eq!(post(&pool, b"next", AMPLE).await.body(), "next");
+                assert_eq!(server.accepted(), 2);
+            });
+        }
     }
 }
 
@@ -262,7 +377,7 @@ fn a_tunnel_leads_to_an_https_target<R: Runtime>() {
     });
     // The name needs no address: the proxy resolves it.
     let target = through(&proxy, target(Scheme::Https, "api.test", 443));
-    with_pool::<R, _>(authority.settings(), target, async |pool| {
+    with_pool::<R, _>(trusting(&authority), target, async |pool| {
         for text in ["one", "two"] {
             assert_eq!(post(&pool, text.as_bytes(), AMPLE).await.body(), text);
         }
@@ -283,7 +398,7 @@ fn a_refused_tunnel_names_the_proxy_and_the_status<R: Runtime>() {
             await_close(&mut stream);
         });
         let target = through(&proxy, target(Scheme::Https, "api.test", 443));
-        with_pool::<R, _>(Authority::new("known").settings(), target, async |pool| {
+        with_pool::<R, _>(trusting(&Authority::new("known")), target, async |pool| {
             let failure = post(&pool, b"x", AMPLE).await.failure();
             let expect = message.replace("PROXY", &format!("proxy {}", proxy.address));
             assert_eq!(failure, (kind, expect));
@@ -336,6 +451,8 @@ on_both!(
     bad_certificates_are_refused_with_the_reason,
     failed_handshakes_say_why,
     a_body_that_only_a_close_ends_needs_tls_to_end_too,
+    a_cut_anywhere_in_tls_fails_its_exchange_alone,
+    an_alert_or_a_forged_record_ends_the_connection,
     a_tunnel_leads_to_an_https_target,
     a_refused_tunnel_names_the_proxy_and_the_status,
     plain_requests_go_through_a_proxy_in_absolute_form,
