@@ -260,7 +260,7 @@ impl<R: Runtime> Pool<R> {
                 Some(Ok(Way::Http1)) => return None,
                 Some(Ok(Way::Http2(slot))) => slot,
             };
-            let reused = slot.reused;
+            let reused = slot.is_reused();
             let sending = http2::Sending {
                 slot,
                 heads: &endpoint.group.heads,

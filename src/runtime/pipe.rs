@@ -30,7 +30,6 @@ struct Shared {
     incoming: RefCell<Incoming>,
     outgoing: RefCell<Outgoing>,
     changed: Cell<bool>,
-    received: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -66,11 +65,6 @@ impl Pipe {
     /// Whether anything has happened since the last question that another party may act upon.
     pub fn take_changed(&self) -> bool {
         self.0.changed.take()
-    }
-
-    /// Bytes received so far.
-    pub fn received(&self) -> u64 {
-        self.0.received.get()
     }
 
     /// Says that the machine will write nothing more.
@@ -115,8 +109,7 @@ impl Pipe {
             match outcome {
                 Ok(0) => incoming.end = Some(None),
                 Err(error) => incoming.end = Some(Some(error)),
-                Ok(count) => {
-                    self.0.received.set(self.0.received.get() + count as u64);
+                Ok(_) => {
                     incoming.buffer = buffer;
                     continue;
                 }

@@ -362,6 +362,53 @@ fn cases() -> Vec<Case> {
             protocol("compressed"),
         ),
         case(
+            "compressed in a way nobody knows",
+            ok(&format!("{length}Content-Encoding: br, zstd\r\n"), "BODY"),
+            protocol("compressed"),
+        ),
+        case(
+            "a compressed failure",
+            "HTTP/1.1 400 No\r\ncontent-encoding: gzip\r\ncontent-length: 3\r\n\r\n\x1f\x0b\x08",
+            Failure("bad_request", "HTTP 400"),
+        ),
+        closing("HTTP/0.9", "BODY\r\n", protocol("not HTTP/1.1")),
+        case(
+            "a NUL in the status line",
+            "HTTP/1.1 200 O\0K\r\ncontent-length: LENGTH\r\n\r\nBODY",
+            protocol("not HTTP/1.1"),
+        ),
+        case(
+            "a bare line feed in the head",
+            "HTTP/1.1 200 OK\ncontent-length: LENGTH\n\nBODY",
+            protocol("bare line feed"),
+        ),
+        case(
+            "letters beyond ASCII in a value",
+            ok(
+                "x-name: \u{e9}\u{1f980}\r\ncontent-length: LENGTH\r\n",
+                "BODY",
+            ),
+            Answer,
+        ),
+        case(
+            "letters beyond ASCII in a name",
+            ok("x-\u{e9}: y\r\ncontent-length: LENGTH\r\n", "BODY"),
+            protocol("malformed"),
+        ),
+        closing(
+            "204 with a body",
+            "HTTP/1.1 204 No Content\r\ncontent-length: LENGTH\r\n\r\nBODY",
+            Failure("not_json", "HTTP 204: the body is empty"),
+        ),
+        case(
+            "an interim answer with a length",
+            format!(
+                "HTTP/1.1 103 X\r\ncontent-length: 5\r\n\r\n{}",
+                ok(length, "BODY")
+            ),
+            Answer,
+        ),
+        case(
             "400",
             "HTTP/1.1 400 No\r\ncontent-length: 6\r\n\r\na\0b\"c\n",
             Failure("bad_request", "HTTP 400"),

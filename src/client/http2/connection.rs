@@ -4,11 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ::h2::client::{Builder, SendRequest};
-use ::h2::{Ping, PingPong};
 use bytes::Bytes;
 
 use super::group::Opening;
@@ -40,13 +39,10 @@ const PEER_RESETS_PENDING_MAX: usize = 20;
 const STREAM_ERRORS_MAX: usize = 1024;
 /// How long the last bytes of a connection that closes may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
-/// How long a connection on which a deadline fired in silence may leave a ping unanswered.
-const PING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A connection as exchanges see it. It closes when the last handle goes.
 pub(in crate::client) struct Shared {
     sender: RefCell<SendRequest<Bytes>>,
-    pings: RefCell<Option<PingPong>>,
     pub(super) pipe: Pipe,
     /// Streams the server allows; 0 until its settings have come.
     pub(super) streams_max: Cell<usize>,
@@ -54,11 +50,10 @@ pub(in crate::client) struct Shared {
     pub(super) active: Cell<usize>,
     /// No further stream may be opened.
     pub(super) closing: Cell<bool>,
-    /// An answer has come over it: if it ends now, it may merely have gone stale.
-    pub(super) answered: Cell<bool>,
+    /// Heads and pieces of bodies that have come over it: once there is one, it may merely have
+    /// gone stale if it ends.
+    pub(super) answers: Cell<u64>,
     pub(super) idle_since: Cell<Instant>,
-    /// When a ping was sent, and how much had been received by then.
-    probe: Cell<Option<(Instant, u64)>>,
 }
 
 impl Shared {
@@ -67,31 +62,13 @@ impl Shared {
         self.sender.borrow().clone()
     }
 
-    /// A deadline fired although nothing has come since `received`: asks whether anybody is there.
-    /// [`Shared::is_dead`] has the answer.
-    pub(super) fn probe(&self, received: u64, now: Instant) {
-        if self.pipe.received() > received || self.probe.get().is_some() {
-            return;
+    /// A deadline fired for a stream that was taken when `answers` had come. If no stream has been
+    /// answered since, none is opened here any more: the peer is gone, or hangs, and control frames
+    /// prove little (a proxy answers pings for a server that hangs). What is under way may go on.
+    pub(super) fn note_late(&self, answers: u64) {
+        if self.answers.get() == answers {
+            self.closing.set(true);
         }
-        if let Some(pings) = &mut *self.pings.borrow_mut() {
-            // Takes the answer to an earlier one, which would be in the way.
-            let _ = pings.poll_pong(&mut Context::from_waker(Waker::noop()));
-            if pings.send_ping(Ping::opaque()).is_ok() {
-                self.probe.set(Some((now, received)));
-            }
-        }
-    }
-
-    /// Whether the peer has left a ping unanswered for too long.
-    pub(super) fn is_dead(&self, now: Instant) -> bool {
-        let Some((at, received)) = self.probe.get() else {
-            return false;
-        };
-        if self.pipe.received() > received {
-            self.probe.set(None);
-            return false;
-        }
-        now.saturating_duration_since(at) >= PING_PATIENCE
     }
 }
 
@@ -127,14 +104,12 @@ async fn drive(
     let mut connection = Box::pin(connection);
     let mut turn = Turn::Opening(Rc::new(Shared {
         sender: RefCell::new(sender),
-        pings: RefCell::new(connection.ping_pong()),
         pipe: pipe.clone(),
         streams_max: Cell::new(0),
         active: Cell::new(0),
         closing: Cell::new(false),
-        answered: Cell::new(false),
+        answers: Cell::new(0),
         idle_since: Cell::new(runtime::now()),
-        probe: Cell::new(None),
     }));
     let mut receive = pin!(pipe.receive(reader));
     let mut send = pin!(pipe.send(writer));

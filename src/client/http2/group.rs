@@ -73,8 +73,7 @@ impl Group {
             .max_by_key(|one| one.active.get())?;
         connection.active.set(connection.active.get() + 1);
         Some(Slot {
-            reused: connection.answered.get(),
-            received: connection.pipe.received(),
+            answers: connection.answers.get(),
             connection: Rc::clone(connection),
             group: Rc::downgrade(self),
         })
@@ -122,18 +121,12 @@ impl Group {
         }
     }
 
-    /// Closes connections that have idled for `idle_timeout`. Gives up dead ones: their exchanges
-    /// have their deadlines, and nobody joins them.
+    /// Closes connections that have idled for `idle_timeout`.
     pub(in crate::client) fn sweep(&self, now: Instant, idle_timeout: Duration) {
-        let mut dead = false;
         self.connections.borrow_mut().retain(|one| {
-            dead |= one.is_dead(now);
             let idle = now.saturating_duration_since(one.idle_since.get());
-            !one.is_dead(now) && (one.active.get() > 0 || idle < idle_timeout)
+            one.active.get() > 0 || idle < idle_timeout
         });
-        if dead {
-            self.wake(usize::MAX);
-        }
     }
 
     /// Closes every connection without an exchange.
@@ -205,11 +198,16 @@ impl Drop for Waiting<'_> {
 /// One stream's place on a connection; gives it back when dropped.
 pub(in crate::client) struct Slot {
     pub(super) connection: Rc<Shared>,
-    /// An answer had come over the connection before.
-    pub(in crate::client) reused: bool,
-    /// What had been received when the stream was taken.
-    pub(super) received: u64,
+    /// [`Shared::answers`] when the stream was taken.
+    pub(super) answers: u64,
     group: Weak<Group>,
+}
+
+impl Slot {
+    /// Whether an answer had come over the connection before.
+    pub(in crate::client) fn is_reused(&self) -> bool {
+        self.answers > 0
+    }
 }
 
 impl Drop for Slot {

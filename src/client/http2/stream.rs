@@ -66,7 +66,7 @@ pub(in crate::client) async fn perform(
     transfer.request = Vec::from(request);
     if let Err(Ended::Late(_)) = outcome {
         let slot = &sending.slot;
-        slot.connection.probe(slot.received, runtime::now());
+        slot.connection.note_late(slot.answers);
     }
     outcome
 }
@@ -142,7 +142,7 @@ impl Sending<'_> {
                 return Err(self.failed(&error, unanswered()));
             }
         };
-        self.slot.connection.answered.set(true);
+        self.note_answer();
 
         let reply = &mut transfer.reply;
         let signals = render(head.status.as_u16(), &head.headers, reply);
@@ -190,12 +190,18 @@ impl Sending<'_> {
             if reply.len() - head_end + piece.len() > self.limits.body_bytes {
                 return Err(self.too_large());
             }
+            self.note_answer();
             reply.extend_from_slice(&piece);
             // Fails only when the stream is over, and then windows matter no more.
             let _ = body.flow_control().release_capacity(piece.len());
             on_body(&piece);
         }
         Ok(())
+    }
+
+    fn note_answer(&self) {
+        let answers = &self.slot.connection.answers;
+        answers.set(answers.get() + 1);
     }
 
     /// The outcome of `work`; `None` when the deadline comes first.

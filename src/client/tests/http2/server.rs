@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use super::server::Server;
+use crate::client::tests::server::Server;
 
 /// What happens to one stream.
 #[derive(Clone)]
