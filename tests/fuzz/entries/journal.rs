@@ -105,9 +105,10 @@ fn entry(index: u64, rest: &[u8]) -> Entry {
         line_offset: wide.wrapping_mul(index + 1),
         line_number: index + 1,
         completed_us: wide,
-        outcome: match (byte(2) >> (index % 8)) & 1 {
-            0 => Outcome::Success,
-            _ => Outcome::Failure,
+        outcome: match (byte(2) >> (index % 4 * 2)) & 3 {
+            0 => None,
+            1 => Some(Outcome::Success),
+            _ => Some(Outcome::Failure),
         },
         position: wide ^ byte(3),
         length: byte(4),
@@ -118,5 +119,6 @@ fn entry(index: u64, rest: &[u8]) -> Entry {
             completion: wide as u32,
             cached: 0,
         },
+        cost_nano_usd: wide ^ byte(8),
     }
 }
