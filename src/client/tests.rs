@@ -4,6 +4,7 @@
 mod authority;
 mod exchange;
 mod http2;
+mod http2_server;
 mod secure;
 mod server;
 mod trouble;

@@ -3,7 +3,6 @@
 mod faults;
 mod flow;
 mod frames;
-mod server;
 mod sharing;
 mod trouble;
 

@@ -304,10 +304,13 @@ fn alert(stream: &mut TlsStream) -> Vec<u8> {
     alert
 }
 
+/// What follows the answer on the wire.
+type LastBytes = fn(&mut TlsStream) -> Vec<u8>;
+
 /// In the middle of an answer, and in the same breath as its end.
 fn an_alert_or_a_forged_record_ends_the_connection<R: Runtime>() {
     let authority = Authority::new("known");
-    let cases: [(fn(&mut TlsStream) -> Vec<u8>, &str); 2] = [
+    let cases: [(LastBytes, &str); 2] = [
         (alert, "the server refused: alert BadRecordMac"),
         (|_| forged(), "cannot decrypt peer's message"),
     ];

@@ -80,7 +80,9 @@ fn damaged(entries: u8, settled: u8, kind: u8, place: usize, bits: u8, rest: &[u
     if touched < HEADER_BYTES {
         match replay {
             // Shorter than a header: of a process that died before it wrote anything.
-            Ok(replay) => assert!(kind % 3 == 0 && replay.is_empty() && replay.header().is_none()),
+            Ok(replay) => {
+                assert!(kind.is_multiple_of(3) && replay.is_empty() && replay.header().is_none())
+            }
             Err(damage) => assert!(!matches!(damage.what, DamageKind::Entry | DamageKind::Cut)),
         }
         return;

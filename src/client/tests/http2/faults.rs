@@ -6,8 +6,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use super::frames::*;
-use super::server::{Act, Seen, serve};
 use super::*;
+use crate::client::tests::http2_server::{Act, Seen, serve};
 use crate::client::tests::server::await_close;
 use crate::error::ErrorKind;
 

@@ -3,8 +3,8 @@
 use ::h2::Reason;
 use bytes::Bytes;
 
-use super::server::{Act, start};
 use super::*;
+use crate::client::tests::http2_server::{Act, start};
 use crate::error::ErrorKind;
 
 fn bodies_flow_through_small_windows<R: Runtime>() {

@@ -4,9 +4,9 @@ use std::sync::{Mutex, mpsc};
 
 use bytes::Bytes;
 
-use super::server::{Act, Seen, serve, start};
 use super::*;
 use crate::client::tests::authority::Authority;
+use crate::client::tests::http2_server::{Act, Seen, serve, start};
 use crate::client::tests::secure::trusting;
 use crate::client::tests::server::echo;
 use crate::http::Headers;

@@ -7,8 +7,8 @@ use std::net::TcpListener;
 use ::h2::Reason;
 
 use super::frames::{GOAWAY, SETTINGS, await_heads, frame};
-use super::server::{Act, Seen, serve, start};
 use super::*;
+use crate::client::tests::http2_server::{Act, Seen, serve, start};
 use crate::client::tests::server::await_close;
 use crate::error::ErrorKind;
 

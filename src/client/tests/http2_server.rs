@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-use crate::client::tests::server::Server;
+use super::server::Server;
 
 /// What happens to one stream.
 #[derive(Clone)]
