@@ -62,11 +62,12 @@ C
     x86_64-w64-mingw32-gcc -shared -o "$WINEPREFIX/drive_c/windows/system32/bcryptprimitives.dll" "$source" -ladvapi32
   fi
 
+  # Sockets and timers cost milliseconds under Wine: tests that hold them against a clock say nothing there.
   echo "== Windows: unit tests under Wine"
-  cargo test "${portable[@]}" -Zbuild-std=std,panic_unwind,test --target "$target" --lib
+  cargo test "${portable[@]}" -Zbuild-std=std,panic_unwind,test --target "$target" --lib -- --skip on_tokio
 
   echo "== Windows: demo under Wine"
-  /usr/lib/wine/wine64 "$CARGO_TARGET_DIR/$target/debug/blaze-uring.exe" demo
+  /usr/lib/wine/wine64 "$CARGO_TARGET_DIR/$target/debug/blaze-uring.exe" demo --lines 200
 }
 
 macos() {

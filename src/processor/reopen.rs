@@ -14,8 +14,8 @@ use crate::config::{Config, Job, OutputTarget};
 pub(super) enum Begun {
     /// Lines to send, perhaps.
     Run(Box<Opened>),
-    /// The finished run has no failures; the run folder is gone again and nothing was touched.
-    NothingFailed(Merged),
+    /// The finished run has no failures, and nothing was touched; the run folder may go.
+    NothingFailed(Merged, Claim),
 }
 
 /// Opens a claimed run folder for `job`.
@@ -38,14 +38,19 @@ pub(super) fn open(
         return Ok(Begun::Run(Box::new(claim.open(manifest)?)));
     };
     if !finished.has_failures() {
-        let merged = finished.read(input, config.format, &mut |_| Ok(()));
-        claim.abandon()?;
-        let merged = merged?;
+        let merged = match finished.read(input, config.format, &mut |_| Ok(())) {
+            Ok(merged) => merged,
+            Err(error) => {
+                // The error tells more than that a folder is left.
+                let _ = claim.abandon();
+                return Err(error.into());
+            }
+        };
         tracing::info!(
             "nothing to send again: {} has no records",
             job.errors.display()
         );
-        return Ok(Begun::NothingFailed(merged));
+        return Ok(Begun::NothingFailed(merged, claim));
     }
     let began_us = manifest.created_us;
     // The final files stay until the new ones replace them.

@@ -68,12 +68,17 @@ pub(super) fn run(
         published,
     } = match begun {
         Begun::Run(opened) => *opened,
-        Begun::NothingFailed(merged) => {
+        Begun::NothingFailed(merged, claim) => {
+            drop(input);
+            claim.abandon()?;
             let snapshot = still(&setup.plan, &scan, merged);
             return Ok(conclude(job, &scan, None, &snapshot, merged));
         }
     };
     if let Some(merged) = published {
+        // Spooled, the input lies in the run folder; what is mapped cannot go on Windows.
+        drop(input);
+        folder.remove()?;
         tracing::info!("the run had finished before; its final files are in place");
         if merged.succeeded + merged.failed != scan.lines {
             // That was a run of another input. This one begins by looking at the files again.
@@ -111,6 +116,7 @@ pub(super) fn run(
         _ => 0.0,
     };
     let done = resume.map(|resume| Arc::new(resume.done));
+    let input = Arc::new(input);
     let Finished { stopped, snapshot } = if before.succeeded + before.failed == scan.lines {
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
@@ -128,7 +134,7 @@ pub(super) fn run(
     } else {
         let driven = setup.drive(
             &folder,
-            Arc::new(input),
+            Arc::clone(&input),
             done,
             &scan,
             before,
@@ -145,6 +151,8 @@ pub(super) fn run(
             driven => driven?,
         }
     };
+    // As above.
+    drop(input);
     let recorded = Merged {
         succeeded: snapshot.succeeded(),
         failed: snapshot.failed(),
@@ -191,9 +199,13 @@ pub(super) fn inspect(processor: &Processor, job: &Job) -> Result<(Input, Scan),
         InputSource::Stdin => {
             let copy = tempfile_path();
             let input = Input::spool(&mut io::stdin().lock(), &copy);
-            // The mapping keeps the bytes; the name goes at once.
-            remove_quietly(&copy);
-            input?
+            match input {
+                Ok(input) => input.temporary(),
+                Err(error) => {
+                    remove_quietly(&copy);
+                    return Err(error.into());
+                }
+            }
         }
     };
     let scan = setup.scan(&input)?;

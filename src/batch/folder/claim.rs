@@ -62,7 +62,6 @@ impl Claim {
                         generation: 0,
                         _lock: self.lock,
                     };
-                    folder.remove()?;
                     Ok(Opened {
                         folder,
                         resume: None,

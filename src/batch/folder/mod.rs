@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use super::storage_error::StorageError;
 use crate::journal::Entry;
+use crate::runtime::files;
 use manifest::Stored;
 
 /// The folder of this process's run. While it lives, no other process can open the run.
@@ -48,7 +49,8 @@ pub struct Opened {
     /// What earlier processes finished; `None` for a new run.
     pub resume: Option<Resume>,
     /// An earlier process finished the whole run and died while it put the final files in place.
-    /// They are in place now and the folder is gone: nothing is left to do.
+    /// They are in place now: nothing is left to do but [`RunFolder::remove`], once the input is closed
+    /// (spooled, it lies in there).
     pub published: Option<Merged>,
 }
 
@@ -189,7 +191,10 @@ impl RunFolder {
 fn remove(folder: &Path) -> Result<(), StorageError> {
     name::clear(folder).map_err(StorageError::io(folder, "empty"))?;
     let lock = folder.join(name::LOCK);
-    remove_if_there(&lock).map_err(StorageError::io(&lock, "remove"))?;
+    match files::remove_open(&lock) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => result.map_err(StorageError::io(&lock, "remove"))?,
+    }
     match fs::remove_dir(folder) {
         Err(error)
             if matches!(

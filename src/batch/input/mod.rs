@@ -35,6 +35,19 @@ pub struct Input {
     file: File,
     map: Mapping,
     stamp: Stamp,
+    /// Last, so that the file is closed before.
+    leftover: Option<Leftover>,
+}
+
+/// A file that goes with its value.
+#[derive(Debug)]
+struct Leftover(PathBuf);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        // A leftover in the temporary folder is not worth failing for.
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Size and time of last change, to notice that the file was replaced or edited.
@@ -117,7 +130,18 @@ impl Input {
             file,
             map,
             stamp,
+            leftover: None,
         })
+    }
+
+    /// Its file is not needed under its name any more: it goes at once, or, where what is mapped
+    /// cannot go (Windows), with this value.
+    #[must_use]
+    pub fn temporary(mut self) -> Self {
+        if fs::remove_file(&self.path).is_err() {
+            self.leftover = Some(Leftover(self.path.clone()));
+        }
+        self
     }
 
     /// Copies standard input (or any reader) to `path` and opens that.

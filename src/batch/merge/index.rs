@@ -156,6 +156,8 @@ impl Totals {
 
 impl Drop for Index {
     fn drop(&mut self) {
+        // Not every system removes a file that is mapped.
+        self.map = None;
         // Left behind it would only take space until the next merge replaces it.
         let _ = remove_if_there(&self.path);
     }

@@ -193,6 +193,7 @@ fn a_segment_that_is_the_final_file_is_renamed() {
     place.process(&[&[(1, Success), (2, Success)], &[(3, Failure)]]);
     let metadata = |path: &Path| fs::metadata(path).expect("a file");
     let segment = metadata(&place.shard_file(FileKind::Output, 1, 0));
+    assert!(segment.is_file());
     merge_now(&place, plan(&place, Order::Input)).expect("merged");
     expect_final(&place, &[(1, Success), (2, Success)], &[(3, Failure)]);
     #[cfg(unix)]
@@ -432,6 +433,7 @@ fn publishing_is_completed_from_any_step() {
                 failed: 1
             })
         );
+        opened.folder.remove().expect("removed");
         expect_final(&place, &[(1, Success), (2, Success)], &[(3, Failure)]);
     }
 }

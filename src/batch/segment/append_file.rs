@@ -129,6 +129,7 @@ impl AppendFile {
 
     /// Lets another file take the writes, such as one that is always full.
     #[cfg(test)]
+    #[allow(dead_code, reason = "only Linux has such a file")]
     pub(super) fn swap(&mut self, file: File) -> File {
         std::mem::replace(&mut self.file, file)
     }

@@ -4,8 +4,8 @@
 #[cfg(unix)]
 #[path = "unix.rs"]
 mod platform;
-#[cfg(not(unix))]
-#[path = "portable.rs"]
+#[cfg(windows)]
+#[path = "windows.rs"]
 mod platform;
 
 use std::fs::{self, File, OpenOptions};
@@ -91,28 +91,40 @@ pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Resul
 /// Whether two paths lead to the same file, through symbolic and hard links too. Files that do not
 /// exist yet are compared by their resolved parent folder and name.
 pub fn same_file(one: &Path, other: &Path) -> bool {
-    match (fs::metadata(one), fs::metadata(other)) {
-        (Ok(first), Ok(second)) => platform::same_identity(&first, &second)
-            .unwrap_or_else(|| resolved(one) == resolved(other)),
-        (Err(_), Err(_)) => resolved(one) == resolved(other),
+    match (platform::identity(one), platform::identity(other)) {
+        (Some(first), Some(second)) => first == second,
+        (None, None) => resolved(one) == resolved(other),
         _ => false,
     }
 }
 
 /// Whether the open file is still what the path names: nobody removed or replaced it.
 pub fn is_named(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(first), Ok(second)) => platform::same_identity(&first, &second).unwrap_or(true),
-        _ => false,
-    }
+    let identity = platform::identity_of(file);
+    identity.is_some() && identity == platform::identity(path)
 }
 
 /// Whether a file can be renamed from one folder into the other.
 pub fn same_file_system(one: &Path, other: &Path) -> bool {
-    match (fs::metadata(one), fs::metadata(other)) {
-        (Ok(first), Ok(second)) => platform::same_device(&first, &second),
-        _ => false,
-    }
+    let device = |path| platform::identity(path).map(|identity| identity.device);
+    device(one).is_some() && device(one) == device(other)
+}
+
+/// Removes a file that this process has open, and takes its name out of its folder at once.
+pub fn remove_open(path: &Path) -> io::Result<()> {
+    platform::remove_open(path)
+}
+
+/// Whether the system takes this name for a device wherever it stands, such as `NUL` on Windows.
+pub fn is_device_name(path: &Path) -> bool {
+    platform::is_device_name(path)
+}
+
+/// Which file this is, whatever its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    file: u64,
 }
 
 /// Whether this process may create files in the folder. Creates nothing to find out.

@@ -1,7 +1,17 @@
-//! Unix: modes, identities, positioned writes; space reservation on Linux.
+//! Unix: modes, identities, positioned writes.
+
+#[cfg(target_os = "linux")]
+#[path = "space_linux.rs"]
+mod space;
+#[cfg(target_vendor = "apple")]
+#[path = "space_apple.rs"]
+mod space;
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+#[path = "space_unknown.rs"]
+mod space;
 
 use std::ffi::CString;
-use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -10,53 +20,8 @@ use std::path::Path;
 
 use memmap2::{Mmap, MmapMut, UncheckedAdvice};
 
-#[cfg(target_os = "linux")]
-pub(super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    if length == 0 {
-        return Ok(());
-    }
-    // The call itself ignores the limit as long as the size stays, and the write would fail later.
-    if offset.saturating_add(length) > file_size_limit() {
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
-    }
-    let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
-    let offset = libc::off64_t::try_from(offset).map_err(too_large)?;
-    let length = libc::off64_t::try_from(length).map_err(too_large)?;
-    loop {
-        // SAFETY: a system call on a descriptor that `file` keeps open; no memory is passed.
-        let result = unsafe {
-            libc::fallocate64(file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, length)
-        };
-        if result == 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        match error.raw_os_error() {
-            Some(libc::EINTR) => {}
-            // Old kernels and some network file systems answer ENOSYS.
-            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Err(io::ErrorKind::Unsupported.into()),
-            _ => return Err(error),
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn reserve(_: &File, _: u64, _: u64) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-/// `ulimit -f`, in bytes.
-#[cfg(target_os = "linux")]
-fn file_size_limit() -> u64 {
-    let mut limit = libc::rlimit64 {
-        rlim_cur: libc::RLIM64_INFINITY,
-        rlim_max: libc::RLIM64_INFINITY,
-    };
-    // SAFETY: the call only fills in the struct that is passed; if it fails there is no limit known.
-    unsafe { libc::getrlimit64(libc::RLIMIT_FSIZE, &raw mut limit) };
-    limit.rlim_cur
-}
+use super::Identity;
+pub(super) use space::reserve;
 
 pub(super) fn only_owner(options: &mut OpenOptions) {
     options.mode(0o600);
@@ -74,12 +39,30 @@ pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usi
     file.write_at(bytes, offset)
 }
 
-pub(super) fn same_identity(one: &Metadata, other: &Metadata) -> Option<bool> {
-    Some(one.dev() == other.dev() && one.ino() == other.ino())
+pub(super) fn remove_open(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)
 }
 
-pub(super) fn same_device(one: &Metadata, other: &Metadata) -> bool {
-    one.dev() == other.dev()
+pub(super) fn identity(path: &Path) -> Option<Identity> {
+    fs::metadata(path)
+        .ok()
+        .map(|metadata| identity_in(&metadata))
+}
+
+pub(super) fn identity_of(file: &File) -> Option<Identity> {
+    file.metadata().ok().map(|metadata| identity_in(&metadata))
+}
+
+fn identity_in(metadata: &fs::Metadata) -> Identity {
+    Identity {
+        device: metadata.dev(),
+        file: metadata.ino(),
+    }
+}
+
+/// Devices have paths of their own, and their file type tells.
+pub(super) fn is_device_name(_: &Path) -> bool {
+    false
 }
 
 pub(super) fn is_writable_folder(path: &Path) -> bool {

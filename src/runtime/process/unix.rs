@@ -47,6 +47,9 @@ extern "C" fn on_bus_error(
     }
 }
 
+/// `OPEN_MAX` of macOS.
+const OPEN_MAX: libc::rlim_t = 10_240;
+
 pub(super) fn raise_open_files(wanted: u64) -> u64 {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -60,8 +63,13 @@ pub(super) fn raise_open_files(wanted: u64) -> u64 {
         let before = limit.rlim_cur;
         let wanted = libc::rlim_t::try_from(wanted).unwrap_or(libc::RLIM_INFINITY);
         if wanted > before {
-            limit.rlim_cur = wanted.min(limit.rlim_max);
-            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
+            // macOS names no limit, and takes no more than this one.
+            let fallback = OPEN_MAX.min(wanted).max(before);
+            for limit_tried in [wanted.min(limit.rlim_max), fallback] {
+                limit.rlim_cur = limit_tried;
+                if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 {
+                    break;
+                }
                 limit.rlim_cur = before;
             }
         }
