@@ -1,6 +1,7 @@
 //! The main thread of a run: owns the global halves of the traffic policy, hands out input, listens
 //! to the shards and decides when the run is over. It sees messages only; no shard waits for it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,6 +103,15 @@ pub struct Coordinator {
     token_leases: Vec<TokenLease>,
     /// Returned slots go round.
     next_taker: usize,
+    messages: Messages,
+}
+
+/// How many messages have crossed threads. Their number follows the time a run takes and its ranges of
+/// input, not its requests (docs/SCALING.md); `-v` tells it at the end.
+#[derive(Default)]
+struct Messages {
+    reports: u64,
+    orders: Cell<u64>,
 }
 
 /// What a run leaves behind.
@@ -170,6 +180,7 @@ impl Coordinator {
             actions: Vec::new(),
             token_leases: Vec::new(),
             next_taker: 0,
+            messages: Messages::default(),
         }
     }
 
@@ -250,6 +261,11 @@ impl Coordinator {
 
     /// What the run leaves behind once every shard has left.
     pub fn finish(self) -> Finished {
+        tracing::debug!(
+            "{} messages from shards, {} to them",
+            self.messages.reports,
+            self.messages.orders.get()
+        );
         let snapshot = self.snapshot(runtime::now());
         Finished {
             stopped: self.stopped,
@@ -258,6 +274,7 @@ impl Coordinator {
     }
 
     fn handle(&mut self, shard: usize, report: Report, now: Instant) {
+        self.messages.reports += 1;
         match report {
             Report::WantRange => {
                 let order = match self.slices.next(shard) {
@@ -528,6 +545,8 @@ impl Coordinator {
     }
 
     fn order(&self, shard: usize, order: Order) {
+        let orders = &self.messages.orders;
+        orders.set(orders.get() + 1);
         // A shard that has left needs no orders.
         let _ = self.shards[shard].orders.send(order);
     }

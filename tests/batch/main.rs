@@ -14,5 +14,6 @@ mod engine;
 mod fields;
 mod files;
 mod lines;
+mod messages;
 mod settings;
 mod shapes;
