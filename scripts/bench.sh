@@ -4,13 +4,19 @@
 #   scripts/bench.sh                 HTTP/1.1, 256 in flight, one shard, 300 000 lines, three runs, medians
 #   scripts/bench.sh --tls           the same over TLS
 #   scripts/bench.sh --lines N --in-flight N --runs N --runtime uring|tokio
+#   scripts/bench.sh --all           the whole comparison: both runtimes, wrk, h2load, oha and an aiohttp script over
+#                                    HTTP/1.1, TLS and HTTP/2; writes docs/BENCHMARKS.md, docs/benchmarks.svg, README.md
+#
+# --all takes about five minutes once everything is there. The first time it installs nginx, wrk and h2load by apt-get,
+# aiohttp and matplotlib by pip and oha by cargo into a cache outside the tree (BLAZE_TOOLS, default
+# ~/.cache/blaze-uring); --no-write only prints; --lines, --in-flight and --runs count there too.
 #
 # The server is pinned to core 1, every client to core 0. CPU is user + system time of the client's
 # process, the merge of the records included. Needs nginx, bash, awk, openssl (for --tls).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-lines=300000 in_flight=256 runs=3 scheme=http runtime=auto
+lines='' in_flight=256 runs=3 scheme=http runtime=auto all='' write=1
 while [ $# -gt 0 ]; do
   case $1 in
     --lines) lines=$2; shift 2 ;;
@@ -18,9 +24,32 @@ while [ $# -gt 0 ]; do
     --runs) runs=$2; shift 2 ;;
     --runtime) runtime=$2; shift 2 ;;
     --tls) scheme=https; shift ;;
+    --all) all=1; shift ;;
+    --no-write) write=''; shift ;;
     *) echo "unknown option $1; see the head of $0" >&2; exit 2 ;;
   esac
 done
+
+if [ -n "$all" ]; then
+  tools=${BLAZE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/blaze-uring}
+  mkdir -p "$tools"
+  missing=()
+  for package in nginx-light wrk nghttp2-client openssl python3-venv; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
+  done
+  if [ "${#missing[@]}" -gt 0 ]; then
+    as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+    as_root apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  fi
+  [ -x "$tools/venv/bin/python" ] || python3 -m venv "$tools/venv"
+  "$tools/venv/bin/python" -c 'import aiohttp, matplotlib' 2>/dev/null || "$tools/venv/bin/pip" install -q aiohttp matplotlib
+  [ -x "$tools/oha/bin/oha" ] || cargo install --locked --quiet --root "$tools/oha" oha
+  cargo build --release --quiet
+  exec "$tools/venv/bin/python" scripts/peers/compare.py --blaze "${CARGO_TARGET_DIR:-$PWD/target}/release/blaze-uring" \
+    --oha "$tools/oha/bin/oha" --in-flight "$in_flight" --runs "$runs" --requests "${lines:-200000}" ${write:+--docs docs}
+fi
+lines=${lines:-300000}
 
 for tool in nginx awk taskset; do
   command -v "$tool" >/dev/null || { echo "$tool is not installed" >&2; exit 1; }
