@@ -106,6 +106,8 @@ pub struct Admission {
     in_flight: usize,
     /// The coordinator knows that this shard has something to send.
     working: bool,
+    /// The coordinator knows that every line was sent at least once.
+    all_tried: bool,
     stopping: bool,
     /// What the coordinator should hear; the driver sends it after each call.
     pub reports: Vec<Report>,
@@ -173,6 +175,7 @@ impl Admission {
             ring: Ring::new(&opening.weights),
             in_flight: 0,
             working: true,
+            all_tried: false,
             stopping: false,
             reports: Vec::new(),
         }
@@ -187,19 +190,25 @@ impl Admission {
             };
         }
         let mut retry_due = self.parked.next_due().is_some_and(|due| due <= now);
-        // A probe may well fail: better a line that has all its attempts left.
-        if !retry_due || self.health.holds_probe() {
-            match self.source.fill(input, &mut self.reports) {
-                Filled::Ready => retry_due = false,
-                Filled::Refused(line, kind, message) => {
-                    return Admitted::Refused {
-                        line,
-                        kind,
-                        message,
-                    };
+        // Also when a retry goes first: whether any line is untried yet must be known.
+        match self.source.fill(input, &mut self.reports) {
+            // A probe may well fail: better a line that has all its attempts left.
+            Filled::Ready => retry_due &= !self.health.holds_probe(),
+            Filled::Refused(line, kind, message) => {
+                return Admitted::Refused {
+                    line,
+                    kind,
+                    message,
+                };
+            }
+            Filled::Empty => {
+                if self.source.exhausted && !self.all_tried {
+                    self.all_tried = true;
+                    self.reports.push(Report::AllTried);
                 }
-                Filled::Empty if retry_due => {}
-                Filled::Empty => return self.nothing_to_send(),
+                if !retry_due {
+                    return self.nothing_to_send();
+                }
             }
         }
         if !self.working {

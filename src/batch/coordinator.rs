@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, select};
 
 use crate::batch::admission::FirstPermits;
 use crate::batch::input::Input;
+use crate::batch::last_lines::{LastLines, Ruling};
 use crate::batch::message::{Event, Order, Pool, Report, Schedule};
 use crate::batch::plan::Plan;
 use crate::batch::quotas::{Quotas, TokenLease};
@@ -89,6 +90,7 @@ pub struct Coordinator {
     quotas: Quotas,
     health: Health,
     last_failure: Vec<Option<String>>,
+    last_lines: LastLines,
     totals: Totals,
     gauges: Gauges,
     /// What earlier processes of this run spent, in US dollars.
@@ -157,6 +159,7 @@ impl Coordinator {
             quotas,
             health: Health::new(plan.groups.clone(), shards),
             last_failure: vec![None; plan.endpoints.len()],
+            last_lines: LastLines::new(shards, plan.endpoints.len()),
             totals: Totals::new(plan.endpoints.len()),
             shards: orders
                 .into_iter()
@@ -311,10 +314,17 @@ impl Coordinator {
             Report::ReturnPermits(pool, count) => self.permits(pool, |permits, actions| {
                 permits.handle_return(shard, count, actions);
             }),
-            Report::Transient { endpoint, message } => {
+            Report::Transient {
+                endpoint,
+                message,
+                may_be_the_line,
+            } => {
                 self.last_failure[endpoint] = Some(message);
-                self.health.handle_transient(endpoint, now);
+                if self.last_lines.handle_failure(endpoint, may_be_the_line) {
+                    self.health.handle_transient(endpoint, now);
+                }
             }
+            Report::AllTried => self.last_lines.handle_all_tried(shard),
             Report::Probed { endpoint, ok } => self.health.handle_probe_result(endpoint, ok, now),
             Report::ProbeDeclined(endpoint) => {
                 self.health.handle_probe_declined(endpoint, shard, now);
@@ -482,13 +492,36 @@ impl Coordinator {
             self.stop(Stopped::InputChanged, now);
             return;
         }
-        if let Some(reason) =
-            self.health
-                .verdict(now, self.plan.config.max_outage, MAX_OUTAGE_NEVER)
-        {
-            let reasons = self.unusable_because(&reason, now);
-            self.stop(Stopped::NoEndpoint(reasons), now);
+        let outage_max = self.plan.config.max_outage;
+        if let Some(reason) = self.health.verdict(now, outage_max, MAX_OUTAGE_NEVER) {
+            match self.rule(&reason, now) {
+                Ruling::Wait => {}
+                Ruling::Forgive => {
+                    tracing::warn!(
+                        "no endpoint has been usable, but all that is left are lines that failed with \
+                         an answer: they get the attempts they have left"
+                    );
+                    self.health.forgive(now);
+                }
+                Ruling::Stop => {
+                    let reasons = self.unusable_because(&reason, now);
+                    self.stop(Stopped::NoEndpoint(reasons), now);
+                }
+            }
         }
+    }
+
+    /// Whether an outage is to end the run.
+    fn rule(&mut self, reason: &StopReason, now: Instant) -> Ruling {
+        let StopReason::Outage(lasted) = *reason else {
+            return Ruling::Stop;
+        };
+        let has_succeeded = self.health.ever_succeeded() || self.gauges.succeeded_before > 0;
+        let enabled = (0..self.plan.endpoints.len())
+            .filter(|&index| !matches!(self.health.state(index, now), State::Disabled { .. }));
+        let outage_max = self.plan.config.max_outage;
+        self.last_lines
+            .rule(has_succeeded, enabled, lasted, outage_max)
     }
 
     /// Stops the run if `--max-cost` is reached.

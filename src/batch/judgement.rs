@@ -130,6 +130,14 @@ impl Failed<'_> {
         self.excused = true;
     }
 
+    /// Whether the endpoint answered with an error that the line itself may cause: 500, what is no JSON.
+    /// Statuses that speak of load, of a gateway or of time are the endpoint's own.
+    pub fn may_be_the_line(&self) -> bool {
+        const OF_THE_ENDPOINT: [u16; 8] = [408, 425, 429, 498, 502, 503, 504, 529];
+        self.status
+            .is_some_and(|status| !OF_THE_ENDPOINT.contains(&status))
+    }
+
     /// Whether it says that requests came too fast: 429, 529 (overloaded), a timeout.
     pub fn pushes_back(&self) -> bool {
         self.status == Some(529)

@@ -100,7 +100,11 @@ pub enum Report {
         endpoint: usize,
         /// The failure, for the summary of a stopped run.
         message: String,
+        /// The endpoint answered, and the line may be what it cannot do.
+        may_be_the_line: bool,
     },
+    /// Every line that this shard will ever have was tried at least once.
+    AllTried,
     /// An attempt was answered well (sent only while the endpoint has a streak or never was).
     Success(usize),
     /// What the half-open probe of an endpoint showed.

@@ -8,6 +8,7 @@ pub mod folder;
 mod gates;
 pub mod input;
 pub mod judgement;
+mod last_lines;
 pub mod line;
 pub mod merge;
 pub mod message;

@@ -215,7 +215,7 @@ impl<R: Runtime> Shard<R> {
         self.charge(billed.usd);
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket);
-        self.tell(ticket, effect, &verdict.message);
+        self.tell(ticket, effect, failed);
         if self.plan.searches && failed.pushes_back() {
             self.report(Report::Pushback(ticket.endpoint));
         }
@@ -314,7 +314,7 @@ impl<R: Runtime> Shard<R> {
         admission.health().any_enabled_outside_group(endpoint)
     }
 
-    fn tell(&self, ticket: &Ticket, effect: &Effect, message: &str) {
+    fn tell(&self, ticket: &Ticket, effect: &Effect, failed: &Failed<'_>) {
         let endpoint = ticket.endpoint;
         match effect {
             Effect::Transient => {
@@ -327,7 +327,8 @@ impl<R: Runtime> Shard<R> {
                 self.admission.borrow_mut().note_failed(endpoint);
                 self.report(Report::Transient {
                     endpoint,
-                    message: message.to_owned(),
+                    message: failed.verdict.message.clone(),
+                    may_be_the_line: failed.may_be_the_line(),
                 });
             }
             // The endpoint answered: whatever it said, it is not out.

@@ -358,6 +358,18 @@ impl Health {
         (lasted >= limit).then_some(StopReason::Outage(lasted))
     }
 
+    /// Opens every endpoint that only a streak has closed: what failed was not their fault.
+    pub fn forgive(&mut self, now: Instant) {
+        for endpoint in &mut self.endpoints {
+            if !matches!(endpoint.circuit, Circuit::Disabled { .. }) {
+                endpoint.circuit = Circuit::Closed;
+                endpoint.streak = 0;
+                endpoint.failed_probes = 0;
+            }
+        }
+        self.note_outage(now);
+    }
+
     /// Turns a finished cooling, or a probe that was lost, into a probe of the next working shard.
     fn assign_probe(&mut self, index: usize, now: Instant) {
         let endpoint = &self.endpoints[index];

@@ -2,7 +2,8 @@
 //! burning its lines.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use blaze_uring::mock::Scripted;
@@ -218,6 +219,68 @@ fn an_outage_beyond_max_outage_stops_the_run_which_resumes_later() {
         assert_complete(&place, LINES);
         assert_eq!(good.stats().requests, LINES as u64 - 100, "{runtime}");
     }
+}
+
+/// Lines that fail wherever they are sent, at the end of a file: more in a row than an endpoint may fail,
+/// but they are answered, and nothing else is left. Else no command could ever end the run.
+#[test]
+fn lines_that_always_fail_at_the_end_become_failure_records() {
+    const POISONED: usize = 20;
+    let mut forgiven = false;
+    // On one core, so that the other lines are through before these begin.
+    for runtime in runtimes() {
+        for resumed in [false, true] {
+            let place = Place::new();
+            let is_well = Arc::new(AtomicBool::new(!resumed));
+            let decides = Arc::clone(&is_well);
+            let mock = scripted(move |request| {
+                let poisoned = memchr::memmem::find(&request.body, b"poison").is_some();
+                match poisoned {
+                    true if decides.load(Ordering::SeqCst) => Some(Scripted::json(500, "{}")),
+                    // Not the lines' fault, whatever is left.
+                    true => Some(Scripted::json(503, "{}")),
+                    false => Some(Scripted::json(200, GOOD)),
+                }
+            });
+            let attempts = |max: u32| {
+                let backoff =
+                    json!({"initial_backoff": "1s", "multiplier": 1.0, "max_attempts": max});
+                config(
+                    &place,
+                    &[endpoint(&mock, "a", json!({}))],
+                    json!({"retry": backoff}),
+                );
+            };
+            let mut lines = numbered(60);
+            lines.extend((0..POISONED).map(|id| format!(r#"{{"input": "poison {id}"}}"#)));
+            place.input(&lines);
+            let args = args(
+                runtime,
+                &["--max-outage", "4", "--workers", "30", "--cores", "1"],
+            );
+            if resumed {
+                attempts(1000);
+                let stopped = run(&place, &args).expect(4);
+                assert!(stopped.stderr.contains("503"), "{stopped:?}");
+                is_well.store(true, Ordering::SeqCst);
+            }
+            attempts(3);
+            let before = mock.stats().requests;
+            let ended = run(&place, &args).expect(3);
+            forgiven |= ended.stderr.contains("the attempts they have left");
+            assert_eq!(place.records("out.jsonl").len(), 60);
+            let errors = place.records("errors.jsonl");
+            assert_eq!(errors.len(), POISONED);
+            for error in errors {
+                assert_eq!(error["status_code"], 500, "{error}");
+                assert_eq!(error["attempts"], 3, "{error}");
+            }
+            let sent = (mock.stats().requests - before) as usize;
+            let good = if resumed { 0 } else { 60 };
+            assert_eq!(sent, good + 3 * POISONED, "{runtime}");
+        }
+    }
+    assert!(forgiven, "no run met an outage");
 }
 
 #[test]
