@@ -377,6 +377,12 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
+    fn sync_in_background(&self) {
+        if let Err(error) = self.log.borrow_mut().sync_in_background() {
+            self.report(Report::Storage(error));
+        }
+    }
+
     /// Deadlines, idle connections, group fsync, counters, until the shard leaves.
     async fn sweep(self: Rc<Self>) {
         let mut turn = 0u32;
@@ -385,7 +391,7 @@ impl<R: Runtime> Shard<R> {
             self.pool.sweep(runtime::now());
             turn = turn.wrapping_add(1);
             if turn.is_multiple_of(SWEEPS_PER_REPORT) {
-                self.sync();
+                self.sync_in_background();
                 self.report_metrics();
                 self.release_input();
             }

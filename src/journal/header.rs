@@ -25,14 +25,28 @@ pub struct Header {
     pub generation: u32,
     /// Which shard of that process.
     pub shard: u32,
+    /// Of the three; made once, because every entry's checksum begins with it.
+    checksum: u64,
 }
 
 impl Header {
+    /// Of a journal that begins, or one that was begun with these.
+    pub fn new(run_id: [u8; 16], generation: u32, shard: u32) -> Self {
+        let checksum = xxh3_64(&checked_bytes(run_id, generation, shard));
+        Self {
+            run_id,
+            generation,
+            shard,
+            checksum,
+        }
+    }
+
     /// The first bytes of a new journal, nothing settled.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
-        bytes[..CHECKED_BYTES].copy_from_slice(&self.checked_bytes());
-        bytes[CHECKED_BYTES..MARK_OFFSET].copy_from_slice(&self.checksum().to_le_bytes());
+        let checked = checked_bytes(self.run_id, self.generation, self.shard);
+        bytes[..CHECKED_BYTES].copy_from_slice(&checked);
+        bytes[CHECKED_BYTES..MARK_OFFSET].copy_from_slice(&self.checksum.to_le_bytes());
         bytes[MARK_OFFSET..].copy_from_slice(&self.mark(0));
         bytes
     }
@@ -43,7 +57,7 @@ impl Header {
     pub fn mark(&self, settled: u64) -> [u8; MARK_BYTES] {
         let mut bytes = [0; MARK_BYTES];
         bytes[..8].copy_from_slice(&settled.to_le_bytes());
-        let checksum = xxh3_64_with_seed(&bytes[..8], self.checksum());
+        let checksum = xxh3_64_with_seed(&bytes[..8], self.checksum);
         bytes[8..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
@@ -51,11 +65,8 @@ impl Header {
     /// The header and its settled count. `bytes` holds at least [`HEADER_BYTES`].
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, u64), Damage> {
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        let header = Self {
-            run_id: std::array::from_fn(|i| bytes[24 + i]),
-            generation: number(12),
-            shard: number(16),
-        };
+        let run_id = std::array::from_fn(|i| bytes[24 + i]);
+        let header = Self::new(run_id, number(12), number(16));
         let damage = |offset: usize, what| {
             Err(Damage {
                 offset: offset as u64,
@@ -78,16 +89,16 @@ impl Header {
 
     /// Also the seed of every entry's checksum, so that an entry of another journal never passes.
     pub(super) fn checksum(&self) -> u64 {
-        xxh3_64(&self.checked_bytes())
+        self.checksum
     }
+}
 
-    fn checked_bytes(&self) -> [u8; CHECKED_BYTES] {
-        let mut bytes = [0; CHECKED_BYTES];
-        bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.shard.to_le_bytes());
-        bytes[24..40].copy_from_slice(&self.run_id);
-        bytes
-    }
+fn checked_bytes(run_id: [u8; 16], generation: u32, shard: u32) -> [u8; CHECKED_BYTES] {
+    let mut bytes = [0; CHECKED_BYTES];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    bytes[12..16].copy_from_slice(&generation.to_le_bytes());
+    bytes[16..20].copy_from_slice(&shard.to_le_bytes());
+    bytes[24..40].copy_from_slice(&run_id);
+    bytes
 }

@@ -12,9 +12,6 @@ pub use header::{HEADER_BYTES, Header, MARK_BYTES, MARK_OFFSET, VERSION};
 
 use std::fmt;
 
-/// Entries between two calls of `passed`: about a megabyte.
-const STEP_ENTRIES: u64 = 1 << 14;
-
 /// A journal whose bytes were changed or cut where no crash can have done it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
@@ -63,6 +60,14 @@ pub struct Replay<'a> {
     torn: Option<u64>,
 }
 
+/// A journal whose entries nobody has looked at yet: for a reader that checks them in its own order.
+#[derive(Clone, Copy, Debug)]
+pub struct Slots<'a> {
+    header: Header,
+    body: &'a [u8],
+    settled: u64,
+}
+
 /// Reads a journal.
 ///
 /// Settled entries (see [`Header::mark`]) must all be there and intact; anything else is
@@ -70,16 +75,7 @@ pub struct Replay<'a> {
 /// crash left half-written, whose lines are simply sent again. A file shorter than a header belongs
 /// to a process that died before it wrote anything.
 pub fn replay(bytes: &[u8]) -> Result<Replay<'_>, Damage> {
-    replay_in_steps(bytes, &mut || {})
-}
-
-/// As [`replay`]; calls `passed` now and then, so that a caller whose bytes are a mapped file can
-/// let go of the pages read so far.
-pub fn replay_in_steps<'a>(
-    bytes: &'a [u8],
-    passed: &mut dyn FnMut(),
-) -> Result<Replay<'a>, Damage> {
-    if bytes.len() < HEADER_BYTES {
+    let Some(slots) = Slots::new(bytes)? else {
         let torn = (!bytes.is_empty()).then_some(0);
         return Ok(Replay {
             header: None,
@@ -87,38 +83,71 @@ pub fn replay_in_steps<'a>(
             settled: 0,
             torn,
         });
-    }
-    let (head, body) = bytes.split_at(HEADER_BYTES);
-    let (header, settled) = Header::decode(head)?;
-    let mut intact = 0_u64;
-    for (index, chunk) in (0_u64..).zip(body.chunks_exact(ENTRY_BYTES)) {
-        if Entry::decode(chunk, &header, index).is_none() {
-            break;
+    };
+    let intact = (0..slots.len()).find(|&index| slots.entry(index).is_none());
+    slots.end(intact.unwrap_or(slots.len()))
+}
+
+impl<'a> Slots<'a> {
+    /// `None`: the process died before it wrote a header.
+    pub fn new(bytes: &'a [u8]) -> Result<Option<Self>, Damage> {
+        if bytes.len() < HEADER_BYTES {
+            return Ok(None);
         }
-        intact = index + 1;
-        if intact.is_multiple_of(STEP_ENTRIES) {
-            passed();
+        let (head, body) = bytes.split_at(HEADER_BYTES);
+        let (header, settled) = Header::decode(head)?;
+        Ok(Some(Self {
+            header,
+            body,
+            settled,
+        }))
+    }
+
+    /// Whose journal it is.
+    pub fn header(&self) -> Header {
+        self.header
+    }
+
+    /// Entries up to this index must be intact.
+    pub fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// Entries that are there in full, intact or not.
+    pub fn len(&self) -> u64 {
+        (self.body.len() / ENTRY_BYTES) as u64
+    }
+
+    /// Nothing follows the header.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The entry at `index`; `None` if it is not intact, or beyond the end.
+    pub fn entry(&self, index: u64) -> Option<Entry> {
+        entry_in(self.body, &self.header, index)
+    }
+
+    /// The journal of which exactly the first `intact` entries are.
+    pub fn end(self, intact: u64) -> Result<Replay<'a>, Damage> {
+        let end = intact as usize * ENTRY_BYTES;
+        let offset = entry_offset(intact);
+        if intact < self.settled {
+            let whole_entry_left = self.body.len() - end >= ENTRY_BYTES;
+            let what = if whole_entry_left {
+                DamageKind::Entry
+            } else {
+                DamageKind::Cut
+            };
+            return Err(Damage { offset, what });
         }
+        Ok(Replay {
+            header: Some(self.header),
+            entries: &self.body[..end],
+            settled: self.settled,
+            torn: (end < self.body.len()).then_some(offset),
+        })
     }
-    passed();
-    let end = intact as usize * ENTRY_BYTES;
-    let offset = (HEADER_BYTES + end) as u64;
-    if intact < settled {
-        let whole_entry_left = body.len() - end >= ENTRY_BYTES;
-        let what = if whole_entry_left {
-            DamageKind::Entry
-        } else {
-            DamageKind::Cut
-        };
-        return Err(Damage { offset, what });
-    }
-    let torn = (end < body.len()).then_some(offset);
-    Ok(Replay {
-        header: Some(header),
-        entries: &body[..end],
-        settled,
-        torn,
-    })
 }
 
 impl Replay<'_> {

@@ -1,11 +1,7 @@
 use super::*;
 
 fn header() -> Header {
-    Header {
-        run_id: *b"0123456789abcdef",
-        generation: 3,
-        shard: 7,
-    }
+    Header::new(*b"0123456789abcdef", 3, 7)
 }
 
 fn entry(index: u64) -> Entry {

@@ -22,7 +22,7 @@ use crate::batch::segment::ShardLog;
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
 use crate::batch::spend::Earlier;
-use crate::config::{Config, InputSource, Job, OutputTarget};
+use crate::config::{Config, Durability, InputSource, Job, OutputTarget};
 use crate::entra::{self, BearerTokens, News, Token, TokenService};
 use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
@@ -311,6 +311,9 @@ impl Setup {
         )
         .having_spent(spent_before);
         let keep_output = folder.manifest().has_output;
+        if done.is_some() && self.plan.config.durability == Durability::Power {
+            folder.sync_earlier()?;
+        }
         let mut starts = Vec::with_capacity(shards);
         for (id, mailbox) in mailboxes.into_iter().enumerate() {
             let durability = self.plan.config.durability;

@@ -54,7 +54,8 @@ impl Claim {
             None => self.begin(manifest),
             Some(stored) => match &stored.publication {
                 Some(publication) if stored.phase != Phase::Running => {
-                    publication.perform()?;
+                    // Which durability the files were merged with is not known any more.
+                    publication.perform(true)?;
                     let published = Some(publication.merged);
                     let folder = RunFolder {
                         path: self.path,

@@ -280,8 +280,8 @@ impl Stored {
 }
 
 impl Publication {
-    /// Takes all steps that were not taken yet.
-    pub(in crate::batch) fn perform(&self) -> Result<(), StorageError> {
+    /// Takes all steps that were not taken yet; with `sync` they survive power loss.
+    pub(in crate::batch) fn perform(&self, sync: bool) -> Result<(), StorageError> {
         for step in &self.steps {
             match step {
                 // Gone from there means that it has arrived.
@@ -293,6 +293,11 @@ impl Publication {
                     name::remove_if_there(path).map_err(StorageError::io(path, "remove"))?
                 }
             }
+        }
+        for step in self.steps.iter().filter(|_| sync) {
+            let (Step::Rename { to: path, .. } | Step::Remove { path }) = step;
+            let parent = path.parent().unwrap_or(path);
+            files::sync_directory(parent).map_err(StorageError::io(parent, "sync"))?;
         }
         Ok(())
     }

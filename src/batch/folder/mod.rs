@@ -166,6 +166,37 @@ impl RunFolder {
         resume::each_entry(&self.path, &self.shards()?, on_entry)
     }
 
+    /// Makes the names of files created in the folder, and the folder's own, survive power loss.
+    pub fn sync_names(&self) -> Result<(), StorageError> {
+        let absolute = std::path::absolute(&self.path);
+        let absolute = absolute.map_err(StorageError::io(&self.path, "find"))?;
+        for folder in [Some(absolute.as_path()), absolute.parent()] {
+            let Some(folder) = folder else { continue };
+            files::sync_directory(folder).map_err(StorageError::io(folder, "sync"))?;
+        }
+        Ok(())
+    }
+
+    /// Makes what earlier processes finished survive power loss, whatever durability they had.
+    pub fn sync_earlier(&self) -> Result<(), StorageError> {
+        for files in self.shards()? {
+            // As when they were written: an entry that is on the disk has its record there.
+            for kind in [FileKind::Output, FileKind::Errors, FileKind::Journal] {
+                let path = files.path(&self.path, kind);
+                match File::options()
+                    .write(true)
+                    .open(&path)
+                    .and_then(|file| file.sync_all())
+                {
+                    // Without `-o` there is no output segment.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    result => result.map_err(StorageError::io(&path, "sync"))?,
+                }
+            }
+        }
+        self.sync_names()
+    }
+
     /// Records how far publishing has come.
     pub(super) fn set_phase(
         &self,

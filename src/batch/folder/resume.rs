@@ -5,15 +5,19 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use super::name::{self, FileKind, ShardFiles};
 use crate::batch::storage_error::StorageError;
-use crate::journal::{ENTRY_BYTES, Entry, Outcome, Replay, Tokens, entry_offset, replay_in_steps};
+use crate::journal::{ENTRY_BYTES, Entry, Outcome, Slots, Tokens, entry_offset};
 use crate::runtime::{self, files::Mapping};
 
-/// Mapped pages are let go after this much was read, so that verifying does not fill the memory.
+/// Mapped pages are let go after this much was read.
 const RELEASE_EVERY_BYTES: u64 = 8 << 20;
+/// Entries that a thread verifies at a time, records included; then it lets go of their pages, so that
+/// verifying does not fill the memory.
+const BLOCK_ENTRIES: u64 = if cfg!(test) { 2 } else { 1 << 13 };
 
 /// What a resumed run starts from.
 #[derive(Clone, Debug)]
@@ -106,7 +110,9 @@ impl LineSet {
 /// Replays every journal in the folder. Cuts torn tails off; refuses damage.
 pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageError> {
     let shards = name::shards(folder).map_err(StorageError::io(folder, "list"))?;
-    repair_all(folder, &shards, run_id)?;
+    for &files in &shards {
+        repair(folder, files, run_id)?;
+    }
     let mut resume = Resume {
         done: DoneSet::default(),
         succeeded: 0,
@@ -130,7 +136,10 @@ pub(super) fn each_entry(
             continue;
         };
         let mut unreleased = 0;
-        for entry in replay(folder, files, &journal)?.entries() {
+        let slots = Slots::new(&journal).map_err(|damage| damaged(folder, files, damage))?;
+        let Some(slots) = slots else { continue };
+        // Every journal was repaired before: all of it is intact.
+        for entry in (0..slots.len()).map_while(|index| slots.entry(index)) {
             on_entry(&entry);
             unreleased += ENTRY_BYTES as u64;
             if unreleased >= RELEASE_EVERY_BYTES {
@@ -173,29 +182,6 @@ impl Resume {
     }
 }
 
-/// Repairs the shards' files in parallel: reading all records takes as long as the disk takes.
-fn repair_all(folder: &Path, shards: &[ShardFiles], run_id: [u8; 16]) -> Result<(), StorageError> {
-    let threads = runtime::parallel_threads().min(shards.len());
-    let next = AtomicUsize::new(0);
-    let work = || {
-        while let Some(&files) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
-            repair(folder, files, run_id)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut result = work();
-        for other in others {
-            let theirs = other
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            result = result.and(theirs);
-        }
-        result
-    })
-}
-
 /// Brings one shard's files to what their process surely finished.
 fn repair(folder: &Path, files: ShardFiles, run_id: [u8; 16]) -> Result<(), StorageError> {
     let journal_path = files.path(folder, FileKind::Journal);
@@ -203,11 +189,12 @@ fn repair(folder: &Path, files: ShardFiles, run_id: [u8; 16]) -> Result<(), Stor
     let Some(journal) = journal else {
         return remove_unused(folder, files);
     };
-    let replay = replay(folder, files, &journal)?;
-    let Some(header) = replay.header() else {
+    let slots = Slots::new(&journal).map_err(|damage| damaged(folder, files, damage))?;
+    let Some(slots) = slots else {
         drop(journal);
         return remove_unused(folder, files);
     };
+    let header = slots.header();
     if (header.run_id, header.generation, header.shard) != (run_id, files.generation, files.shard) {
         return Err(StorageError::Damaged {
             path: journal_path,
@@ -215,22 +202,12 @@ fn repair(folder: &Path, files: ShardFiles, run_id: [u8; 16]) -> Result<(), Stor
             what: "the journal belongs to another run or shard".to_owned(),
         });
     }
-    let kept = verify(folder, files, &journal, &replay)?;
+    let kept = Verification::new(folder, files, &journal, slots)?.run()?;
     let journal_bytes = entry_offset(kept.entries);
     drop(journal);
     shorten(&journal_path, journal_bytes)?;
     shorten(&files.path(folder, FileKind::Output), kept.output_bytes)?;
     shorten(&files.path(folder, FileKind::Errors), kept.errors_bytes)
-}
-
-/// The journal's intact part; damage before its tail names the file.
-fn replay<'a>(
-    folder: &Path,
-    files: ShardFiles,
-    journal: &'a Mapping,
-) -> Result<Replay<'a>, StorageError> {
-    replay_in_steps(journal, &mut || journal.release_all())
-        .map_err(|damage| damaged(folder, files, damage))
 }
 
 /// What of a shard's files is whole.
@@ -241,53 +218,143 @@ struct Kept {
     errors_bytes: u64,
 }
 
-/// Checks every record against its entry. Settled records must be there; after them the first one
-/// that is not ends the journal: power was lost before it was synced.
-fn verify(
-    folder: &Path,
+/// Checks every entry of a journal, and every record against its entry: all that are settled must be
+/// there. After them the first one that is not ends the journal: a torn tail, or records that were not
+/// synced when power was lost.
+struct Verification<'a> {
+    folder: &'a Path,
     files: ShardFiles,
-    journal: &Mapping,
-    replay: &Replay<'_>,
-) -> Result<Kept, StorageError> {
-    let output = map(&files.path(folder, FileKind::Output))?;
-    let errors = map(&files.path(folder, FileKind::Errors))?;
-    let mut kept = Kept::default();
-    let mut unreleased = 0;
-    for entry in replay.entries() {
-        let Some(outcome) = entry.outcome else {
-            // It has no record.
-            kept.entries += 1;
-            continue;
-        };
-        let (kind, segment, kept_bytes) = match outcome {
-            Outcome::Success => (FileKind::Output, &output, &mut kept.output_bytes),
-            Outcome::Failure => (FileKind::Errors, &errors, &mut kept.errors_bytes),
-        };
-        let record = match record(segment.as_deref().unwrap_or_default(), &entry) {
-            Ok(record) => record,
-            Err(_) if kept.entries >= replay.settled() => break,
-            Err(what) => {
-                let path = files.path(folder, kind);
-                return Err(StorageError::Damaged {
-                    path,
-                    offset: entry.position,
-                    what,
-                });
+    journal: &'a Mapping,
+    slots: Slots<'a>,
+    output: Option<Mapping>,
+    errors: Option<Mapping>,
+    /// The next block to take.
+    next: AtomicU64,
+    /// The lowest block in which something is wrong; those behind it do not matter.
+    last: AtomicU64,
+}
+
+/// What was found in a block of entries.
+struct Block {
+    number: u64,
+    /// Intact ones from its beginning on.
+    kept: Kept,
+    /// What is wrong with the next one; an entry that is not intact has no record to name.
+    wrong: Option<Option<(FileKind, u64, String)>>,
+}
+
+impl<'a> Verification<'a> {
+    fn new(
+        folder: &'a Path,
+        files: ShardFiles,
+        journal: &'a Mapping,
+        slots: Slots<'a>,
+    ) -> Result<Self, StorageError> {
+        Ok(Self {
+            folder,
+            files,
+            journal,
+            slots,
+            output: map(&files.path(folder, FileKind::Output))?,
+            errors: map(&files.path(folder, FileKind::Errors))?,
+            next: AtomicU64::new(0),
+            last: AtomicU64::new(u64::MAX),
+        })
+    }
+
+    fn run(self) -> Result<Kept, StorageError> {
+        let blocks = self.slots.len().div_ceil(BLOCK_ENTRIES);
+        let threads =
+            runtime::parallel_threads().min(usize::try_from(blocks).unwrap_or(usize::MAX));
+        let mut blocks = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work())).collect();
+            let mut blocks = self.work();
+            for other in others {
+                // A panic there is a bug here; it goes on, rather than being taken for a result.
+                blocks.extend(
+                    other
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                );
             }
-        };
-        *kept_bytes = (*kept_bytes).max(entry.position + record.len() as u64);
-        kept.entries += 1;
-        unreleased += (record.len() + ENTRY_BYTES) as u64;
-        if unreleased >= RELEASE_EVERY_BYTES {
-            unreleased = 0;
-            journal.release_all();
-            [&output, &errors]
+            blocks
+        });
+        blocks.sort_unstable_by_key(|block| block.number);
+        let mut kept = Kept::default();
+        for block in blocks {
+            kept.entries += block.kept.entries;
+            kept.output_bytes = kept.output_bytes.max(block.kept.output_bytes);
+            kept.errors_bytes = kept.errors_bytes.max(block.kept.errors_bytes);
+            match block.wrong {
+                None => {}
+                Some(Some((kind, offset, what))) if kept.entries < self.slots.settled() => {
+                    let path = self.files.path(self.folder, kind);
+                    return Err(StorageError::Damaged { path, offset, what });
+                }
+                Some(_) => break,
+            }
+        }
+        (self.slots.end(kept.entries))
+            .map_err(|damage| damaged(self.folder, self.files, damage))?;
+        Ok(kept)
+    }
+
+    /// One thread's part.
+    fn work(&self) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let first = number * BLOCK_ENTRIES;
+            if first >= self.slots.len() || number > self.last.load(Ordering::Relaxed) {
+                return blocks;
+            }
+            let block = self.check(number, first);
+            if block.wrong.is_some() {
+                self.last.fetch_min(number, Ordering::Relaxed);
+            }
+            blocks.push(block);
+            // The other threads' pages are mapped again when they touch them.
+            self.journal.release_all();
+            [&self.output, &self.errors]
                 .into_iter()
                 .flatten()
                 .for_each(Mapping::release_all);
         }
     }
-    Ok(kept)
+
+    fn check(&self, number: u64, first: u64) -> Block {
+        let mut block = Block {
+            number,
+            kept: Kept::default(),
+            wrong: None,
+        };
+        for index in first..self.slots.len().min(first + BLOCK_ENTRIES) {
+            let Some(entry) = self.slots.entry(index) else {
+                block.wrong = Some(None);
+                break;
+            };
+            let Some(outcome) = entry.outcome else {
+                // It has no record.
+                block.kept.entries += 1;
+                continue;
+            };
+            let (kind, segment, kept_bytes) = match outcome {
+                Outcome::Success => (FileKind::Output, &self.output, &mut block.kept.output_bytes),
+                Outcome::Failure => (FileKind::Errors, &self.errors, &mut block.kept.errors_bytes),
+            };
+            match record(segment.as_deref().unwrap_or_default(), &entry) {
+                Ok(record) => {
+                    *kept_bytes = (*kept_bytes).max(entry.position + record.len() as u64);
+                }
+                Err(what) => {
+                    block.wrong = Some(Some((kind, entry.position, what)));
+                    break;
+                }
+            }
+            block.kept.entries += 1;
+        }
+        block
+    }
 }
 
 /// The record an entry points to, or what is wrong with it.

@@ -1,11 +1,13 @@
 //! Which journal entry is the final one of each line: a file of eight bytes a line, mapped, so that
-//! the kernel may write it out instead of holding it.
+//! the kernel may write it out instead of holding it. Beside it, in memory: how many bytes come before
+//! each piece of the input, and whether a segment is in order as it is.
 
 use std::path::{Path, PathBuf};
 
 use super::source::Source;
 use crate::batch::folder::{MERGE_INDEX, Merged, remove_if_there};
 use crate::batch::storage_error::StorageError;
+use crate::config::Order;
 use crate::journal::{Entry, Outcome};
 use crate::runtime::files::{self, MappingMut};
 
@@ -16,6 +18,10 @@ const ENTRY_BITS: u32 = 40;
 /// Mapped pages are let go after so many entries, at 80 bytes of mapped memory each.
 const RELEASE_EVERY_ENTRIES: u64 = 1 << 16;
 
+/// Lines of a piece: the records of so many usual lines fill a few large writes, and 10^9 lines have
+/// 4 MiB of totals.
+pub(super) const PIECE_LINES: u64 = if cfg!(test) { 3 } else { 1 << 13 };
+
 /// The final entry of each line.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -23,14 +29,30 @@ pub(super) struct Index {
     /// `None` if no line has a record.
     map: Option<MappingMut>,
     totals: Totals,
+    /// What comes before each piece of [`PIECE_LINES`] line numbers; while building, what is in it.
+    pieces: Vec<Totals>,
+    /// By source: its output and its error segment.
+    successions: Vec<[Succession; 2]>,
 }
 
-/// What the final entries add up to.
+/// What final entries add up to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     pub(super) merged: Merged,
     pub(super) output_bytes: u64,
     pub(super) errors_bytes: u64,
+}
+
+/// How the records of a segment follow one another.
+#[derive(Clone, Copy, Debug)]
+struct Succession {
+    /// Where the last record ends.
+    end: u64,
+    line_number: u64,
+    /// Each record begins where the one before it ends.
+    gapless: bool,
+    /// They are in the order of the input.
+    ascending: bool,
 }
 
 /// Where a line's final entry is.
@@ -43,26 +65,26 @@ pub(super) struct Place {
 impl Index {
     /// Reads all journals. `sources` are in order of generation.
     pub(super) fn build(folder: &Path, sources: &[Source]) -> Result<Self, StorageError> {
-        let path = folder.join(MERGE_INDEX);
-        let Some(line_number_max) = sources.iter().map(Source::line_number_max).max() else {
-            return Ok(Self {
-                path,
-                map: None,
-                totals: Totals::default(),
-            });
-        };
-        let bytes = (line_number_max.saturating_add(1)).saturating_mul(SLOT_BYTES);
         let mut index = Self {
-            path,
+            path: folder.join(MERGE_INDEX),
             map: None,
             totals: Totals::default(),
+            pieces: Vec::new(),
+            successions: vec![[Succession::default(); 2]; sources.len()],
         };
+        let Some(line_number_max) = sources.iter().map(Source::line_number_max).max() else {
+            return Ok(index);
+        };
+        let bytes = (line_number_max.saturating_add(1)).saturating_mul(SLOT_BYTES);
         let map = create(&index.path, bytes).map_err(|error| {
             // Whoever makes room for the index alone would be back for the final files.
             let needed = bytes + sources.iter().map(Source::record_bytes).sum::<u64>();
             StorageError::new(&index.path, "create", needed, error)
         })?;
         index.map = Some(map);
+        // The file of the index is that long, so its pieces fit into memory.
+        let pieces = (line_number_max / PIECE_LINES + 1) as usize;
+        index.pieces.resize(pieces, Totals::default());
         for (number, source) in sources.iter().enumerate() {
             for entry in 0..source.entries() {
                 index.add(
@@ -79,6 +101,11 @@ impl Index {
             }
             source.release();
         }
+        for piece in &mut index.pieces {
+            let before = index.totals;
+            index.totals.add_all(piece);
+            *piece = before;
+        }
         Ok(index)
     }
 
@@ -90,6 +117,8 @@ impl Index {
         let Some(outcome) = entry.outcome else {
             return Ok(());
         };
+        self.successions[place.source][usize::from(outcome == Outcome::Failure)].follow(&entry);
+        let piece = (entry.line_number / PIECE_LINES) as usize;
         if let Some(earlier_place) = self.get(entry.line_number) {
             let earlier = sources[earlier_place.source].entry(earlier_place.entry)?;
             if key(earlier_place, &earlier) > key(place, &entry) {
@@ -97,14 +126,12 @@ impl Index {
             }
             // Only ends of lines are in the index.
             if let Some(outcome) = earlier.outcome {
-                let (count, bytes) = self.totals.of(outcome);
+                let (count, bytes) = self.pieces[piece].of(outcome);
                 *count -= 1;
                 *bytes -= earlier.length;
             }
         }
-        let (count, bytes) = self.totals.of(outcome);
-        *count += 1;
-        *bytes += entry.length;
+        self.pieces[piece].add(outcome, entry.length);
         let slot = ((place.source as u64 + 1) << ENTRY_BITS) | place.entry;
         let range = slot_range(entry.line_number);
         let map = self
@@ -113,6 +140,24 @@ impl Index {
             .expect("the index was sized by the sources' highest line number");
         map[range].copy_from_slice(&slot.to_le_bytes());
         Ok(())
+    }
+
+    /// The segment of this source, of `bytes` bytes and the only one with records of this outcome, is
+    /// what its final file shall be.
+    pub(super) fn is_whole(
+        &self,
+        source: usize,
+        outcome: Outcome,
+        order: Order,
+        bytes: u64,
+    ) -> bool {
+        let succession = &self.successions[source][usize::from(outcome == Outcome::Failure)];
+        succession.gapless
+            && succession.end == bytes
+            // No record was replaced by a later one.
+            && self.totals.bytes(outcome) == bytes
+            // A journal is in order of completion.
+            && (order == Order::Completion || succession.ascending)
     }
 
     /// The line's final entry, if it has one.
@@ -137,6 +182,16 @@ impl Index {
         self.totals
     }
 
+    /// How many pieces there are.
+    pub(super) fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// What comes before a piece, or before the end.
+    pub(super) fn before(&self, piece: usize) -> Totals {
+        self.pieces.get(piece).copied().unwrap_or(self.totals)
+    }
+
     /// Lets go of all mapped pages.
     pub(super) fn release(&self) {
         if let Some(map) = &self.map {
@@ -150,6 +205,47 @@ impl Totals {
         match outcome {
             Outcome::Success => (&mut self.merged.succeeded, &mut self.output_bytes),
             Outcome::Failure => (&mut self.merged.failed, &mut self.errors_bytes),
+        }
+    }
+
+    pub(super) fn add(&mut self, outcome: Outcome, length: u64) {
+        let (count, bytes) = self.of(outcome);
+        *count += 1;
+        *bytes += length;
+    }
+
+    fn add_all(&mut self, other: &Self) {
+        self.merged.succeeded += other.merged.succeeded;
+        self.merged.failed += other.merged.failed;
+        self.output_bytes += other.output_bytes;
+        self.errors_bytes += other.errors_bytes;
+    }
+
+    pub(super) fn bytes(&self, outcome: Outcome) -> u64 {
+        match outcome {
+            Outcome::Success => self.output_bytes,
+            Outcome::Failure => self.errors_bytes,
+        }
+    }
+}
+
+impl Succession {
+    fn follow(&mut self, entry: &Entry) {
+        self.gapless &= entry.position == self.end;
+        self.ascending &= entry.line_number > self.line_number;
+        self.end = entry.position.saturating_add(entry.length);
+        self.line_number = entry.line_number;
+    }
+}
+
+impl Default for Succession {
+    fn default() -> Self {
+        Self {
+            end: 0,
+            // Lines count from 1.
+            line_number: 0,
+            gapless: true,
+            ascending: true,
         }
     }
 }

@@ -12,6 +12,7 @@
 )]
 
 mod index;
+mod pieces;
 mod sink;
 mod source;
 mod targets;
@@ -30,7 +31,6 @@ use super::folder::{Phase, Publication, RunFolder, Step};
 use super::storage_error::StorageError;
 use crate::config::{Durability, Order};
 use crate::journal::Outcome;
-use crate::runtime::files;
 use index::{Index, Place};
 use sink::Sink;
 use source::Source;
@@ -100,14 +100,7 @@ pub fn merge(
         });
     }
     folder.set_phase(Phase::Publishing, &publication)?;
-    publication.perform()?;
-    if sync {
-        for step in &publication.steps {
-            let (Step::Rename { to: path, .. } | Step::Remove { path }) = step;
-            let parent = path.parent().unwrap_or(path);
-            files::sync_directory(parent).map_err(StorageError::io(parent, "sync"))?;
-        }
-    }
+    publication.perform(sync)?;
     folder.set_phase(Phase::Published, &publication)?;
     folder.remove()?;
     Ok(publication.merged)
@@ -145,14 +138,17 @@ fn prepare(
         }
         _ => None,
     };
-    let sink = |target, outcome, bytes| match target {
-        Some(target) => Sink::new(folder.path(), target, outcome, bytes, &sources),
-        None => Ok(Sink::nowhere(outcome)),
+    let sink = |target, outcome| match target {
+        Some(target) => {
+            let whole = whole_segment(&sources, &index, outcome, order);
+            Sink::new(folder.path(), target, outcome, totals.bytes(outcome), whole)
+        }
+        None => Ok(Sink::Nowhere),
     };
     let errors = (totals.merged.failed > 0).then_some(errors);
     let mut merge = Merge {
-        output: sink(output, Outcome::Success, totals.output_bytes)?,
-        errors: sink(errors, Outcome::Failure, totals.errors_bytes)?,
+        output: sink(output, Outcome::Success)?,
+        errors: sink(errors, Outcome::Failure)?,
         sources: &sources,
         index: &index,
         merged: Merged::default(),
@@ -177,13 +173,28 @@ fn prepare(
     let sync = durability == Durability::Power;
     let mut steps = Vec::new();
     // The errors first: whoever waits for the output finds both.
-    steps.extend(errors.finish(&sources, sync)?);
+    steps.extend(errors.finish(sync)?);
     if let Some(path) = old_errors {
         let path = std::path::absolute(&path).map_err(StorageError::io(&path, "find"))?;
         steps.push(Step::Remove { path });
     }
-    steps.extend(output.finish(&sources, sync)?);
+    steps.extend(output.finish(sync)?);
     Ok(Publication { steps, merged })
+}
+
+/// The segment that already is the final file, renamed instead of copied.
+fn whole_segment(
+    sources: &[Source],
+    index: &Index,
+    outcome: Outcome,
+    order: Order,
+) -> Option<PathBuf> {
+    let bytes = |source: usize| sources[source].segment(outcome).len() as u64;
+    let mut with_records = (0..sources.len()).filter(|source| bytes(*source) > 0);
+    let sole = with_records.next()?;
+    let is_whole =
+        with_records.next().is_none() && index.is_whole(sole, outcome, order, bytes(sole));
+    is_whole.then(|| sources[sole].segment_path(outcome))
 }
 
 /// A merge under way.
@@ -200,6 +211,17 @@ struct Merge<'a> {
 impl Merge<'_> {
     /// The index is sorted by line.
     fn in_input_order(&mut self) -> Result<(), StorageError> {
+        if let (Some(output), Some(errors)) = (self.output.places(), self.errors.places()) {
+            let pieces = pieces::Pieces {
+                sources: self.sources,
+                index: self.index,
+                output,
+                errors,
+            };
+            pieces.merge(self.progress)?;
+            self.merged = self.index.totals().merged;
+            return Ok(());
+        }
         for line_number in 0..self.index.line_number_end() {
             if let Some(place) = self.index.get(line_number) {
                 self.take(place)?;
@@ -247,12 +269,12 @@ impl Merge<'_> {
         let Some(outcome) = entry.outcome else {
             return Ok(());
         };
-        source.verify(&entry, outcome)?;
+        let record = source.record(&entry, outcome)?;
         let (sink, count) = match outcome {
             Outcome::Success => (&mut self.output, &mut self.merged.succeeded),
             Outcome::Failure => (&mut self.errors, &mut self.merged.failed),
         };
-        sink.push(self.sources, place.source, &entry)?;
+        sink.push(record)?;
         *count += 1;
         self.unreleased += entry.length + LINE_BYTES;
         if self.unreleased >= RELEASE_EVERY_BYTES {

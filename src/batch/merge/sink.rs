@@ -1,77 +1,62 @@
-//! One final file in the making: runs of neighbouring records, copied in large writes; or a whole
-//! segment that needs no copy at all.
+//! One final file in the making: records gathered into large writes; or a whole segment that needs no
+//! copy at all.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::source::Source;
 use super::{StorageError, Target};
 use crate::batch::folder::{
     ERRORS_MERGED, OUTPUT_MERGED, PERMISSIONS_PROBE, Step, remove_if_there,
 };
-use crate::journal::{Entry, Outcome};
+use crate::journal::Outcome;
 use crate::runtime::files;
 
-const WRITE_BYTES: usize = 1 << 20;
-/// Neighbours are written at the latest when there is this much: what was just verified is still in
-/// the cache.
-const RUN_BYTES_MAX: u64 = 8 << 20;
+/// Records are gathered into writes of this size: large folios for the page cache, and still in a
+/// core's cache when the kernel copies them.
+const WRITE_BYTES: usize = if cfg!(test) { 50 } else { 1 << 20 };
 
 /// Takes the records of one outcome in their final order.
-pub(super) struct Sink {
-    outcome: Outcome,
-    destination: Destination,
-    run: Option<Run>,
-}
-
-/// Neighbouring records of one segment.
-#[derive(Clone, Copy)]
-struct Run {
-    source: usize,
-    start: u64,
-    end: u64,
-}
-
-enum Destination {
+pub(super) enum Sink {
     /// Records are counted, not kept.
     Nowhere,
+    /// Can only be written in order.
     Stream(BufWriter<Box<dyn Write>>),
-    File(FileDestination),
+    /// The final file, and what was gathered for it.
+    File(FinalFile, Gathered),
 }
 
-struct FileDestination {
+/// A final file under its temporary name.
+pub(super) struct FinalFile {
     temporary: PathBuf,
     target: PathBuf,
     folder: PathBuf,
     bytes: u64,
-    /// The one source with records of this outcome, if its segment may itself become the final file.
-    sole_source: Option<usize>,
-    /// Opened by the first write.
-    writer: Option<BufWriter<File>>,
+    /// `None`: a segment already is the final file, and `temporary` its name.
+    file: Option<File>,
     finished: bool,
 }
 
-impl Sink {
-    pub(super) fn nowhere(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            destination: Destination::Nowhere,
-            run: None,
-        }
-    }
+/// Records that follow one another in a final file, until there are enough for a write.
+pub(super) struct Gathered {
+    bytes: Vec<u8>,
+    /// Where they go.
+    offset: u64,
+}
 
-    /// `bytes` is what will be pushed in all.
+impl Sink {
+    /// `bytes` is what will be pushed in all; `whole` the segment that is the final file already, if
+    /// it can be renamed.
     pub(super) fn new(
         folder: &Path,
         target: Target,
         outcome: Outcome,
         bytes: u64,
-        sources: &[Source],
+        whole: Option<PathBuf>,
     ) -> Result<Self, StorageError> {
-        let destination = match target {
+        match target {
             Target::Stdout(stream) => {
-                Destination::Stream(BufWriter::with_capacity(WRITE_BYTES, stream))
+                Ok(Self::Stream(BufWriter::with_capacity(WRITE_BYTES, stream)))
             }
             // A device or pipe (`-e /dev/null`) is written to; a file in its place would do harm.
             Target::File(path) if fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) => {
@@ -79,113 +64,102 @@ impl Sink {
                     .write(true)
                     .open(&path)
                     .map_err(StorageError::io(&path, "write to"))?;
-                Destination::Stream(BufWriter::with_capacity(WRITE_BYTES, Box::new(device)))
+                let device = BufWriter::with_capacity(WRITE_BYTES, Box::new(device) as _);
+                Ok(Self::Stream(device))
             }
             Target::File(path) => {
-                Destination::File(FileDestination::new(folder, path, outcome, bytes, sources)?)
+                let file = FinalFile::new(folder, path, outcome, bytes, whole)?;
+                Ok(Self::File(file, Gathered::at(0)))
             }
-        };
-        Ok(Self {
-            outcome,
-            destination,
-            run: None,
-        })
+        }
     }
 
     /// Appends a record that was verified.
-    pub(super) fn push(
-        &mut self,
-        sources: &[Source],
-        source: usize,
-        entry: &Entry,
-    ) -> Result<(), StorageError> {
-        let end = entry.position + entry.length;
-        match &mut self.run {
-            Some(run) if run.source == source && run.end == entry.position => run.end = end,
-            _ => {
-                self.write_run(sources)?;
-                self.run = Some(Run {
-                    source,
-                    start: entry.position,
-                    end,
-                });
-            }
-        }
-        match self.run {
-            Some(run) if run.end - run.start >= RUN_BYTES_MAX && !self.may_be_whole(run) => {
-                self.write_run(sources)
-            }
-            _ => Ok(()),
+    pub(super) fn push(&mut self, record: &[u8]) -> Result<(), StorageError> {
+        match self {
+            Self::Nowhere => Ok(()),
+            Self::Stream(stream) => stream.write_all(record).map_err(stream_error),
+            Self::File(file, gathered) => gathered.push(file, record),
         }
     }
 
-    /// The run began with the segment's first byte and may reach its last.
-    fn may_be_whole(&self, run: Run) -> bool {
-        match &self.destination {
-            Destination::File(file) => {
-                run.start == 0 && file.writer.is_none() && file.sole_source == Some(run.source)
-            }
-            _ => false,
-        }
-    }
-
-    fn write_run(&mut self, sources: &[Source]) -> Result<(), StorageError> {
-        let Some(run) = self.run.take() else {
-            return Ok(());
-        };
-        // Every record of the run was found within the segment.
-        let bytes =
-            &sources[run.source].segment(self.outcome)[run.start as usize..run.end as usize];
-        match &mut self.destination {
-            Destination::Nowhere => Ok(()),
-            Destination::Stream(stream) => stream.write_all(bytes).map_err(stream_error),
-            Destination::File(file) => {
-                // In pieces, so that a long run passes through memory instead of filling it.
-                for piece in bytes.chunks(RUN_BYTES_MAX as usize) {
-                    file.write(piece)?;
-                    if bytes.len() > piece.len() {
-                        sources[run.source].release();
-                    }
-                }
-                Ok(())
-            }
+    /// Where records can be written in any order: `None` inside if they are written nowhere.
+    pub(super) fn places(&self) -> Option<Option<&FinalFile>> {
+        match self {
+            Self::Nowhere => Some(None),
+            Self::Stream(_) => None,
+            Self::File(file, _) => Some(Some(file)),
         }
     }
 
     /// Completes the file and tells which step puts it in place; `None` if there is nothing to place.
-    pub(super) fn finish(
-        mut self,
-        sources: &[Source],
-        sync: bool,
-    ) -> Result<Option<Step>, StorageError> {
-        let whole = match (self.run, &self.destination) {
-            (Some(run), Destination::File(file))
-                if self.may_be_whole(run) && run.end == file.bytes =>
-            {
-                let source = &sources[run.source];
-                (run.end == source.segment(self.outcome).len() as u64)
-                    .then(|| source.segment_path(self.outcome))
+    pub(super) fn finish(self, sync: bool) -> Result<Option<Step>, StorageError> {
+        match self {
+            Self::Nowhere => Ok(None),
+            Self::Stream(mut stream) => stream.flush().map(|()| None).map_err(stream_error),
+            Self::File(file, mut gathered) => {
+                gathered.write(&file)?;
+                file.finish(sync).map(Some)
             }
-            _ => None,
-        };
-        if whole.is_none() {
-            self.write_run(sources)?;
-        }
-        match self.destination {
-            Destination::Nowhere => Ok(None),
-            Destination::Stream(mut stream) => stream.flush().map(|()| None).map_err(stream_error),
-            Destination::File(file) => file.finish(whole, sync).map(Some),
         }
     }
 }
 
-impl FileDestination {
+impl Gathered {
+    /// Nothing yet, for this place of the file.
+    pub(super) fn at(offset: u64) -> Self {
+        Self {
+            bytes: Vec::new(),
+            offset,
+        }
+    }
+
+    /// Goes on at another place. Nothing may be left to write.
+    pub(super) fn seek(&mut self, offset: u64) {
+        assert!(self.bytes.is_empty(), "what was gathered is written first");
+        self.offset = offset;
+    }
+
+    /// Where the next record goes.
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+
+    pub(super) fn push(&mut self, file: &FinalFile, record: &[u8]) -> Result<(), StorageError> {
+        if file.file.is_none() {
+            self.offset += record.len() as u64;
+            return Ok(());
+        }
+        if self.bytes.len() + record.len() > WRITE_BYTES {
+            self.write(file)?;
+        }
+        // What is larger than a write goes out as it is.
+        if record.len() >= WRITE_BYTES {
+            file.write_at(record, self.offset)?;
+            self.offset += record.len() as u64;
+            return Ok(());
+        }
+        self.bytes.reserve_exact(WRITE_BYTES - self.bytes.len());
+        self.bytes.extend_from_slice(record);
+        Ok(())
+    }
+
+    /// Writes what is left.
+    pub(super) fn write(&mut self, file: &FinalFile) -> Result<(), StorageError> {
+        file.write_at(&self.bytes, self.offset)?;
+        self.offset = self.end();
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+impl FinalFile {
     fn new(
         folder: &Path,
         target: PathBuf,
         outcome: Outcome,
         bytes: u64,
-        sources: &[Source],
+        whole: Option<PathBuf>,
     ) -> Result<Self, StorageError> {
         // Absolute, for a process that resumes elsewhere; through links, so that a link stays one.
         let absolute = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path));
@@ -193,68 +167,65 @@ impl FileDestination {
         let folder = absolute(folder).map_err(StorageError::io(folder, "find"))?;
         let parent = target.parent().unwrap_or(&target);
         let beside = files::same_file_system(&folder, parent);
-        let temporary = match outcome {
+        let temporary = match (whole.filter(|_| beside), outcome) {
+            (Some(segment), _) => {
+                return Ok(Self {
+                    temporary: absolute(&segment).map_err(StorageError::io(&segment, "find"))?,
+                    target,
+                    folder,
+                    bytes,
+                    file: None,
+                    finished: false,
+                });
+            }
             _ if !beside => partial_path(&target),
-            Outcome::Success => folder.join(OUTPUT_MERGED),
-            Outcome::Failure => folder.join(ERRORS_MERGED),
+            (None, Outcome::Success) => folder.join(OUTPUT_MERGED),
+            (None, Outcome::Failure) => folder.join(ERRORS_MERGED),
         };
-        let mut with_records =
-            (0..sources.len()).filter(|source| !sources[*source].segment(outcome).is_empty());
-        let sole_source = with_records
-            .next()
-            .filter(|_| with_records.next().is_none() && beside);
+        let file = Some(create(&temporary, bytes)?);
         Ok(Self {
             temporary,
             target,
             folder,
             bytes,
-            sole_source,
-            writer: None,
+            file,
             finished: false,
         })
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        let needed_bytes = self.bytes;
-        let writer = match &mut self.writer {
-            Some(writer) => writer,
-            none => none.insert(create(&self.temporary, needed_bytes)?),
-        };
-        writer
-            .write_all(bytes)
-            .map_err(|error| StorageError::new(&self.temporary, "write", needed_bytes, error))
+    /// Nothing to write if the file is whole already.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
+        match &self.file {
+            None => Ok(()),
+            Some(file) => files::write_all_at(file, bytes, offset)
+                .map_err(|error| StorageError::new(&self.temporary, "write", self.bytes, error)),
+        }
     }
 
-    /// `whole` is the segment that already is the final file.
-    fn finish(mut self, whole: Option<PathBuf>, sync: bool) -> Result<Step, StorageError> {
-        let (from, file) = match whole {
-            Some(segment) => {
-                let file = File::options()
-                    .write(true)
-                    .open(&segment)
-                    .map_err(StorageError::io(&segment, "open"))?;
-                (segment, file)
-            }
+    fn finish(mut self, sync: bool) -> Result<Step, StorageError> {
+        let path = self.temporary.clone();
+        let opened;
+        let file = match &self.file {
+            Some(file) => file,
             None => {
-                self.write(&[])?; // an empty final file is a file too
-                let writer = self.writer.take().expect("`write` opened it");
-                let file = writer.into_inner().map_err(|error| {
-                    StorageError::new(&self.temporary, "write", self.bytes, error.into_error())
-                })?;
-                (self.temporary.clone(), file)
+                opened = File::options()
+                    .write(true)
+                    .open(&path)
+                    .map_err(StorageError::io(&path, "open"))?;
+                &opened
             }
         };
         let permissions = self
             .permissions()
             .map_err(StorageError::io(&self.folder, "create a file in"))?;
         file.set_permissions(permissions)
-            .map_err(StorageError::io(&from, "set the permissions of"))?;
+            .map_err(StorageError::io(&path, "set the permissions of"))?;
         if sync {
-            file.sync_all().map_err(StorageError::io(&from, "sync"))?;
+            file.sync_all().map_err(StorageError::io(&path, "sync"))?;
         }
         self.finished = true;
         Ok(Step::Rename {
-            from,
+            from: path,
             to: self.target.clone(),
         })
     }
@@ -271,16 +242,16 @@ impl FileDestination {
     }
 }
 
-impl Drop for FileDestination {
+impl Drop for FinalFile {
     fn drop(&mut self) {
-        if !self.finished && self.writer.is_some() {
+        if !self.finished && self.file.is_some() {
             // A merge that failed, perhaps for want of space, should not keep what it took.
             let _ = remove_if_there(&self.temporary);
         }
     }
 }
 
-fn create(path: &Path, bytes: u64) -> Result<BufWriter<File>, StorageError> {
+fn create(path: &Path, bytes: u64) -> Result<File, StorageError> {
     let create = || {
         remove_if_there(path)?;
         let file = files::create_private(path)?;
@@ -289,7 +260,7 @@ fn create(path: &Path, bytes: u64) -> Result<BufWriter<File>, StorageError> {
                 remove_if_there(path)?;
                 Err(error)
             }
-            _ => Ok(BufWriter::with_capacity(WRITE_BYTES, file)),
+            _ => Ok(file),
         }
     };
     create().map_err(|error| StorageError::new(path, "create", bytes, error))

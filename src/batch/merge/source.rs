@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use crate::batch::folder::{FileKind, ShardFiles, damaged, map, record};
 use crate::batch::storage_error::StorageError;
-use crate::journal::{
-    Damage, DamageKind, Entry, Header, Outcome, entry_at, entry_offset, replay_in_steps,
-};
+use crate::journal::{Damage, DamageKind, Entry, Header, Outcome, Slots, entry_at, entry_offset};
 use crate::runtime::files::Mapping;
 
 /// Mapped pages are let go after so many entries: about a megabyte.
@@ -32,27 +30,32 @@ impl Source {
         let Some(journal) = map(&files.path(&folder, FileKind::Journal))? else {
             return Ok(None);
         };
-        let replay = replay_in_steps(&journal, &mut || journal.release_all())
-            .map_err(|damage| damaged(&folder, files, damage))?;
-        if let Some(offset) = replay.torn() {
-            return Err(damaged(
-                &folder,
-                files,
-                Damage {
-                    offset,
+        let damage = |damage| damaged(&folder, files, damage);
+        let Some(slots) = Slots::new(&journal).map_err(damage)? else {
+            return match journal.is_empty() {
+                true => Ok(None),
+                false => Err(damage(Damage {
+                    offset: 0,
                     what: DamageKind::Entry,
-                },
-            ));
-        }
-        let entries = replay.len();
-        let mut line_number_max = None;
-        for (at, entry) in (1_u64..).zip(replay.entries()) {
+                })),
+            };
+        };
+        let (mut entries, mut line_number_max) = (0, None);
+        while let Some(entry) = slots.entry(entries) {
+            entries += 1;
             line_number_max = line_number_max.max(Some(entry.line_number));
-            if at.is_multiple_of(RELEASE_EVERY_ENTRIES) {
+            if entries.is_multiple_of(RELEASE_EVERY_ENTRIES) {
                 journal.release_all();
             }
         }
-        let (Some(header), Some(line_number_max)) = (replay.header(), line_number_max) else {
+        if let Some(offset) = slots.end(entries).map_err(damage)?.torn() {
+            return Err(damage(Damage {
+                offset,
+                what: DamageKind::Entry,
+            }));
+        }
+        let header = slots.header();
+        let Some(line_number_max) = line_number_max else {
             return Ok(None);
         };
         let output = map(&files.path(&folder, FileKind::Output))?;
@@ -99,15 +102,13 @@ impl Source {
         })
     }
 
-    /// The entry's record is there and unchanged.
-    pub(super) fn verify(&self, entry: &Entry, outcome: Outcome) -> Result<(), StorageError> {
-        record(self.segment(outcome), entry)
-            .map(drop)
-            .map_err(|what| StorageError::Damaged {
-                path: self.segment_path(outcome),
-                offset: entry.position,
-                what,
-            })
+    /// The entry's record, unless it is not there or not what was written.
+    pub(super) fn record(&self, entry: &Entry, outcome: Outcome) -> Result<&[u8], StorageError> {
+        record(self.segment(outcome), entry).map_err(|what| StorageError::Damaged {
+            path: self.segment_path(outcome),
+            offset: entry.position,
+            what,
+        })
     }
 
     /// All records of one outcome.

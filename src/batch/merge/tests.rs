@@ -423,7 +423,7 @@ fn publishing_is_completed_from_any_step() {
             .set_phase(Phase::Publishing, &publication)
             .expect("recorded");
         publication.steps.truncate(steps_taken);
-        publication.perform().expect("published in part");
+        publication.perform(false).expect("published in part");
         drop(opened);
         let opened = place.open();
         assert_eq!(

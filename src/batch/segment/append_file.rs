@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::StorageError;
 use crate::runtime::files;
@@ -18,7 +19,7 @@ const BUFFER_BYTES_KEPT_MAX: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct AppendFile {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     buffer: Vec<u8>,
     /// Where the buffer's first byte belongs in the file.
     base: u64,
@@ -26,6 +27,8 @@ pub(super) struct AppendFile {
     flushed: usize,
     /// Up to where space is promised; `None` where the file system promises none.
     reserved: Option<u64>,
+    /// Written to since it was last synced, or handed over for it.
+    unsynced: bool,
 }
 
 impl AppendFile {
@@ -33,11 +36,12 @@ impl AppendFile {
         let file = files::create_private(&path).map_err(StorageError::io(&path, "create"))?;
         Ok(Self {
             path,
-            file,
+            file: Arc::new(file),
             buffer: Vec::new(),
             base: 0,
             flushed: 0,
             reserved: Some(0),
+            unsynced: true,
         })
     }
 
@@ -66,6 +70,7 @@ impl AppendFile {
     }
 
     pub(super) fn flush(&mut self) -> Result<(), StorageError> {
+        self.unsynced |= self.pending() > 0;
         while self.pending() > 0 {
             match files::write_at(&self.file, &self.buffer[self.flushed..], self.written()) {
                 Ok(0) => return Err(self.write_error(io::ErrorKind::WriteZero.into())),
@@ -91,10 +96,10 @@ impl AppendFile {
             .map_err(StorageError::io(&self.path, "write"))
     }
 
-    pub(super) fn sync(&mut self) -> Result<(), StorageError> {
-        self.file
-            .sync_data()
-            .map_err(StorageError::io(&self.path, "sync"))
+    /// What is to be synced, if anything is. From here on it counts as done: a sync that fails is
+    /// final for the whole log.
+    pub(super) fn take_unsynced(&mut self) -> Option<(PathBuf, Arc<File>)> {
+        std::mem::take(&mut self.unsynced).then(|| (self.path.clone(), Arc::clone(&self.file)))
     }
 
     /// Promises space for `bytes_ahead` bytes after what is buffered.
@@ -130,8 +135,8 @@ impl AppendFile {
     /// Lets another file take the writes, such as one that is always full.
     #[cfg(test)]
     #[allow(dead_code, reason = "only Linux has such a file")]
-    pub(super) fn swap(&mut self, file: File) -> File {
-        std::mem::replace(&mut self.file, file)
+    pub(super) fn swap(&mut self, file: impl Into<Arc<File>>) -> Arc<File> {
+        std::mem::replace(&mut self.file, file.into())
     }
 
     /// Gives back the space beyond the end.

@@ -6,14 +6,15 @@
 //! what is not in the file stays in the buffer, and the next flush goes on at the same place.
 
 mod append_file;
+mod syncer;
 
 pub use super::storage_error::StorageError;
 
 use super::folder::{FileKind, RunFolder};
 use crate::config::Durability;
 use crate::journal::{Entry, HEADER_BYTES, Header, MARK_OFFSET, Outcome, Tokens, entry_offset};
-use crate::runtime::files;
 use append_file::AppendFile;
+use syncer::{Job, Syncer};
 
 /// Space reserved for the journal at most: entries of 14,000 requests in flight on one shard.
 const JOURNAL_AHEAD_BYTES_MAX: u64 = 1 << 20;
@@ -56,7 +57,8 @@ pub struct NewAttempt {
 #[derive(Debug)]
 pub struct ShardLog {
     header: Header,
-    durability: Durability,
+    /// Under [`Durability::Power`].
+    syncer: Option<Syncer>,
     output: Output,
     errors: AppendFile,
     journal: AppendFile,
@@ -95,21 +97,20 @@ impl ShardLog {
         };
         let errors = create(FileKind::Errors)?;
         let mut journal = create(FileKind::Journal)?;
-        let header = Header {
-            run_id: folder.run_id(),
-            generation,
-            shard,
-        };
+        let header = Header::new(folder.run_id(), generation, shard);
         journal.buffer().extend_from_slice(&header.encode());
         journal.flush()?;
+        let mut syncer = None;
         if durability == Durability::Power {
-            journal.sync()?;
-            files::sync_directory(folder.path())
-                .map_err(StorageError::io(folder.path(), "sync"))?;
+            let files = journal.take_unsynced().into_iter().collect();
+            Job { files, entries: 0 }.run()?;
+            folder.sync_names()?;
+            let started = Syncer::start(shard);
+            syncer = Some(started.map_err(StorageError::io(folder.path(), "sync"))?);
         }
         Ok(Self {
             header,
-            durability,
+            syncer,
             output,
             errors,
             journal,
@@ -237,42 +238,91 @@ impl ShardLog {
         }
         self.errors.flush()?;
         self.journal.flush()?;
-        match self.durability {
-            Durability::Process => self.settle(),
-            Durability::Power => Ok(()),
+        match self.syncer {
+            None => self.settle(self.committed),
+            Some(_) => Ok(()),
         }
     }
 
-    /// Flushes; under [`Durability::Power`] also syncs the segments, then the journal. All records
-    /// are safe afterwards. A failed sync is final: what the disk holds is unknown from then on.
-    pub fn sync(&mut self) -> Result<(), StorageError> {
+    /// Under [`Durability::Power`]: flushes and has the segments, then the journal, synced by another
+    /// thread, unless it still is at what it was given before. What it has done since the last call is
+    /// safe afterwards. A failed sync is final: what the disk holds is unknown from then on.
+    pub fn sync_in_background(&mut self) -> Result<(), StorageError> {
+        let Some(result) = self.syncer.as_mut().map(Syncer::poll) else {
+            return Ok(());
+        };
+        self.take_synced(result)?;
         self.flush()?;
-        if self.durability == Durability::Process || self.settled == self.committed {
+        if self.settled == self.committed || self.syncer.as_ref().is_some_and(Syncer::is_busy) {
             return Ok(());
         }
+        let job = self.unsynced()?;
+        if let Some(syncer) = &mut self.syncer {
+            syncer.hand_over(job);
+        }
+        Ok(())
+    }
+
+    /// Flushes; under [`Durability::Power`] also syncs, and waits for it. All records are safe
+    /// afterwards.
+    pub fn sync(&mut self) -> Result<(), StorageError> {
+        self.flush()?;
+        let Some(result) = self.syncer.as_mut().map(Syncer::wait) else {
+            return Ok(());
+        };
+        self.take_synced(result)?;
+        if self.settled == self.committed {
+            return Ok(());
+        }
+        let result = self.unsynced()?.run();
+        self.take_synced(Some(result))
+    }
+
+    /// Everything that has to reach the disk for the flushed entries to be safe.
+    fn unsynced(&mut self) -> Result<Job, StorageError> {
         if self.sync_failed {
             let source = std::io::Error::other("an earlier sync failed");
             return Err(StorageError::new(self.journal.path(), "sync", 0, source));
         }
-        self.sync_failed = true;
-        if let Output::Kept(file) = &mut self.output {
-            file.sync()?;
-        }
-        self.errors.sync()?;
-        self.journal.sync()?;
-        self.sync_failed = false;
-        self.settle()
+        let output = match &mut self.output {
+            Output::Kept(file) => file.take_unsynced(),
+            Output::Counted(_) => None,
+        };
+        let files = [
+            output,
+            self.errors.take_unsynced(),
+            // Last: an entry that is on the disk has its record there.
+            self.journal.take_unsynced(),
+        ];
+        Ok(Job {
+            files: files.into_iter().flatten().collect(),
+            entries: self.committed,
+        })
     }
 
-    /// Moves the mark over all entries.
-    fn settle(&mut self) -> Result<(), StorageError> {
-        if self.settled == self.committed {
+    fn take_synced(
+        &mut self,
+        result: Option<Result<u64, StorageError>>,
+    ) -> Result<(), StorageError> {
+        match result {
+            None => Ok(()),
+            Some(Ok(entries)) => self.settle(entries),
+            Some(Err(error)) => {
+                self.sync_failed = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves the mark over so many entries.
+    fn settle(&mut self, entries: u64) -> Result<(), StorageError> {
+        if self.settled == entries {
             return Ok(());
         }
-        debug_assert_eq!(self.journal.written(), entry_offset(self.committed));
+        debug_assert!(self.journal.written() >= entry_offset(entries));
         self.journal
-            .overwrite(&self.header.mark(self.committed), MARK_OFFSET as u64)?;
-        self.settled = self.committed;
+            .overwrite(&self.header.mark(entries), MARK_OFFSET as u64)?;
+        self.settled = entries;
         Ok(())
     }
 

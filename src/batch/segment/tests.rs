@@ -128,6 +128,64 @@ fn nothing_is_safe_from_power_loss_before_it_is_synced() {
 }
 
 #[test]
+fn what_another_thread_has_synced_is_safe() {
+    let place = Place::new();
+    let opened = place.open();
+    let mut log =
+        ShardLog::create(&opened.folder, 1, 0, true, Durability::Power).expect("a shard log");
+    append(&mut log, &[(1, Success), (2, Failure)]);
+    log.sync_in_background().expect("handed over");
+    append(&mut log, &[(3, Success)]);
+    assert_eq!(log.safe(), 0, "nobody has looked yet");
+    while log.safe() < 3 {
+        let before = log.safe();
+        log.sync_in_background().expect("handed over");
+        assert!(log.safe() == before || [2, 3].contains(&log.safe()));
+        std::thread::yield_now();
+    }
+    append(&mut log, &[(4, Success)]);
+    log.sync_in_background().expect("handed over");
+    append(&mut log, &[(5, Success)]);
+    log.finish().expect("waits for both");
+    assert_eq!((log.safe(), on_disk(&place).len()), (5, 5));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_sync_that_failed_is_final_whoever_hears_of_it() {
+    for in_background in [false, true] {
+        let place = Place::new();
+        let opened = place.open();
+        let mut log =
+            ShardLog::create(&opened.folder, 1, 0, true, Durability::Power).expect("a shard log");
+        append(&mut log, &[(1, Success), (2, Failure)]);
+        // Takes every write, and cannot be synced.
+        let null = fs::File::options().write(true).open("/dev/null");
+        let real = log.errors.swap(null.expect("a device"));
+        if in_background {
+            log.sync_in_background().expect("handed over");
+        }
+        let error = log.sync().expect_err("no such operation").to_string();
+        assert!(
+            error.contains("cannot sync") && error.contains("errors-0001-000.seg"),
+            "{error}"
+        );
+        log.errors.swap(real);
+        for _ in 0..2 {
+            let error = log
+                .sync()
+                .expect_err("unknown what the disk holds")
+                .to_string();
+            assert!(error.contains("an earlier sync failed"), "{error}");
+            log.sync_in_background().expect_err("the same");
+        }
+        assert_eq!(log.safe(), 0);
+        let journal = fs::read(place.shard_file(FileKind::Journal, 1, 0)).expect("a journal");
+        assert_eq!(replay(&journal).expect("no damage").settled(), 0);
+    }
+}
+
+#[test]
 fn files_of_an_earlier_process_are_never_touched() {
     let place = Place::new();
     let opened = place.open();
