@@ -45,11 +45,7 @@ fn raw(data: &[u8]) {
 /// A true journal, cut, flipped or longer: what is before the damage is kept, and damage to what was
 /// settled is told.
 fn damaged(entries: u8, settled: u8, kind: u8, place: usize, bits: u8, rest: &[u8]) {
-    let header = Header {
-        run_id: [7; 16],
-        generation: u32::from(bits),
-        shard: 3,
-    };
+    let header = Header::new([7; 16], u32::from(bits), 3);
     let count = u64::from(entries % 16);
     let settled = u64::from(settled) % (count + 1);
     let written: Vec<Entry> = (0..count).map(|index| entry(index, rest)).collect();
