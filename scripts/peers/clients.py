@@ -61,7 +61,7 @@ class Wrk(Client):
         with open(script, "w", encoding="utf-8") as out:
             out.write(f'wrk.method = "POST"\nwrk.body = [[{BODY}]]\nwrk.headers["Content-Type"] = "application/json"\n')
         # It knows a time, not a number.
-        return ["wrk", "-t1", f"-c{run.in_flight}", "-d3s", "-s", script, run.url]
+        return ["wrk", "-t1", f"-c{run.in_flight}", "-d5s", "-s", script, run.url]
 
     def answered(self, run, output):
         return int(re.search(r"(\d+) requests in", output).group(1))

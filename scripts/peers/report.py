@@ -37,7 +37,7 @@ def machine(options, seconds):
     cpu = model.group(1) if model else platform.machine()
     return (
         f"{cpu}, {os.cpu_count()} cores, {memory_gib} GiB, Linux {platform.release()}; {', '.join(filter(None, versions))}. "
-        f"{options.requests} requests (aiohttp: a twentieth; wrk: 3 s), {options.in_flight} in flight "
+        f"{options.requests} requests (aiohttp: a twentieth; wrk: 5 s), {options.in_flight} in flight "
         f"(HTTP/2: 64 streams a connection), medians of {options.runs} runs, all in {seconds:.0f} s; "
         f"load average before the start {options.load:.1f}."
     )
