@@ -34,9 +34,10 @@ def machine(options, seconds):
         versions.append(first_line([options.oha, "--version"]))
     aiohttp = __import__("aiohttp").__version__
     versions.append(f"aiohttp {aiohttp} on Python {platform.python_version()}")
+    kernel = re.match(r"[\d.]*\d", platform.release()).group(0)
     cpu = model.group(1) if model else platform.machine()
     return (
-        f"{cpu}, {os.cpu_count()} cores, {memory_gib} GiB, Linux {platform.release()}; {', '.join(filter(None, versions))}. "
+        f"{cpu}, {os.cpu_count()} cores, {memory_gib} GiB, Linux {kernel}; {', '.join(filter(None, versions))}. "
         f"{options.requests} requests (aiohttp: a twentieth; wrk: 5 s), {options.in_flight} in flight "
         f"(HTTP/2: 64 streams a connection), medians of {options.runs} runs, all in {seconds:.0f} s; "
         f"load average before the start {options.load:.1f}."
@@ -50,7 +51,7 @@ def first_line(command):
         said = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path}, check=False)
     except OSError:
         return ""
-    found = re.search(r"(nginx|wrk|h2load|oha)\D*?([\d.]+\d)", said.stdout + said.stderr)
+    found = re.search(r"(nginx|wrk|h2load|oha)(?: nghttp2)?\D*?([\d.]+\d)", said.stdout + said.stderr)
     return f"{found.group(1)} {found.group(2)}" if found else ""
 
 
