@@ -56,6 +56,9 @@ fn the_number_in_flight_is_found_for_each_quota_group() {
                 stats.requests
             );
         }
+        // The search began at eight: permits have followed it.
+        let most = wide.stats().in_flight_max;
+        assert!(most > 8, "{runtime}: {most} in flight");
         assert_eq!(found.len(), 2, "{runtime}: {summary}");
     }
 }
