@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::field::debug;
+
 use crate::batch::admission::Ticket;
 use crate::batch::input::LineRef;
 use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};
@@ -198,13 +200,13 @@ impl<R: Runtime> Shard<R> {
         let verdict = &failed.verdict;
         let effect = failed.effect();
         let endpoint = &self.plan.endpoints[ticket.endpoint];
-        // Whoever asks a provider's support is asked for these.
+        // Whoever asks a provider's support is asked for these. Escaped: a server may send anything.
         tracing::debug!(
             line = ticket.line.number,
             endpoint = endpoint.name,
             kind = verdict.kind.as_str(),
-            request_id = failed.request_id,
-            region = failed.region,
+            request_id = failed.request_id.map(debug),
+            region = failed.region.map(debug),
             "an attempt failed: {}",
             verdict.message
         );

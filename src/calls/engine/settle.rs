@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use serde_json::Value;
+use tracing::field::debug;
 
 use super::{Attempt, Engine, Finished, Received};
 use crate::batch::judgement::{Answer, Failed, Judge, TOKEN_PAUSE};
@@ -148,8 +149,8 @@ impl<R: Runtime> Engine<R> {
         tracing::debug!(
             endpoint = self.plan.endpoints[endpoint].name,
             kind = verdict.kind.as_str(),
-            request_id = failed.request_id,
-            region = failed.region,
+            request_id = failed.request_id.map(debug),
+            region = failed.region.map(debug),
             "an attempt failed: {}",
             verdict.message
         );
