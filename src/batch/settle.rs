@@ -3,8 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::field::debug;
-
 use crate::batch::admission::Ticket;
 use crate::batch::input::LineRef;
 use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};

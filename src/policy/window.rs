@@ -48,6 +48,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest that failing tries make of it: a raised limit is noticed within two minutes.
 const PATIENCE_MAX: Duration = Duration::from_secs(120);
 
+/// So many rounds in a row must say that twice the window brings nothing: one may be a hiccup.
+const ROUNDS_IN_VAIN: u32 = 2;
+
+/// After that more is tried again soon: without refusals a try costs nothing.
+const SETTLED: Duration = Duration::from_secs(5);
+
 /// Answers between two tries for each pushback of the last one: pushbacks stay below 1 %.
 const ANSWERS_PER_PUSHBACK: u32 = 100;
 
@@ -65,6 +71,8 @@ pub struct Window {
     round: Round,
     /// The window with the highest throughput so far, and that throughput, in answers per second.
     best: Option<(u32, f64)>,
+    /// Rounds at twice that window that brought no more.
+    in_vain: u32,
     burst: Option<Burst>,
     /// The ceiling is not tried before then ...
     hold_until: Instant,
@@ -112,6 +120,7 @@ impl Window {
             step: 1,
             round: Round::new(now),
             best: None,
+            in_vain: 0,
             burst: None,
             hold_until: now,
             hold_answers: 0,
@@ -192,11 +201,16 @@ impl Window {
         match self.best {
             Some((window, best)) if sure <= best * GAIN => {
                 if self.window / 2 >= window {
-                    return self.settle(window, now);
+                    self.in_vain += 1;
+                    if self.in_vain >= ROUNDS_IN_VAIN {
+                        self.settle(window, now);
+                    }
+                    return;
                 }
             }
             _ => self.best = Some((self.window, measured)),
         }
+        self.in_vain = 0;
         self.proven = Some(self.window);
         self.grow(now);
     }
@@ -207,9 +221,9 @@ impl Window {
         self.window = window;
         self.proven = Some(window);
         self.best = None;
+        self.in_vain = 0;
         self.step = 1;
-        self.hold_until = now + self.patience;
-        self.patience = (self.patience * 2).min(PATIENCE_MAX);
+        self.hold_until = now + SETTLED;
     }
 
     fn grow(&mut self, now: Instant) {

@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use serde_json::Value;
-use tracing::field::debug;
 
 use super::{Attempt, Engine, Finished, Received};
 use crate::batch::judgement::{Answer, Failed, Judge, TOKEN_PAUSE};

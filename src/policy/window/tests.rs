@@ -246,3 +246,24 @@ fn a_try_that_fails_returns_to_what_was_proven() {
         assert_eq!(search.window(), 10, "at {turn}");
     }
 }
+
+#[test]
+fn one_hiccup_does_not_pass_for_a_queue() {
+    let now = start();
+    let mut search = Window::new(1000, now);
+    search.handle_answers(8, ms(200) * 8, now + ms(200));
+    assert_eq!(search.window(), 16);
+    // Twice as many took twice as long, once.
+    search.handle_answers(16, ms(400) * 16, now + ms(600));
+    assert_eq!(search.window(), 16);
+    search.handle_answers(16, ms(200) * 16, now + ms(800));
+    assert_eq!(search.window(), 32);
+    // And twice in a row.
+    search.handle_answers(32, ms(400) * 32, now + ms(1200));
+    search.handle_answers(32, ms(400) * 32, now + ms(1600));
+    assert_eq!(search.window(), 16);
+    // More is tried again soon.
+    search.handle_answers(16, ms(200) * 16, now + ms(6500));
+    search.handle_answers(16, ms(200) * 16, now + ms(6700));
+    assert_eq!(search.window(), 17);
+}
