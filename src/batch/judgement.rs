@@ -104,6 +104,9 @@ impl Failed<'_> {
         for (name, value) in headers {
             carried.add_header(&name, &value);
         }
+        for name in [&mut self.request_id, &mut self.region] {
+            *name = name.filter(|name| carried.redact(name) == *name);
+        }
         let struck = |text: &mut String| *text = carried.redact(text);
         struck(&mut self.verdict.message);
         if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
@@ -148,6 +151,15 @@ impl Failed<'_> {
     }
 }
 
+/// A header's value that names something and goes to logs and records: visible ASCII, or it could
+/// move a terminal's cursor.
+fn name_of(value: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(value).ok()?;
+    text.bytes()
+        .all(|byte| byte.is_ascii_graphic() || byte == b' ')
+        .then_some(text)
+}
+
 /// What `endpoint` answered, read as far as every outcome needs.
 pub struct Judge<'e, 'a> {
     endpoint: &'e Endpoint,
@@ -183,7 +195,7 @@ impl<'e, 'a> Judge<'e, 'a> {
             .has_request_id()
             .then(|| REQUEST_ID_HEADERS.iter().find_map(|name| headers.get(name)))
             .flatten()
-            .and_then(|value| std::str::from_utf8(value).ok());
+            .and_then(name_of);
         let hint = if response.signals.has_wait_hint() || response.status >= 400 {
             wait_hint::parse(response.status, headers.iter(), body, unix_now_ms)
         } else {
@@ -246,12 +258,15 @@ impl<'e, 'a> Judge<'e, 'a> {
     }
 
     fn failed(&self, verdict: Verdict) -> Box<Failed<'a>> {
+        let is_shown =
+            |name: &&str| matches!(self.endpoint.redact_body(name.as_bytes()), Cow::Borrowed(_));
         Box::new(Failed {
             verdict,
             status: Some(self.response.status),
-            request_id: self.request_id,
+            request_id: self.request_id.filter(is_shown),
             region: (self.headers.get(REGION_HEADER))
-                .and_then(|value| std::str::from_utf8(value).ok()),
+                .and_then(name_of)
+                .filter(is_shown),
             body: Some(self.body),
             wait: self.hint.wait,
             tokens: usage_of(self.body).unwrap_or_default(),
