@@ -265,3 +265,37 @@ fn no_unfinished_work_is_left_in_the_tree() {
             .map(|banned| (*banned).to_owned())
     }));
 }
+
+/// No fault is listed without a test that exists: what `docs/RELIABILITY.md` names as `module::test`, or
+/// as a name of several words, is a function somewhere in the tree.
+#[test]
+fn every_test_that_is_named_for_a_fault_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/RELIABILITY.md")).expect("the document");
+    let mut functions = String::new();
+    let mut folders = vec![root.join("src"), root.join("tests")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("a folder of the tree") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                functions += &fs::read_to_string(path).expect("source text");
+            }
+        }
+    }
+    let rows = document.lines().filter(|line| line.starts_with('|'));
+    let missing = rows
+        .filter_map(|row| row.trim_end_matches(['|', ' ']).rsplit_once(" | "))
+        .flat_map(|(_, tests)| tests.split('`').skip(1).step_by(2))
+        .filter_map(|test| test.rsplit("::").next())
+        .filter(|name| name.matches('_').count() >= 3)
+        .filter(|name| {
+            !["(", "<"]
+                .iter()
+                .any(|next| functions.contains(&format!("fn {name}{next}")))
+        })
+        .map(|name| format!("docs/RELIABILITY.md names {name}, which is no test"))
+        .collect();
+    assert_none(missing);
+}

@@ -120,6 +120,28 @@ fn a_finished_output_is_refused_and_overwritten_when_asked() {
 }
 
 #[test]
+fn a_run_of_another_version_is_refused() {
+    for runtime in runtimes() {
+        let (scene, kept) = killed(runtime);
+        let name = "out.jsonl.blaze/manifest.json";
+        let manifest = scene.place.read(name);
+        let mut newer: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+        let version = newer["version"].as_u64().expect("a version");
+        newer["version"] = (version + 1).into();
+        scene.place.write(name, newer.to_string());
+        let sent = scene.arrivals.count();
+        let refused = run(&scene.place, &scene.args(&[])).expect(1);
+        for part in ["another version", "--fresh", "manifest.json"] {
+            assert!(refused.stderr.contains(part), "{part}: {refused:#?}");
+        }
+        assert_eq!(scene.arrivals.count(), sent, "nothing was sent");
+        scene.place.write(name, &manifest);
+        scene.finish(&[]);
+        scene.check(&undisturbed(runtime, LINES), &[kept], WORKERS.into());
+    }
+}
+
+#[test]
 fn damage_before_the_tail_is_refused_by_file_and_offset() {
     for runtime in runtimes() {
         let journal = "out.jsonl.blaze/journal-0001-000.log";
