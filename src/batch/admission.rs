@@ -16,7 +16,7 @@ use crate::batch::message::{Order, Pool, Report, Schedule};
 use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
-use crate::policy::health::{LocalHealth, STREAK_TO_COOL};
+use crate::policy::health::{Failures, LocalHealth, STREAK_TO_COOL, Sending};
 use crate::policy::pacer::Taken;
 use crate::policy::permits::Lease;
 use crate::policy::retry::{Parked, RetryQueue};
@@ -35,8 +35,8 @@ pub struct Ticket {
     pub endpoint: usize,
     /// Tokens taken from the quota group's `tpm_limit` until its `usage` is known.
     pub tokens: u64,
-    /// This request decides whether a cooled endpoint is usable again.
-    pub probe: bool,
+    /// Its place among the requests to that endpoint, and whether it is a probe.
+    pub sending: Sending,
     /// Generation of the fetched token it was sent with; 0: none.
     pub token: Cell<u32>,
     /// Its places in flight were given back.
@@ -345,7 +345,7 @@ impl Admission {
             attempts,
             endpoint,
             tokens: self.gates[self.groups[endpoint]].spend(tokens, now),
-            probe: self.health.take_probe(endpoint),
+            sending: self.health.send(endpoint),
             token: Cell::new(0),
             released: Cell::new(false),
             settled: Cell::new(false),
@@ -392,14 +392,16 @@ impl Admission {
         }
     }
 
-    /// An attempt is over: its places in flight are free. Of a ticket, only the first time counts.
+    /// An attempt is over: its places in flight are free. Of a ticket, only the first time counts. What
+    /// it says about the endpoint goes to [`Self::note_answered`] or [`Self::note_failed`].
     pub fn release(&mut self, ticket: &Ticket) {
         if ticket.released.replace(true) {
             return;
         }
-        let endpoint = ticket.endpoint;
         assert!(self.in_flight > 0, "released more than was issued");
         self.in_flight -= 1;
+        let endpoint = ticket.endpoint;
+        self.health.end(endpoint, ticket.sending.number);
         self.workers.release(Pool::Workers, &mut self.reports);
         self.endpoints[endpoint].release(Pool::Endpoint(endpoint), &mut self.reports);
         let group = self.groups[endpoint];
@@ -416,8 +418,10 @@ impl Admission {
 
     /// An endpoint answered, well or with a complaint of its own: it is not out. The coordinator
     /// hears of it when that changes anything.
-    pub fn note_answered(&mut self, endpoint: usize, probe: bool) {
-        if probe {
+    pub fn note_answered(&mut self, ticket: &Ticket) {
+        let endpoint = ticket.endpoint;
+        self.health.answer(endpoint, ticket.sending.number);
+        if ticket.sending.probe {
             self.reports.push(Report::Probed { endpoint, ok: true });
         } else if !self.answered[endpoint] || self.health.streak(endpoint) > 0 {
             self.reports.push(Report::Success(endpoint));
@@ -427,10 +431,12 @@ impl Admission {
     }
 
     /// An attempt failed in a way that speaks against the endpoint: the next answer ends the streak,
-    /// whether or not the coordinator's view of it has come by then.
-    pub fn note_failed(&mut self, endpoint: usize) {
+    /// whether or not the coordinator's view of it has come by then. Returns what it adds to the streak.
+    pub fn note_failed(&mut self, ticket: &Ticket) -> Failures {
+        let endpoint = ticket.endpoint;
         self.failed_in_a_row[endpoint] += 1;
         self.answered[endpoint] = false;
+        self.health.fail(endpoint, ticket.sending.number)
     }
 
     /// By what this shard has seen the endpoint is out, though the coordinator may not have said so yet.

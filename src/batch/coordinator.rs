@@ -316,12 +316,13 @@ impl Coordinator {
             }),
             Report::Transient {
                 endpoint,
+                failures,
                 message,
                 may_be_the_line,
             } => {
                 self.last_failure[endpoint] = Some(message);
                 if self.last_lines.handle_failure(endpoint, may_be_the_line) {
-                    self.health.handle_transient(endpoint, now);
+                    self.health.handle_transient(endpoint, failures, now);
                 }
             }
             Report::AllTried => self.last_lines.handle_all_tried(shard),
@@ -331,7 +332,11 @@ impl Coordinator {
             }
             Report::Working(working) => self.handle_working(shard, working),
             Report::Success(endpoint) => self.health.handle_success(endpoint, now),
-            Report::Hint { endpoint, wait } => self.health.handle_hint(endpoint, wait, now),
+            Report::Hint { endpoint, wait } => {
+                self.health.handle_hint(endpoint, wait, now);
+                // Not after the events that are waiting: other shards are still sending.
+                self.poll_health(now);
+            }
             Report::Disable {
                 endpoint,
                 reason,

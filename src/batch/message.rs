@@ -7,7 +7,7 @@ use crate::batch::input::LineRange;
 use crate::batch::segment::StorageError;
 use crate::entra::Token;
 use crate::metrics::Delta;
-use crate::policy::health::EndpointView;
+use crate::policy::health::{EndpointView, Failures};
 use crate::policy::pacer::Slots;
 use crate::policy::wait_hint::Quota;
 
@@ -98,6 +98,8 @@ pub enum Report {
     Transient {
         /// Which endpoint.
         endpoint: usize,
+        /// What it adds to the streak.
+        failures: Failures,
         /// The failure, for the summary of a stopped run.
         message: String,
         /// The endpoint answered, and the line may be what it cannot do.

@@ -182,7 +182,7 @@ impl<R: Runtime> Shard<R> {
     fn succeeded(&self, ticket: &Ticket) {
         let mut admission = self.admission.borrow_mut();
         admission.release(ticket);
-        admission.note_answered(ticket.endpoint, ticket.probe);
+        admission.note_answered(ticket);
     }
 
     fn hinted(&self, endpoint: usize, wait: Duration, now: Instant) {
@@ -227,8 +227,8 @@ impl<R: Runtime> Shard<R> {
         // An endpoint that turned out unusable is not the line's fault, nor one that nobody reaches.
         // One that answers with errors may fail because of the line, which therefore pays also for
         // a probe: or the last lines of a run, all of that kind, would never end.
-        let unreachable =
-            failed.unsent && (ticket.probe || self.admission.borrow().seems_out(ticket.endpoint));
+        let unreachable = failed.unsent
+            && (ticket.sending.probe || self.admission.borrow().seems_out(ticket.endpoint));
         let blameless = disables_endpoint || unreachable || failed.excused;
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
@@ -318,24 +318,23 @@ impl<R: Runtime> Shard<R> {
         let endpoint = ticket.endpoint;
         match effect {
             Effect::Transient => {
-                if ticket.probe {
+                if ticket.sending.probe {
                     self.report(Report::Probed {
                         endpoint,
                         ok: false,
                     });
                 }
-                self.admission.borrow_mut().note_failed(endpoint);
+                let failures = self.admission.borrow_mut().note_failed(ticket);
                 self.report(Report::Transient {
                     endpoint,
+                    failures,
                     message: failed.verdict.message.clone(),
                     may_be_the_line: failed.may_be_the_line(),
                 });
             }
             // The endpoint answered: whatever it said, it is not out.
             Effect::None | Effect::RateLimited => {
-                self.admission
-                    .borrow_mut()
-                    .note_answered(endpoint, ticket.probe);
+                self.admission.borrow_mut().note_answered(ticket);
             }
             Effect::Disable { reason } | Effect::Exhausted { reason } => {
                 let whole_group = matches!(effect, Effect::Exhausted { .. });

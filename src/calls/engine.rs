@@ -19,6 +19,7 @@ use crate::client::{self, Pool};
 use crate::entra::{BearerTokens, News};
 use crate::error::ErrorKind;
 use crate::http::Response;
+use crate::policy::health::Sending;
 use crate::provider::{Authorization, EntraSource};
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
@@ -78,7 +79,7 @@ pub(super) struct Start {
 pub(super) struct Attempt {
     call: Box<Call>,
     endpoint: usize,
-    probe: bool,
+    sending: Sending,
     /// Of the fetched token; 0: none.
     token_generation: u32,
     sent: Instant,
@@ -256,9 +257,9 @@ impl<R: Runtime> Engine<R> {
             // Nobody asks for more slots than `u32` at once.
             let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
             match self.traffic.admit(call.avoid, tokens, waiting, now) {
-                Admitted::Go { endpoint, probe } => {
+                Admitted::Go { endpoint, sending } => {
                     let call = self.waiting.pop_front().expect("a call waits");
-                    self.send(call, endpoint, probe, now);
+                    self.send(call, endpoint, sending, now);
                 }
                 Admitted::Wait(at) => {
                     let wake = [at, next_due].into_iter().flatten().min();
@@ -270,7 +271,7 @@ impl<R: Runtime> Engine<R> {
     }
 
     /// Starts an attempt.
-    fn send(&mut self, call: Box<Call>, endpoint: usize, probe: bool, now: Instant) {
+    fn send(&mut self, call: Box<Call>, endpoint: usize, sending: Sending, now: Instant) {
         let (mut body, mut request) = (Vec::new(), Vec::new());
         let resolved = &self.plan.endpoints[endpoint];
         let token = self.tokens.as_ref().and_then(|tokens| tokens.of(resolved));
@@ -296,7 +297,7 @@ impl<R: Runtime> Engine<R> {
         let attempt = Attempt {
             call,
             endpoint,
-            probe,
+            sending,
             token_generation,
             sent: now,
         };

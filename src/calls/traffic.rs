@@ -10,7 +10,7 @@ use crate::config::Rate;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
 use crate::policy::budget::Allowance;
-use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, State, StopReason};
+use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, Sending, State, StopReason};
 use crate::policy::pacer::{Pacer, SlotQueue, Taken};
 use crate::policy::permits::{Action, Lease, Permits};
 use crate::policy::wait_hint::WaitHint;
@@ -28,8 +28,8 @@ pub(super) enum Admitted {
     Go {
         /// Which endpoint.
         endpoint: usize,
-        /// The request decides whether the endpoint is usable again.
-        probe: bool,
+        /// Its place among the requests to that endpoint.
+        sending: Sending,
     },
     /// Not before then, or (`None`) not before something is reported.
     Wait(Option<Instant>),
@@ -239,7 +239,7 @@ impl Traffic {
         self.spend(self.groups[endpoint], tokens, now);
         Admitted::Go {
             endpoint,
-            probe: self.local.take_probe(endpoint),
+            sending: self.local.send(endpoint),
         }
     }
 
@@ -292,7 +292,8 @@ impl Traffic {
     }
 
     /// A request is over.
-    pub fn release(&mut self, endpoint: usize) {
+    pub fn release(&mut self, endpoint: usize, sending: Sending) {
+        self.local.end(endpoint, sending.number);
         self.workers.release();
         self.caps[endpoint].release();
         if let Some(window) = &mut self.windows[self.groups[endpoint]] {
@@ -322,13 +323,13 @@ impl Traffic {
     pub fn handle_success(
         &mut self,
         endpoint: usize,
-        probe: bool,
+        sending: Sending,
         estimated: u64,
         used: Option<u64>,
         latency: Duration,
         now: Instant,
     ) {
-        self.answered(endpoint, probe, now);
+        self.answered(endpoint, sending, now);
         self.settle_tokens(endpoint, estimated, used);
         let group = self.groups[endpoint];
         self.quotas.handle_successes(group, 1, latency, now);
@@ -349,7 +350,7 @@ impl Traffic {
     pub fn handle_failure(
         &mut self,
         endpoint: usize,
-        probe: bool,
+        sending: Sending,
         estimated: u64,
         failed: &Failed<'_>,
         now: Instant,
@@ -372,15 +373,16 @@ impl Traffic {
         }
         match effect {
             Effect::Transient => {
-                if probe {
+                if sending.probe {
                     self.health.handle_probe_result(endpoint, false, now);
                 }
-                self.health.handle_transient(endpoint, now);
+                let failures = self.local.fail(endpoint, sending.number);
+                self.health.handle_transient(endpoint, failures, now);
                 false
             }
             // The endpoint answered: whatever it said, it is not out.
             Effect::None | Effect::RateLimited => {
-                self.answered(endpoint, probe, now);
+                self.answered(endpoint, sending, now);
                 false
             }
             Effect::Disable { reason } => {
@@ -457,8 +459,9 @@ impl Traffic {
         )
     }
 
-    fn answered(&mut self, endpoint: usize, probe: bool, now: Instant) {
-        if probe {
+    fn answered(&mut self, endpoint: usize, sending: Sending, now: Instant) {
+        self.local.answer(endpoint, sending.number);
+        if sending.probe {
             self.health.handle_probe_result(endpoint, true, now);
         }
         self.health.handle_success(endpoint, now);
@@ -521,21 +524,28 @@ mod tests {
         }
     }
 
-    fn unreachable_error(traffic: &mut Traffic, endpoint: usize, probe: bool, now: Instant) {
+    /// The endpoint a request may go to, and its place there.
+    #[track_caller]
+    fn gone(admitted: Admitted) -> (usize, Sending) {
+        match admitted {
+            Admitted::Go { endpoint, sending } => (endpoint, sending),
+            Admitted::Wait(at) => panic!("it may not go before {at:?}"),
+        }
+    }
+
+    fn unreachable_error(traffic: &mut Traffic, endpoint: usize, sending: Sending, now: Instant) {
         let resolved = Endpoint::resolve(&self::endpoint("x")).expect("a good endpoint");
         let failure = crate::client::Failure::Connect("refused".to_owned());
         let failed = Failed::without_answer(&resolved, &failure, None);
-        traffic.release(endpoint);
-        traffic.handle_failure(endpoint, probe, 0, &failed, now);
+        traffic.release(endpoint, sending);
+        traffic.handle_failure(endpoint, sending, 0, &failed, now);
     }
 
     /// Lets `count` requests fail at `now`.
     fn fail(traffic: &mut Traffic, count: u32, now: Instant) {
         for _ in 0..count {
-            let Admitted::Go { endpoint, probe } = traffic.admit(None, 1, 1, now) else {
-                panic!("it may go");
-            };
-            unreachable_error(traffic, endpoint, probe, now);
+            let (endpoint, sending) = gone(traffic.admit(None, 1, 1, now));
+            unreachable_error(traffic, endpoint, sending, now);
         }
     }
 
@@ -546,21 +556,14 @@ mod tests {
         fail(&mut traffic, 5, now);
         let second = now + Duration::from_secs(1);
         assert_eq!(traffic.admit(None, 1, 1, now), Admitted::Wait(Some(second)));
-        let probe = Admitted::Go {
-            endpoint: 0,
-            probe: true,
-        };
-        assert_eq!(traffic.admit(None, 1, 1, second), probe);
+        let (_, sending) = gone(traffic.admit(None, 1, 1, second));
+        assert!(sending.probe);
         let Admitted::Wait(Some(_)) = traffic.admit(None, 1, 1, second) else {
             panic!("there is one probe, and patience with it has an end");
         };
-        traffic.release(0);
-        traffic.handle_success(0, true, 1, Some(1), Duration::ZERO, second);
-        let go = Admitted::Go {
-            endpoint: 0,
-            probe: false,
-        };
-        assert_eq!(traffic.admit(None, 1, 1, second), go);
+        traffic.release(0, sending);
+        traffic.handle_success(0, sending, 1, Some(1), Duration::ZERO, second);
+        assert!(!gone(traffic.admit(None, 1, 1, second)).1.probe);
     }
 
     #[test]
@@ -572,11 +575,7 @@ mod tests {
         traffic.poll(later);
         traffic.set_working(false, later);
         traffic.set_working(true, later);
-        let probe = Admitted::Go {
-            endpoint: 0,
-            probe: true,
-        };
-        assert_eq!(traffic.admit(None, 1, 1, later), probe);
+        assert!(gone(traffic.admit(None, 1, 1, later)).1.probe);
     }
 
     #[test]
@@ -643,14 +642,10 @@ mod tests {
     fn slots_tokens_and_caps_hold_calls_back() {
         let now = crate::runtime::now();
         let mut paced = traffic(Rate::PerSecond(10.0), vec![endpoint("a")], now);
-        let go = Admitted::Go {
-            endpoint: 0,
-            probe: false,
-        };
-        assert_eq!(paced.admit(None, 1, 9, now), go);
+        gone(paced.admit(None, 1, 9, now));
         let next = now + Duration::from_millis(100);
         assert_eq!(paced.admit(None, 1, 9, now), Admitted::Wait(Some(next)));
-        assert_eq!(paced.admit(None, 1, 9, next), go);
+        gone(paced.admit(None, 1, 9, next));
 
         let limited = EndpointConfig {
             tpm_limit: Some(60_000),
@@ -658,16 +653,16 @@ mod tests {
             ..endpoint("a")
         };
         let mut limited = traffic(Rate::Unlimited, vec![limited], now);
-        assert_eq!(limited.admit(None, 900, 1, now), go);
+        let (_, first) = gone(limited.admit(None, 900, 1, now));
         let Admitted::Wait(Some(at)) = limited.admit(None, 900, 1, now) else {
             panic!("a second's worth is 1000 tokens");
         };
         assert!(at > now);
         // The first one used hardly any: the second may go at once.
-        limited.handle_success(0, false, 900, Some(1), Duration::ZERO, now);
-        assert_eq!(limited.admit(None, 900, 1, now), go);
+        limited.handle_success(0, first, 900, Some(1), Duration::ZERO, now);
+        let (_, second) = gone(limited.admit(None, 900, 1, now));
         assert_eq!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
-        limited.release(0);
+        limited.release(0, second);
         assert_ne!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
     }
 }

@@ -3,17 +3,20 @@
 //! The main thread's [`Health`] hears every report and decides; [`LocalHealth`] is a shard's copy
 //! of the verdicts, read on every request. Two causes make an endpoint cool, independently:
 //!
-//! - *a streak*: [`STREAK_TO_COOL`] transient failures in a row. After the cooling one probe, sent
-//!   by one shard, decides; every failed probe doubles the cooling.
+//! - *a streak*: [`STREAK_TO_COOL`] transient failures in a row, in the order of the answers and of
+//!   the requests ([`Failures`]). After the cooling one probe, sent by one shard, decides; every
+//!   failed probe doubles the cooling.
 //! - *a wait hint* of the server: the whole quota group waits, and afterwards simply goes on.
 //!
 //! An endpoint whose key or model is refused is disabled for good.
 
 mod local;
+mod order;
 
 use std::time::{Duration, Instant};
 
-pub use local::LocalHealth;
+pub use local::{LocalHealth, Sending};
+pub use order::Failures;
 
 /// Consecutive transient failures that cool an endpoint.
 pub const STREAK_TO_COOL: u32 = 5;
@@ -171,12 +174,14 @@ impl Health {
 
     /// A request failed in a way that speaks against the endpoint: connect, TLS, timeout,
     /// protocol, 5xx, a 429 without a wait hint. Not the caller's own 4xx, and not an answer with
-    /// a wait hint, which [`handle_hint`](Self::handle_hint) serves better.
-    pub fn handle_transient(&mut self, endpoint: usize, now: Instant) {
+    /// a wait hint, which [`handle_hint`](Self::handle_hint) serves better. `failures` is what
+    /// [`LocalHealth::fail`] said of it.
+    pub fn handle_transient(&mut self, endpoint: usize, failures: Failures, now: Instant) {
         let state = &mut self.endpoints[endpoint];
         // Open or half-open: the report is about a request from before the cooling began.
         if let Circuit::Closed = state.circuit {
-            state.streak += 1;
+            let longer = state.streak + u32::from(failures.follows);
+            state.streak = longer.max(failures.together);
             if state.streak >= STREAK_TO_COOL {
                 state.cool(now);
             }

@@ -27,7 +27,7 @@ impl<R: Runtime> Engine<R> {
         let Finished { attempt, result } = finished;
         let now = runtime::now();
         self.in_flight -= 1;
-        self.traffic.release(attempt.endpoint);
+        self.traffic.release(attempt.endpoint, attempt.sending);
         let Received {
             result,
             reply,
@@ -110,7 +110,7 @@ impl<R: Runtime> Engine<R> {
         let estimated = attempt.call.tokens_estimated;
         let latency = now.saturating_duration_since(attempt.sent);
         self.traffic
-            .handle_success(endpoint, attempt.probe, estimated, used, latency, now);
+            .handle_success(endpoint, attempt.sending, estimated, used, latency, now);
         let tokens = tokens.unwrap_or_default();
         let cost_usd = self.charge(&attempt, tokens, json["model"].as_str());
         let ttft = answer
@@ -161,7 +161,7 @@ impl<R: Runtime> Engine<R> {
             .sample(endpoint, verdict.kind, failed.status, &verdict.message);
         let disables_endpoint = self.traffic.handle_failure(
             endpoint,
-            attempt.probe,
+            attempt.sending,
             attempt.call.tokens_estimated,
             failed,
             now,
@@ -185,7 +185,7 @@ impl<R: Runtime> Engine<R> {
         }
         // An endpoint that turned out unusable is not the call's fault, nor one that nobody reaches.
         let is_out = || !matches!(self.traffic.endpoint(endpoint, now).0, State::Usable);
-        let unreachable = failed.unsent && (attempt.probe || is_out());
+        let unreachable = failed.unsent && (attempt.sending.probe || is_out());
         let blameless = disables_endpoint || unreachable || failed.excused;
         call.attempts += u32::from(!blameless);
         let retry = &self.plan.config.retry;

@@ -4,6 +4,16 @@
 use std::time::Instant;
 
 use super::EndpointView;
+use super::order::{Failures, SendOrder};
+
+/// A request as the health of its endpoint sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sending {
+    /// Counts this shard's requests to the endpoint.
+    pub number: u64,
+    /// It decides whether a cooled endpoint is usable again.
+    pub probe: bool,
+}
 
 /// Shard-owned: which endpoints this shard may use.
 #[derive(Debug)]
@@ -18,6 +28,7 @@ pub struct LocalHealth {
 struct Local {
     group: usize,
     view: EndpointView,
+    order: SendOrder,
     /// The probe was given to this shard and has not been sent.
     probe_held: bool,
     /// Refused this shard; main will disable it for all.
@@ -32,6 +43,7 @@ impl LocalHealth {
         let local = |group| Local {
             group,
             view: EndpointView::default(),
+            order: SendOrder::new(),
             probe_held: false,
             refused: false,
         };
@@ -48,6 +60,10 @@ impl LocalHealth {
         let mine = view.probe == Some(self.shard);
         let new = view.probe_number != local.view.probe_number;
         local.probe_held = mine && (new || local.probe_held);
+        if local.view.streak > 0 && view.streak == 0 {
+            // A success, perhaps of another shard, ended it.
+            local.order.forget_failures();
+        }
         local.view = view;
     }
 
@@ -63,8 +79,8 @@ impl LocalHealth {
         self.endpoints[endpoint].refused = true;
     }
 
-    /// Whether a request may go to `endpoint` now. If one does, [`take_probe`](Self::take_probe)
-    /// must be called for it.
+    /// Whether a request may go to `endpoint` now. If one does, [`send`](Self::send) must be called
+    /// for it.
     pub fn usable(&self, endpoint: usize, now: Instant) -> bool {
         self.usable_from(endpoint)
             .is_some_and(|from| from.is_none_or(|from| from <= now))
@@ -87,10 +103,33 @@ impl LocalHealth {
             .min()
     }
 
-    /// Whether the request that now goes to `endpoint` is its probe. True once per probe: from
-    /// then on the endpoint is closed until the main thread hears the result.
-    pub fn take_probe(&mut self, endpoint: usize) -> bool {
-        std::mem::take(&mut self.endpoints[endpoint].probe_held)
+    /// A request goes to `endpoint`. One request is the probe: from then on the endpoint is closed
+    /// until the main thread hears its result. What becomes of the request goes to one of
+    /// [`answer`](Self::answer), [`fail`](Self::fail) and [`end`](Self::end).
+    pub fn send(&mut self, endpoint: usize) -> Sending {
+        let local = &mut self.endpoints[endpoint];
+        Sending {
+            number: local.order.send(),
+            probe: std::mem::take(&mut local.probe_held),
+        }
+    }
+
+    /// Request `number` was answered in a way that proves the endpoint alive.
+    pub fn answer(&mut self, endpoint: usize, number: u64) {
+        let order = &mut self.endpoints[endpoint].order;
+        order.end(number);
+        order.forget_failures();
+    }
+
+    /// Request `number` failed in a way that speaks against the endpoint; for
+    /// [`Health::handle_transient`](super::Health::handle_transient).
+    pub fn fail(&mut self, endpoint: usize, number: u64) -> Failures {
+        self.endpoints[endpoint].order.fail(number)
+    }
+
+    /// Request `number` is over and says nothing about the endpoint.
+    pub fn end(&mut self, endpoint: usize, number: u64) {
+        self.endpoints[endpoint].order.end(number);
     }
 
     /// Whether this shard is to send a probe.
@@ -123,7 +162,7 @@ impl LocalHealth {
     /// [`Health::handle_probe_declined`](super::Health::handle_probe_declined).
     pub fn surrender_probes(&mut self) -> Vec<usize> {
         (0..self.endpoints.len())
-            .filter(|&endpoint| self.take_probe(endpoint))
+            .filter(|&endpoint| std::mem::take(&mut self.endpoints[endpoint].probe_held))
             .collect()
     }
 

@@ -3,13 +3,19 @@ use crate::policy::virtual_time::{ms, start};
 
 const OUTAGE: Duration = Duration::from_secs(60);
 
+/// A failure that follows the one before it.
+const NEXT: Failures = Failures {
+    together: 1,
+    follows: true,
+};
+
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 fn fail(health: &mut Health, endpoint: usize, times: u32, now: Instant) {
     for _ in 0..times {
-        health.handle_transient(endpoint, now);
+        health.handle_transient(endpoint, NEXT, now);
     }
 }
 
@@ -277,7 +283,7 @@ impl Pair {
 fn exactly_one_request_is_the_probe() {
     let now = start();
     let mut pair = Pair::new(&[0]);
-    assert!(!pair.locals[0].take_probe(0), "an ordinary request");
+    assert!(!pair.locals[0].send(0).probe, "an ordinary request");
     fail(&mut pair.health, 0, 5, now);
     pair.poll(now);
     let later = now + seconds(2);
@@ -291,10 +297,10 @@ fn exactly_one_request_is_the_probe() {
     assert_eq!(pair.usable(later), [true, false]);
     // The same view again must not make a second probe.
     let view = pair.health.view(0);
-    assert!(pair.locals[0].take_probe(0));
+    assert!(pair.locals[0].send(0).probe);
     pair.locals[0].apply(0, view);
     assert_eq!(pair.usable(later), [false, false]);
-    assert!(!pair.locals[0].take_probe(0));
+    assert!(!pair.locals[0].send(0).probe);
     pair.health.handle_probe_result(0, true, later);
     pair.poll(later);
     assert_eq!(pair.usable(later), [true, true]);
@@ -339,4 +345,117 @@ fn local_hints_and_refusals_act_at_once() {
         },
     );
     assert_eq!(local.next_usable(now), Some(now + seconds(9)));
+}
+
+/// What a server does with its request number so-and-so: after how many milliseconds it answers,
+/// and whether well.
+type Server = fn(u64) -> (u64, bool);
+
+/// Shards that keep `in_flight` requests each at one endpoint, over virtual time, until it cools or
+/// `total` requests are sent. Returns the requests sent and, if it cooled, when.
+fn cooled(shards: usize, in_flight: usize, total: u64, server: Server) -> (u64, Option<Duration>) {
+    let begin = start();
+    let mut health = Health::new(vec![0], shards);
+    let mut locals: Vec<LocalHealth> = (0..shards)
+        .map(|shard| LocalHealth::new(vec![0], shard))
+        .collect();
+    // By the time of the answer, then in the order of sending.
+    let mut answers = std::collections::BTreeMap::new();
+    let mut sent = 0;
+    let mut send = |local: &mut LocalHealth,
+                    shard: usize,
+                    now: Duration,
+                    answers: &mut std::collections::BTreeMap<_, _>| {
+        let (after, ok) = server(sent);
+        let number = local.send(0).number;
+        answers.insert((now + ms(after), sent), (shard, number, ok));
+        sent += 1;
+        sent
+    };
+    for _ in 0..in_flight {
+        for (shard, local) in locals.iter_mut().enumerate() {
+            send(local, shard, Duration::ZERO, &mut answers);
+        }
+    }
+    while let Some(((at, sent), (shard, number, ok))) = answers.pop_first() {
+        let now = begin + at;
+        let local = &mut locals[shard];
+        match ok {
+            true => {
+                local.answer(0, number);
+                health.handle_success(0, now);
+            }
+            false => health.handle_transient(0, local.fail(0, number), now),
+        }
+        for transition in health.poll(now) {
+            for local in &mut locals {
+                local.apply(transition.endpoint, health.view(transition.endpoint));
+            }
+        }
+        let most_sent = sent.max(answers.keys().map(|&(_, sent)| sent).max().unwrap_or(0)) + 1;
+        if health.state(0, now) != State::Usable {
+            return (most_sent, Some(at));
+        }
+        if most_sent >= total {
+            return (most_sent, None);
+        }
+        send(&mut locals[shard], shard, at, &mut answers);
+    }
+    unreachable!("there is always a request under way")
+}
+
+#[test]
+fn instant_errors_of_an_opening_burst_do_not_cool_a_healthy_endpoint() {
+    // One in ten fails at once, the others are answered after seconds: before the first answer comes
+    // there are failures by the dozen.
+    let limping: Server = |number| match number % 10 {
+        7 => (1, false),
+        _ => (2000 + number % 7, true),
+    };
+    for (shards, in_flight) in [(1, 100), (1, 4000), (2, 50), (8, 12)] {
+        let (_, at) = cooled(shards, in_flight, 50_000, limping);
+        assert_eq!(at, None, "{shards} shards with {in_flight} in flight each");
+    }
+}
+
+#[test]
+fn an_endpoint_that_only_fails_cools_before_it_takes_more_than_was_under_way() {
+    let servers: [(&str, Server); 4] = [
+        ("at once", |_| (1, false)),
+        ("in disorder", |number| (1 + number * 7919 % 50, false)),
+        ("late", |_| (30_000, false)),
+        ("or hangs", |number| match number % 8 {
+            3 => (30_000, false),
+            _ => (1, false),
+        }),
+    ];
+    for (how, server) in servers {
+        for (shards, in_flight) in [(1, 1), (1, 50), (2, 10), (2, 1), (8, 6)] {
+            let (sent, at) = cooled(shards, in_flight, 20_000, server);
+            assert!(at.is_some(), "{how}: {shards} shards, {in_flight} each");
+            // Five in a row on one shard are enough, whatever the others see.
+            let most = (shards * in_flight + shards * 4 + 1).max(in_flight * shards * 3) as u64;
+            assert!(sent <= most, "{how}: {sent} sent by {shards} × {in_flight}");
+        }
+    }
+}
+
+#[test]
+fn five_failures_one_after_the_other_cool_wherever_they_are_seen() {
+    // One request at a time on each shard, failing: the order of sending is that of the answers.
+    let (sent, _) = cooled(1, 1, 1000, |_| (10, false));
+    assert_eq!(sent, 5);
+    let (sent, _) = cooled(2, 1, 1000, |number| (10 + number % 2, false));
+    assert_eq!(sent, 6, "five failed, one is under way");
+}
+
+#[test]
+fn an_endpoint_where_most_requests_time_out_cools() {
+    // Answers come between the timeouts, though rarely.
+    let mostly_hanging: Server = |number| match number * 7919 % 100 {
+        0..10 => (100, true),
+        _ => (30_000, false),
+    };
+    let (_, at) = cooled(2, 50, 20_000, mostly_hanging);
+    assert!(at.is_some());
 }
