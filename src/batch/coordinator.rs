@@ -299,9 +299,9 @@ impl Coordinator {
                 self.quotas.handle_want(shard, group, amount);
             }
             Report::SettleTokens { group, more } => self.quotas.handle_settled(group, more),
-            Report::Pushback(endpoint) => {
+            Report::Pushback { endpoint, sent } => {
                 let group = self.plan.groups[endpoint];
-                self.quotas.handle_pushback(group, now);
+                self.quotas.handle_pushback(group, sent, now);
                 self.resize(group);
             }
             Report::Remaining(endpoint, quota) => {
@@ -334,6 +334,8 @@ impl Coordinator {
             Report::Success(endpoint) => self.health.handle_success(endpoint, now),
             Report::Hint { endpoint, wait } => {
                 self.health.handle_hint(endpoint, wait, now);
+                let group = self.plan.groups[endpoint];
+                self.quotas.handle_wait(group, now + wait, now);
                 // Not after the events that are waiting: other shards are still sending.
                 self.poll_health(now);
             }

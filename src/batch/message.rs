@@ -1,7 +1,7 @@
 //! What travels between the coordinator (main thread) and the shards: health, permits, send slots,
 //! ranges of input and counters. Nothing else crosses threads.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::input::LineRange;
 use crate::batch::segment::StorageError;
@@ -87,7 +87,12 @@ pub enum Report {
         more: i64,
     },
     /// A 429, a 529 or a timeout (sent only if a rate or a number of workers is searched for).
-    Pushback(usize),
+    Pushback {
+        /// Which endpoint.
+        endpoint: usize,
+        /// When its request was sent.
+        sent: Instant,
+    },
     /// What is left of an endpoint's request quota (sent only with `--rate auto`).
     Remaining(usize, Quota),
     /// No permit left while a line waits.

@@ -129,12 +129,17 @@ impl Quotas {
         }
     }
 
-    /// A 429, a 529 or a timeout of the group.
-    pub fn handle_pushback(&mut self, group: usize, now: Instant) {
+    /// A 429, a 529 or a timeout of a request to the group that was sent at `sent`.
+    pub fn handle_pushback(&mut self, group: usize, sent: Instant, now: Instant) {
         if let Some(window) = &mut self.groups[group].window {
             window.handle_pushback(now);
         }
-        self.adapt(group, now, |search| search.handle_pushback(now));
+        self.adapt(group, now, |search| search.handle_pushback(sent, now));
+    }
+
+    /// A server asked the group to wait until `until`.
+    pub fn handle_wait(&mut self, group: usize, until: Instant, now: Instant) {
+        self.adapt(group, now, |search| search.handle_wait(until, now));
     }
 
     /// An answer said that little is left of the group's request quota.
@@ -299,7 +304,7 @@ mod tests {
         quotas.handle_successes(0, 10, Duration::ZERO, later);
         quotas.handle_successes(1, 10, Duration::ZERO, later);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 20.0));
-        quotas.handle_pushback(1, later);
+        quotas.handle_pushback(1, later, later);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 10.0));
         assert!(quotas.pacer(0).is_some() && quotas.pacer(2).is_some());
         assert_eq!(

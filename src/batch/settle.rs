@@ -51,7 +51,7 @@ impl<R: Runtime> Shard<R> {
         };
         let mut failed = failed;
         self.note_token(ticket, line, &mut failed, now);
-        self.settle_failure(ticket, line, now, &failed);
+        self.settle_failure(ticket, line, sent, now, &failed);
     }
 
     /// A fetched token is not shown, nor are keys of the line's own; it is renewed once when it is
@@ -194,7 +194,14 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// Tells the coordinator, then parks the line or writes its failure record.
-    fn settle_failure(&self, ticket: &Ticket, line: &[u8], now: Instant, failed: &Failed<'_>) {
+    fn settle_failure(
+        &self,
+        ticket: &Ticket,
+        line: &[u8],
+        sent: Instant,
+        now: Instant,
+        failed: &Failed<'_>,
+    ) {
         let verdict = &failed.verdict;
         let effect = failed.effect();
         let endpoint = &self.plan.endpoints[ticket.endpoint];
@@ -217,7 +224,10 @@ impl<R: Runtime> Shard<R> {
         self.admission.borrow_mut().release(ticket);
         self.tell(ticket, effect, failed);
         if self.plan.searches && failed.pushes_back() {
-            self.report(Report::Pushback(ticket.endpoint));
+            self.report(Report::Pushback {
+                endpoint: ticket.endpoint,
+                sent,
+            });
         }
         let disables_endpoint = match effect {
             Effect::Disable { .. } => true,

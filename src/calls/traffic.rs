@@ -340,6 +340,8 @@ impl Traffic {
     pub fn handle_hint(&mut self, endpoint: usize, hint: &WaitHint, now: Instant) {
         if let Some(wait) = hint.wait {
             self.health.handle_hint(endpoint, wait, now);
+            let group = self.groups[endpoint];
+            self.quotas.handle_wait(group, now + wait, now);
         }
         self.quotas
             .handle_remaining(self.groups[endpoint], &hint.requests, now);
@@ -353,6 +355,7 @@ impl Traffic {
         sending: Sending,
         estimated: u64,
         failed: &Failed<'_>,
+        sent: Instant,
         now: Instant,
     ) -> bool {
         let used = failed
@@ -368,7 +371,7 @@ impl Traffic {
         }
         if failed.pushes_back() {
             let group = self.groups[endpoint];
-            self.quotas.handle_pushback(group, now);
+            self.quotas.handle_pushback(group, sent, now);
             self.resize(group);
         }
         match effect {
@@ -538,7 +541,7 @@ mod tests {
         let failure = crate::client::Failure::Connect("refused".to_owned());
         let failed = Failed::without_answer(&resolved, &failure, None);
         traffic.release(endpoint, sending);
-        traffic.handle_failure(endpoint, sending, 0, &failed, now);
+        traffic.handle_failure(endpoint, sending, 0, &failed, now, now);
     }
 
     /// Lets `count` requests fail at `now`.

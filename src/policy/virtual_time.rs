@@ -9,6 +9,6 @@ pub fn start() -> Instant {
 }
 
 /// `ms` milliseconds.
-pub fn ms(ms: u64) -> Duration {
+pub const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }

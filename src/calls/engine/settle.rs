@@ -164,6 +164,7 @@ impl<R: Runtime> Engine<R> {
             attempt.sending,
             attempt.call.tokens_estimated,
             failed,
+            attempt.sent,
             now,
         );
         let mut call = attempt.call;

@@ -174,6 +174,6 @@ mod tests {
         order.end(0);
         // The oldest that is remembered: nothing is known of the one before it.
         assert_eq!(fail(&mut order, &[2, 3]), [(1, true), (2, true)]);
-        assert_eq!(order.fail(REMEMBERED as u64 + 1).follows, false);
+        assert!(!order.fail(REMEMBERED as u64 + 1).follows);
     }
 }
