@@ -20,6 +20,8 @@ use crate::policy::health::{Failures, LocalHealth, STREAK_TO_COOL, Sending};
 use crate::policy::pacer::Taken;
 use crate::policy::permits::Lease;
 use crate::policy::retry::{Parked, RetryQueue};
+use crate::policy::slowdown::Remainders;
+use crate::policy::wait_hint::WaitHint;
 use crate::provider::cost::estimate_tokens;
 
 /// Leave to send one line to one endpoint, once.
@@ -416,6 +418,26 @@ impl Admission {
         gate.settle(ticket.tokens, used, &mut self.reports);
     }
 
+    /// An answer of `endpoint` said something about its quotas, to a request that took `used` tokens
+    /// (0: unknown). The coordinator hears of it when that changes anything.
+    pub fn note_remainders(&mut self, endpoint: usize, hint: &WaitHint, used: u64) {
+        let said = Remainders::of(hint);
+        let group = self.groups[endpoint];
+        let gate = &mut self.gates[group];
+        if gate.concerns(said.run_low()) {
+            if said.slow_down(used) {
+                // The coordinator will say the same; until then its slots are waited for.
+                gate.pace_at_once(group);
+            }
+            let said = Box::new(said);
+            self.reports.push(Report::Remaining {
+                endpoint,
+                said,
+                used,
+            });
+        }
+    }
+
     /// An endpoint answered, well or with a complaint of its own: it is not out. The coordinator
     /// hears of it when that changes anything.
     pub fn note_answered(&mut self, ticket: &Ticket) {
@@ -460,6 +482,7 @@ impl Admission {
                 }
             }
             Order::Slots(Schedule::Group(group), slots) => self.gates[group].add_slots(slots),
+            Order::Pace { group, slots } => self.gates[group].pace(group, slots),
             Order::Tokens { group, amount } => self.gates[group].add_tokens(amount),
             Order::Grant(pool, count) => self.permits(pool).grant(count),
             Order::Recall(pool) => {

@@ -304,9 +304,15 @@ impl Coordinator {
                 self.quotas.handle_pushback(group, sent, now);
                 self.resize(group);
             }
-            Report::Remaining(endpoint, quota) => {
+            Report::Remaining {
+                endpoint,
+                said,
+                used,
+            } => {
                 let group = self.plan.groups[endpoint];
-                self.quotas.handle_remaining(group, &quota, now);
+                self.quotas.handle_used(group, used);
+                self.quotas.handle_remainders(group, &said, now);
+                self.pass_on_paces();
             }
             Report::WantPermit(pool) => self.permits(pool, |permits, actions| {
                 permits.handle_want(shard, actions);
@@ -323,6 +329,7 @@ impl Coordinator {
                 self.last_failure[endpoint] = Some(message);
                 if self.last_lines.handle_failure(endpoint, may_be_the_line) {
                     self.health.handle_transient(endpoint, failures, now);
+                    self.poll_health(now);
                 }
             }
             Report::AllTried => self.last_lines.handle_all_tried(shard),
@@ -420,6 +427,16 @@ impl Coordinator {
             self.order(shard, Order::Tokens { group, amount });
         }
         self.token_leases = leases;
+        self.pass_on_paces();
+    }
+
+    /// Tells every shard which quota groups are slowed down from now on, or no longer.
+    fn pass_on_paces(&mut self) {
+        for (group, slots) in self.quotas.take_changes() {
+            for shard in 0..self.shards.len() {
+                self.order(shard, Order::Pace { group, slots });
+            }
+        }
     }
 
     /// Lets a permit machine act and passes on what it decides.
@@ -619,3 +636,6 @@ impl Coordinator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,6 +112,10 @@ impl TokenGate {
 pub(super) struct GroupGate {
     slots: Option<SlotGate>,
     tokens: Option<TokenGate>,
+    /// The group's requests need slots although neither `rpm_limit` nor `--rate auto` asks for them.
+    slowed: bool,
+    /// The last answer said that little is left of a quota.
+    runs_low: bool,
 }
 
 impl GroupGate {
@@ -123,7 +127,34 @@ impl GroupGate {
                 .paced()
                 .then(|| SlotGate::new(Schedule::Group(group))),
             tokens: tokens.map(|per_minute| TokenGate::new(group, per_minute)),
+            slowed: false,
+            runs_low: false,
         }
+    }
+
+    /// The coordinator slows `group`, this one, down by send slots, or does not any more.
+    pub(super) fn pace(&mut self, group: usize, slots: bool) {
+        self.slowed = slots;
+        if !slots {
+            // What is left of a pace that has ended is worth nothing.
+            self.slots = None;
+        } else if self.slots.is_none() {
+            self.slots = Some(SlotGate::new(Schedule::Group(group)));
+        }
+    }
+
+    /// [`Self::pace`] before the coordinator says so; a group that is paced anyway goes on.
+    pub(super) fn pace_at_once(&mut self, group: usize) {
+        if self.slots.is_none() {
+            self.pace(group, true);
+        }
+    }
+
+    /// Whether the coordinator should hear what an answer said about remainders: that they run low,
+    /// and how it goes on from there.
+    pub(super) fn concerns(&mut self, run_low: bool) -> bool {
+        let ran_low = std::mem::replace(&mut self.runs_low, run_low);
+        run_low || ran_low || self.slowed
     }
 
     /// Whether requests of this group need tokens.

@@ -9,7 +9,7 @@ use crate::entra::Token;
 use crate::metrics::Delta;
 use crate::policy::health::{EndpointView, Failures};
 use crate::policy::pacer::Slots;
-use crate::policy::wait_hint::Quota;
+use crate::policy::slowdown::Remainders;
 
 /// A pool of in-flight permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,13 @@ pub enum Order {
         group: usize,
         /// How many.
         amount: u64,
+    },
+    /// Whether requests of a quota group need send slots for now, because little is left of its quota.
+    Pace {
+        /// Which quota group.
+        group: usize,
+        /// Otherwise they need none any more.
+        slots: bool,
     },
     /// More requests may be in flight.
     Grant(Pool, u32),
@@ -93,8 +100,15 @@ pub enum Report {
         /// When its request was sent.
         sent: Instant,
     },
-    /// What is left of an endpoint's request quota (sent only with `--rate auto`).
-    Remaining(usize, Quota),
+    /// What is left of an endpoint's quotas (sent while that is little, and once more).
+    Remaining {
+        /// Which endpoint.
+        endpoint: usize,
+        /// What its answer said.
+        said: Box<Remainders>,
+        /// Tokens that the request took; 0: unknown.
+        used: u64,
+    },
     /// No permit left while a line waits.
     WantPermit(Pool),
     /// Permits given back.

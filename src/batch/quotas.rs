@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::policy::adapt::Adaptive;
 use crate::policy::budget::{Budget, Leased};
 use crate::policy::pacer::{Pacer, per_minute};
-use crate::policy::wait_hint::Quota as Remaining;
+use crate::policy::slowdown::{Remainders, Slowdown};
+use crate::policy::wait_hint::Quota;
 use crate::policy::window::Window;
 
 /// What one quota group may do, as configured.
@@ -34,6 +35,8 @@ impl GroupLimits {
 /// The limits of every quota group.
 pub struct Quotas {
     groups: Vec<Group>,
+    /// Quota groups whose requests need send slots from now on, or no longer.
+    changes: Vec<(usize, bool)>,
 }
 
 struct Group {
@@ -41,6 +44,7 @@ struct Group {
     rate_max: Option<f64>,
     search: Option<Adaptive>,
     window: Option<Window>,
+    slowdown: Slowdown,
     pacer: Option<Pacer>,
     budget: Option<Budget>,
     /// Shards that wait for tokens, longest first; each at most once.
@@ -80,6 +84,7 @@ impl Quotas {
                 rate_max,
                 search,
                 window: limits.search_workers.map(|most| Window::new(most, now)),
+                slowdown: Slowdown::default(),
                 pacer: rate.map(|rate| Pacer::new(rate, now)),
                 budget: limits
                     .tokens_per_minute
@@ -90,6 +95,7 @@ impl Quotas {
         };
         Self {
             groups: limits.iter().map(group).collect(),
+            changes: Vec::new(),
         }
     }
 
@@ -142,29 +148,64 @@ impl Quotas {
         self.adapt(group, now, |search| search.handle_wait(until, now));
     }
 
-    /// An answer said that little is left of the group's request quota.
-    pub fn handle_remaining(&mut self, group: usize, quota: &Remaining, now: Instant) {
-        if let (Some(remaining), Some(limit), Some(reset)) =
-            (quota.remaining, quota.limit, quota.reset)
-        {
-            self.adapt(group, now, |search| {
-                search.handle_remaining(remaining, limit, reset, now);
-            });
+    /// A request of the group took `used` tokens; 0: its answer does not say.
+    pub fn handle_used(&mut self, group: usize, used: u64) {
+        self.groups[group].slowdown.handle_used(used);
+    }
+
+    /// What an answer said about the remainders of the group's quotas.
+    pub fn handle_remainders(&mut self, group: usize, said: &Remainders, now: Instant) {
+        let requests = said.requests;
+        let mut said = *said;
+        if self.groups[group].search.is_some() {
+            // The search follows the requests itself, in smaller steps.
+            said.requests = Quota::default();
+            if let (Some(remaining), Some(limit), Some(reset)) =
+                (requests.remaining, requests.limit, requests.reset)
+            {
+                self.adapt(group, now, |search| {
+                    search.handle_remaining(remaining, limit, reset, now);
+                });
+            }
         }
+        self.groups[group].slowdown.handle_remainders(&said, now);
+        self.repace(group, now);
+    }
+
+    /// Quota groups whose requests need send slots from now on (`true`), or no longer, since the
+    /// last call. Those that always need some are not among them.
+    pub fn take_changes(&mut self) -> Vec<(usize, bool)> {
+        std::mem::take(&mut self.changes)
     }
 
     /// Lets a group's search act, and its schedule follow.
     fn adapt(&mut self, group: usize, now: Instant, act: impl FnOnce(&mut Adaptive)) {
-        let group = &mut self.groups[group];
-        let (Some(search), Some(pacer)) = (&mut group.search, &mut group.pacer) else {
+        let Some(search) = &mut self.groups[group].search else {
             return;
         };
         let before = search.rate();
         act(search);
-        if search.rate() != before
-            && let Some(rate) = slower(Some(search.rate()), group.rate_max)
-        {
-            pacer.set_rate(rate, now);
+        if search.rate() != before {
+            self.repace(group, now);
+        }
+    }
+
+    /// Lets a group's schedule follow its limit, its search and its remainders.
+    fn repace(&mut self, index: usize, now: Instant) {
+        let group = &mut self.groups[index];
+        let lasting = slower(group.search.as_ref().map(Adaptive::rate), group.rate_max);
+        let rate = slower(lasting, group.slowdown.rate(now));
+        match (rate, &mut group.pacer) {
+            (Some(rate), Some(pacer)) => pacer.set_rate(rate, now),
+            (Some(rate), None) => {
+                group.pacer = Some(Pacer::new(rate, now));
+                self.changes.push((index, true));
+            }
+            (None, Some(_)) => {
+                group.pacer = None;
+                self.changes.push((index, false));
+            }
+            (None, None) => {}
         }
     }
 
@@ -192,8 +233,14 @@ impl Quotas {
         }
     }
 
-    /// Leases tokens to the shards that wait for them, as far as there are some.
+    /// Leases tokens to the shards that wait for them, as far as there are some, and ends slowdowns
+    /// whose quota is replenished.
     pub fn poll(&mut self, now: Instant, leases: &mut Vec<TokenLease>) {
+        for index in 0..self.groups.len() {
+            if self.groups[index].slowdown.end(now) {
+                self.repace(index, now);
+            }
+        }
         for (index, group) in self.groups.iter_mut().enumerate() {
             if group.serve_at.is_some_and(|at| at > now) {
                 continue;
@@ -223,7 +270,8 @@ impl Quotas {
 
     /// When [`Self::poll`] has something to do though nothing is reported.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.groups.iter().filter_map(|group| group.serve_at).min()
+        let wakes = |group: &Group| [group.serve_at, group.slowdown.until()];
+        self.groups.iter().flat_map(wakes).flatten().min()
     }
 }
 

@@ -18,6 +18,7 @@ use crate::http::Response;
 use crate::journal::Outcome;
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision, Parked};
+use crate::policy::wait_hint::WaitHint;
 use crate::provider::Effect;
 use crate::runtime::{self, Runtime};
 
@@ -89,13 +90,15 @@ impl<R: Runtime> Shard<R> {
         if let Some(wait) = judge.hint.wait {
             self.hinted(ticket.endpoint, wait, now);
         }
-        let requests = judge.hint.requests;
-        if self.plan.searches_rate && requests.remaining.is_some() {
-            self.report(Report::Remaining(ticket.endpoint, requests));
-        }
+        let says_more = response.signals.has_wait_hint();
         let answer = match judge.answer(stream) {
             Ok(answer) => answer,
-            Err(failed) => return Some(*failed),
+            Err(failed) => {
+                if says_more {
+                    self.note_remainders(ticket, &judge.hint, failed.tokens);
+                }
+                return Some(*failed);
+            }
         };
         let first_token = answer
             .first_token_at
@@ -148,7 +151,17 @@ impl<R: Runtime> Shard<R> {
             .success(ticket.endpoint, latency, tokens, first_token);
         self.charge(billed.usd);
         self.settle_tokens(ticket, tokens, true);
+        if says_more {
+            self.note_remainders(ticket, &judge.hint, tokens);
+        }
         None
+    }
+
+    fn note_remainders(&self, ticket: &Ticket, hint: &WaitHint, tokens: Tokens) {
+        let used = tokens.prompt.saturating_add(tokens.completion);
+        self.admission
+            .borrow_mut()
+            .note_remainders(ticket.endpoint, hint, used);
     }
 
     /// Corrects what was taken from a `tpm_limit` for this request by what it used. An answer that

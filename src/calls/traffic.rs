@@ -13,6 +13,7 @@ use crate::policy::budget::Allowance;
 use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, Sending, State, StopReason};
 use crate::policy::pacer::{Pacer, SlotQueue, Taken};
 use crate::policy::permits::{Action, Lease, Permits};
+use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
 use crate::provider::{Effect, Verdict};
 
@@ -200,7 +201,8 @@ impl Traffic {
         now: Instant,
     ) -> Admitted {
         self.poll(now);
-        let mut wake = self.health.next_wake();
+        let wakes = [self.health.next_wake(), self.quotas.next_wake()];
+        let mut wake = wakes.into_iter().flatten().min();
         if self.workers.available() == 0 {
             return Admitted::Wait(wake);
         }
@@ -265,11 +267,7 @@ impl Traffic {
         }
         self.quotas.handle_want(SHARD, group, missing);
         self.quotas.poll(now, &mut self.leases);
-        for lease in self.leases.drain(..) {
-            if let Some(gate) = &mut self.gates[lease.group].tokens {
-                gate.allowance.add(lease.amount);
-            }
-        }
+        self.take_leases();
         // What was missing came in part: the rest is asked for at the next look.
         let holds = |gate: &TokenGate| gate.allowance.missing(tokens.min(gate.per_minute)) == 0;
         match self.gates[group].tokens.as_ref().is_some_and(holds) {
@@ -332,6 +330,7 @@ impl Traffic {
         self.answered(endpoint, sending, now);
         self.settle_tokens(endpoint, estimated, used);
         let group = self.groups[endpoint];
+        self.quotas.handle_used(group, used.unwrap_or_default());
         self.quotas.handle_successes(group, 1, latency, now);
         self.resize(group);
     }
@@ -344,7 +343,7 @@ impl Traffic {
             self.quotas.handle_wait(group, now + wait, now);
         }
         self.quotas
-            .handle_remaining(self.groups[endpoint], &hint.requests, now);
+            .handle_remainders(self.groups[endpoint], &Remainders::of(hint), now);
     }
 
     /// A request failed. Returns whether the endpoint is to blame alone: no call can succeed there,
@@ -493,6 +492,19 @@ impl Traffic {
                 );
             }
             self.local.apply(endpoint, self.health.view(endpoint));
+        }
+        self.quotas.poll(now, &mut self.leases);
+        self.take_leases();
+        for (group, slots) in self.quotas.take_changes() {
+            self.gates[group].slots = slots.then(SlotQueue::new);
+        }
+    }
+
+    fn take_leases(&mut self) {
+        for lease in self.leases.drain(..) {
+            if let Some(gate) = &mut self.gates[lease.group].tokens {
+                gate.allowance.add(lease.amount);
+            }
         }
     }
 }

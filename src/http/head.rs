@@ -40,7 +40,7 @@ impl Signals {
     }
 
     /// Any of `retry-after`, `retry-after-ms`, `x-should-retry`, `<prefix>-ratelimit-*`,
-    /// `<prefix>-rate-limit-*`.
+    /// `<prefix>-rate-limit-*`, `ratelimit-*`, `ratelimitbysize-*`.
     pub fn has_wait_hint(self) -> bool {
         self.0 & Self::WAIT_HINT != 0
     }
@@ -94,7 +94,10 @@ fn is_encoding(content_encoding: &[u8]) -> bool {
 /// Vendors differ in the prefix and in the spelling.
 fn is_rate_limit(name: &str) -> bool {
     let suffix = name.split_once('-').map_or("", |(_, suffix)| suffix);
-    starts_with(suffix, "ratelimit-") || starts_with(suffix, "rate-limit-")
+    starts_with(suffix, "ratelimit-")
+        || starts_with(suffix, "rate-limit-")
+        || starts_with(name, "ratelimit-")
+        || starts_with(name, "ratelimitbysize-")
 }
 
 /// A lazy view over the fields of a head's bytes.
@@ -326,6 +329,8 @@ mod tests {
             "X-RateLimit-Remaining-Requests",
             "x-rate-limit-reset-tokens",
             "vendor-ratelimit-input-tokens-reset",
+            "RateLimit-Remaining",
+            "ratelimitbysize-reset",
         ] {
             check(&format!("{name}: 1"), wait_hint);
         }

@@ -12,6 +12,7 @@
 //! | [`budget`] (rpm, tpm) | [`budget::Budget`] | [`budget::Allowance`] | amounts |
 //! | [`adapt`] (`--rate auto`) | [`adapt::Adaptive`] | | counts of answers |
 //! | [`window`] (`--workers auto`) | [`window::Window`] | | counts of answers |
+//! | [`slowdown`] (remaining quotas) | [`slowdown::Slowdown`] | | [`slowdown::Remainders`] |
 //! | [`balance`] (weights) | | [`balance::Ring`] | |
 //! | [`retry`] | | [`retry::RetryQueue`], [`retry::decide`] | |
 //! | [`wait_hint`] | | [`wait_hint::parse`] | |
@@ -23,6 +24,7 @@ pub mod health;
 pub mod pacer;
 pub mod permits;
 pub mod retry;
+pub mod slowdown;
 pub mod wait_hint;
 pub mod window;
 

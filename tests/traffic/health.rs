@@ -120,6 +120,42 @@ fn bad_requests_do_not_cool() {
     }
 }
 
+/// Every fourth line fails at once, the others are answered after two seconds: the first dozen
+/// answers are failures, and nothing cools.
+#[test]
+fn instant_errors_before_the_first_slow_answer_do_not_cool() {
+    const SLOW: Duration = Duration::from_secs(2);
+    const WORKERS: usize = 48;
+    for runtime in runtimes() {
+        let place = Place::new();
+        let failed = std::sync::Mutex::new(std::collections::HashSet::new());
+        let mock = scripted(move |request| {
+            let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
+            let text = body["messages"][0]["content"].as_str().expect("a prompt");
+            let number: usize = text.split(' ').next()?.parse().expect("a number");
+            let first = failed.lock().expect("no test panics here").insert(number);
+            Some(match number % 4 == 3 && first {
+                true => Scripted::json(500, "{}"),
+                false => Scripted::json(200, GOOD).after(SLOW),
+            })
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            json!({"retry": {"initial_backoff": "1ms", "max_backoff": "1ms"}}),
+        );
+        place.input(&numbered(WORKERS));
+        let workers = WORKERS.to_string();
+        run(&place, &args(runtime, &["--workers", &workers])).expect(0);
+        assert_complete(&place, WORKERS);
+        let arrivals = arrivals(&mock, "");
+        assert_eq!(arrivals.len(), WORKERS + WORKERS / 4, "{runtime}");
+        // A cooled endpoint would get the twelve lines that failed only when it has recovered.
+        let lasted = arrivals[arrivals.len() - 1] - arrivals[0];
+        assert!(lasted < SLOW, "{runtime}: {lasted:?}");
+    }
+}
+
 #[test]
 fn an_endpoint_that_fails_fast_does_not_attract_traffic() {
     for runtime in runtimes() {

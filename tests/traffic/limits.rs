@@ -140,3 +140,62 @@ fn the_rate_is_found() {
         assert!(mean > 20.0 && mean < 60.0, "{runtime}: {mean} of 40");
     }
 }
+
+/// Limits as the server has them: nothing is refused, over all cores, in a quota group or not.
+#[test]
+fn configured_limits_are_never_refused() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = mock_with(|options| options.rate_limit = Some(50.0));
+        let limited = json!({"quota_group": "org", "rpm_limit": 3000});
+        config(
+            &place,
+            &[
+                endpoint(&mock, "a", limited.clone()),
+                endpoint(&mock, "b", limited),
+            ],
+            json!({}),
+        );
+        place.input(&numbered(200));
+        run(&place, &args(runtime, &[])).expect(0);
+        assert_complete(&place, 200);
+        let stats = mock.stats();
+        assert_eq!(stats.statuses.get(&429), None, "{runtime}: {stats:?}");
+    }
+}
+
+/// Nobody told the limit, but every answer says what is left of it: less than a tenth is spread until
+/// the reset, and nothing is refused.
+#[test]
+fn remainders_slow_a_group_down_before_the_first_refusal() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = mock_with(|options| {
+            options.rate_limit = Some(300.0);
+            options.latency = "10ms".parse().expect("a latency");
+        });
+        let group = json!({"quota_group": "org"});
+        config(
+            &place,
+            &[
+                endpoint(&mock, "a", group.clone()),
+                endpoint(&mock, "b", group),
+            ],
+            json!({}),
+        );
+        place.input(&numbered(1200));
+        // Fewer in flight than are left when it slows down.
+        run(&place, &args(runtime, &["--workers", "6"])).expect(0);
+        assert_complete(&place, 1200);
+        let stats = mock.stats();
+        let refused = stats.statuses.get(&429).copied().unwrap_or(0);
+        assert!(refused <= 2, "{runtime}: {refused} of {}", stats.requests);
+        let seen = arrivals(&mock, "");
+        let lasted = seen[seen.len() - 1] - seen[0];
+        // Three hundred at once and nine hundred at 300 a second.
+        assert!(
+            lasted < Duration::from_secs(12),
+            "{runtime}: {lasted:?} for what the limit allows in 3 s"
+        );
+    }
+}

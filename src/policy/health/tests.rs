@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::policy::virtual_time::{ms, start};
 
@@ -351,57 +353,69 @@ fn local_hints_and_refusals_act_at_once() {
 /// and whether well.
 type Server = fn(u64) -> (u64, bool);
 
-/// Shards that keep `in_flight` requests each at one endpoint, over virtual time, until it cools or
-/// `total` requests are sent. Returns the requests sent and, if it cooled, when.
-fn cooled(shards: usize, in_flight: usize, total: u64, server: Server) -> (u64, Option<Duration>) {
-    let begin = start();
-    let mut health = Health::new(vec![0], shards);
-    let mut locals: Vec<LocalHealth> = (0..shards)
-        .map(|shard| LocalHealth::new(vec![0], shard))
-        .collect();
-    // By the time of the answer, then in the order of sending.
-    let mut answers = std::collections::BTreeMap::new();
-    let mut sent = 0;
-    let mut send = |local: &mut LocalHealth,
-                    shard: usize,
-                    now: Duration,
-                    answers: &mut std::collections::BTreeMap<_, _>| {
-        let (after, ok) = server(sent);
-        let number = local.send(0).number;
-        answers.insert((now + ms(after), sent), (shard, number, ok));
-        sent += 1;
-        sent
-    };
-    for _ in 0..in_flight {
-        for (shard, local) in locals.iter_mut().enumerate() {
-            send(local, shard, Duration::ZERO, &mut answers);
-        }
+/// Shards that keep `in_flight` requests each at one endpoint, over virtual time.
+struct Traffic {
+    health: Health,
+    locals: Vec<LocalHealth>,
+    server: Server,
+    /// By the time of the answer, then in the order of sending: shard, number there, whether well.
+    answers: BTreeMap<(Duration, u64), (usize, u64, bool)>,
+    sent: u64,
+}
+
+impl Traffic {
+    fn send(&mut self, shard: usize, now: Duration) {
+        let (after, ok) = (self.server)(self.sent);
+        let number = self.locals[shard].send(0).number;
+        let at = (now + ms(after), self.sent);
+        self.answers.insert(at, (shard, number, ok));
+        self.sent += 1;
     }
-    while let Some(((at, sent), (shard, number, ok))) = answers.pop_first() {
-        let now = begin + at;
-        let local = &mut locals[shard];
+
+    fn answered(&mut self, shard: usize, number: u64, ok: bool, now: Instant) {
+        let local = &mut self.locals[shard];
         match ok {
             true => {
                 local.answer(0, number);
-                health.handle_success(0, now);
+                self.health.handle_success(0, now);
             }
-            false => health.handle_transient(0, local.fail(0, number), now),
+            false => self.health.handle_transient(0, local.fail(0, number), now),
         }
-        for transition in health.poll(now) {
-            for local in &mut locals {
-                local.apply(transition.endpoint, health.view(transition.endpoint));
+        for transition in self.health.poll(now) {
+            for local in &mut self.locals {
+                local.apply(transition.endpoint, self.health.view(transition.endpoint));
             }
         }
-        let most_sent = sent.max(answers.keys().map(|&(_, sent)| sent).max().unwrap_or(0)) + 1;
-        if health.state(0, now) != State::Usable {
-            return (most_sent, Some(at));
-        }
-        if most_sent >= total {
-            return (most_sent, None);
-        }
-        send(&mut locals[shard], shard, at, &mut answers);
     }
-    unreachable!("there is always a request under way")
+}
+
+/// Runs until the endpoint cools or `total` requests are sent. Returns the requests sent and, if it
+/// cooled, when.
+fn cooled(shards: usize, in_flight: usize, total: u64, server: Server) -> (u64, Option<Duration>) {
+    let begin = start();
+    let mut traffic = Traffic {
+        health: Health::new(vec![0], shards),
+        locals: (0..shards)
+            .map(|shard| LocalHealth::new(vec![0], shard))
+            .collect(),
+        server,
+        answers: BTreeMap::new(),
+        sent: 0,
+    };
+    for _ in 0..in_flight {
+        (0..shards).for_each(|shard| traffic.send(shard, Duration::ZERO));
+    }
+    while let Some(((at, _), (shard, number, ok))) = traffic.answers.pop_first() {
+        traffic.answered(shard, number, ok, begin + at);
+        if traffic.health.state(0, begin + at) != State::Usable {
+            return (traffic.sent, Some(at));
+        }
+        if traffic.sent >= total {
+            break;
+        }
+        traffic.send(shard, at);
+    }
+    (traffic.sent, None)
 }
 
 #[test]

@@ -70,6 +70,9 @@ impl Header {
             // anthropic-ratelimit-input-tokens-remaining
             let (kind, field) = rest.rsplit_once('-')?;
             Some(Self::Quota(Kind::named(kind)?, Field::named(field)?))
+        } else if let Some(field) = without_prefix(name, "ratelimit-") {
+            // IETF draft ratelimit-headers-06, and gateways that follow it.
+            Some(Self::Quota(Kind::Requests, Field::named(field)?))
         } else if let Some(field) = without_prefix(name, "ratelimitbysize-") {
             // Mistral, whose "size" is tokens.
             Some(Self::Quota(Kind::Tokens, Field::named(field)?))
@@ -84,6 +87,11 @@ impl Kind {
         let kinds = [
             ("requests", Self::Requests),
             ("tokens", Self::Tokens),
+            // Mistral and Cerebras, beside quotas of a day or a month, which are not read: a name has
+            // room for one quota, and the shorter ones are met first.
+            ("req-minute", Self::Requests),
+            ("requests-minute", Self::Requests),
+            ("tokens-minute", Self::Tokens),
             ("input-tokens", Self::InputTokens),
             ("output-tokens", Self::OutputTokens),
         ];

@@ -1,5 +1,7 @@
 use super::*;
 
+mod whole_answers;
+
 /// 2026-11-05T12:00:00Z.
 const NOW_MS: i64 = 1_793_880_000_000;
 

@@ -1,0 +1,124 @@
+use crossbeam_channel::unbounded;
+
+use super::*;
+use crate::config::{Config, EndpointConfig};
+use crate::policy::health::{EndpointView, Failures};
+use crate::provider::Endpoint;
+use crate::runtime::mailbox;
+
+const SHARDS: usize = 2;
+
+struct Nobody;
+
+impl Observer for Nobody {
+    fn tick(&mut self, _: &Snapshot) {}
+}
+
+/// Lets a coordinator of two shards and the endpoints `a` and `b`, one quota group, handle these
+/// reports, all of which wait already when it looks; returns what shard 1 was told, in order.
+fn told(reports: Vec<(usize, Report)>) -> Vec<Order> {
+    let endpoint = |name: &str| EndpointConfig {
+        name: Some(name.to_owned()),
+        url: "http://127.0.0.1:9/v1".to_owned(),
+        quota_group: Some("org".to_owned()),
+        ..EndpointConfig::default()
+    };
+    let config = Config {
+        endpoints: vec![endpoint("a"), endpoint("b")],
+        ..Config::default()
+    };
+    let endpoints = Endpoint::resolve_all(&config.endpoints).expect("good endpoints");
+    let plan = Arc::new(Plan::new(config, endpoints, Vec::new(), None));
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let input = Arc::new(Input::open(file.path()).expect("an empty input"));
+    let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..SHARDS).map(|_| mailbox::channel()).unzip();
+    let (sender, events) = unbounded();
+    let ended = (0..SHARDS).map(|shard| (shard, Report::Ended(Ok(()))));
+    for (shard, report) in reports.into_iter().chain(ended) {
+        sender.send(Event { shard, report }).expect("it is there");
+    }
+    let slices = Slices::new(Vec::new(), SHARDS);
+    let gauges = Gauges::default();
+    let now = runtime::now();
+    let coordinator = Coordinator::new(plan, input, slices, senders, events, gauges, now);
+    coordinator.run(&mut Nobody, &crossbeam_channel::never());
+    std::iter::from_fn(|| mailboxes[1].try_recv()).collect()
+}
+
+/// The first orders to shard 1 are about both endpoints, then come the answers to what it asked for
+/// after the report of shard 0, however much that is.
+fn check(cause: Vec<Report>, expect: impl Fn(&EndpointView) -> bool, endpoints: usize) {
+    const ASKED: usize = 500;
+    let mut reports: Vec<(usize, Report)> = cause.into_iter().map(|report| (0, report)).collect();
+    reports.extend((0..ASKED).map(|_| (1, Report::WantRange)));
+    let orders = told(reports);
+    let (first, rest) = orders.split_at(endpoints);
+    for order in first {
+        assert!(
+            matches!(order, Order::Endpoint(_, view) if expect(view)),
+            "{order:?}"
+        );
+    }
+    assert_eq!(rest.len(), ASKED, "{:?}", rest.first());
+    assert!(rest.iter().all(|order| matches!(order, Order::NoMoreInput)));
+}
+
+#[test]
+fn a_wait_that_one_shard_was_told_reaches_the_others_before_anything_else() {
+    let hint = Report::Hint {
+        endpoint: 0,
+        wait: Duration::from_secs(30),
+    };
+    check(vec![hint], |view| view.usable_from.is_some(), 2);
+}
+
+#[test]
+fn a_cooling_reaches_the_others_before_anything_else() {
+    let failed = |together| Report::Transient {
+        endpoint: 0,
+        failures: Failures {
+            together,
+            follows: false,
+        },
+        message: "refused".to_owned(),
+    };
+    check(vec![failed(5)], |view| view.needs_probe, 1);
+}
+
+#[test]
+fn a_quota_that_runs_low_paces_every_shard() {
+    let quota = crate::policy::wait_hint::Quota {
+        limit: Some(100),
+        remaining: Some(9),
+        reset: Some(Duration::from_secs(60)),
+    };
+    let said = crate::policy::slowdown::Remainders {
+        requests: quota,
+        ..Default::default()
+    };
+    let low = Report::Remaining {
+        endpoint: 0,
+        said: Box::new(said),
+        used: 0,
+    };
+    let want = Report::WantSlots(Schedule::Group(0), 10);
+    let orders = told(vec![(0, low), (1, want)]);
+    let slots = orders.iter().find_map(|order| match order {
+        Order::Slots(Schedule::Group(0), slots) => Some(slots.spacing_ns),
+        _ => None,
+    });
+    assert!(
+        slots.is_some_and(|ns| (ns - 60e9 / 9.0).abs() < 1e3),
+        "{orders:?}"
+    );
+    let paced = |order: &Order| {
+        matches!(
+            order,
+            Order::Pace {
+                group: 0,
+                slots: true
+            }
+        )
+    };
+    assert!(orders.iter().any(paced), "{orders:?}");
+}
