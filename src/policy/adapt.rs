@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use super::pacer::HORIZON;
+use super::slowdown;
 
 /// Where the search starts, in requests per second.
 pub const RATE_START: f64 = 10.0;
@@ -189,23 +190,28 @@ impl Adaptive {
     /// The remaining-quota headers of an answer: `remaining` of `limit` requests until `reset`
     /// has passed. A quota that runs low slows the search before the server refuses.
     pub fn handle_remaining(&mut self, remaining: u64, limit: u64, reset: Duration, now: Instant) {
-        if (remaining as f64) >= limit as f64 * REMAINING_LOW {
+        if remaining as f64 >= limit as f64 * REMAINING_LOW {
             self.remaining_low = None;
             return;
         }
-        // Until the reset of a fixed window no more than this can be had. Of a quota that refills
-        // steadily more can: hence never more than one small decrease at a time, and none while
-        // the remainder grows. Of an exhausted quota the reset is waited for, by everybody.
+        if now < self.grow_from || reset.is_zero() || reset > slowdown::RESET_MAX {
+            return;
+        }
+        // What comes back until the reset is what a quota that refills steadily allows; a fixed
+        // window allows less than this says, late in it much less. There no more than `sustained`
+        // can be had until the reset, but of a steady refill more: so that one slows in small
+        // steps, and only while the remainder falls.
+        let refill = (limit - remaining) as f64 / reset.as_secs_f64();
         let sustained = remaining as f64 / reset.as_secs_f64();
         let falls = self.remaining_low.is_none_or(|before| remaining < before);
-        if remaining > 0 && !reset.is_zero() && sustained < self.rate && now >= self.grow_from {
-            if falls {
-                let part = (sustained / self.rate).max(DECREASE_REMAINING);
-                self.decrease(self.rate, part, now);
-            }
-            self.remaining_low = Some(remaining);
-            self.grow_from = now + REMAINING_INTERVAL;
+        if self.rate > refill {
+            self.decrease(refill, DECREASE, now);
+        } else if falls && remaining > 0 && sustained < self.rate {
+            let part = (sustained / self.rate).max(DECREASE_REMAINING);
+            self.decrease(self.rate, part, now);
         }
+        self.remaining_low = Some(remaining);
+        self.grow_from = now + REMAINING_INTERVAL;
     }
 
     /// The limit is near `ceiling`: goes on at a `part` of it.

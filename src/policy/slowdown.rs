@@ -16,6 +16,10 @@ const LOW: f64 = 0.1;
 /// From this part on it is free again.
 const FREE: f64 = 0.2;
 
+/// Quotas with a later reset are used up and then waited for: the rest of a day's quota is worth
+/// more now than spread over the night. Resets of quotas that are counted by the minute lie below.
+pub const RESET_MAX: Duration = Duration::from_secs(120);
+
 /// The slowest pace, in requests per second: a guard against absurd headers. A quota that allows
 /// even less will be exhausted, and its reset waited for.
 const RATE_MIN: f64 = 0.01;
@@ -141,9 +145,10 @@ fn below(quota: &Quota, part: f64) -> bool {
 /// each taking `each` of it, and that time.
 fn pace(quota: &Quota, part: f64, each: f64) -> Option<(f64, Duration)> {
     let remaining = quota.remaining.filter(|&remaining| remaining > 0)?;
+    let near = |reset: &Duration| !reset.is_zero() && *reset <= RESET_MAX;
     let reset = quota
         .reset
-        .filter(|reset| !reset.is_zero() && below(quota, part))?;
+        .filter(|reset| near(reset) && below(quota, part))?;
     Some((remaining as f64 / each / reset.as_secs_f64(), reset))
 }
 
@@ -181,7 +186,9 @@ mod tests {
         check(requests(10, 100, 60), None);
         check(requests(9, 100, 60), Some(0.15));
         check(requests(90, 1000, 45), Some(2.0));
-        check(requests(1, 1000, 86_400), Some(RATE_MIN));
+        check(requests(1, 1000, 120), Some(RATE_MIN));
+        // Of a day: used up, then waited for.
+        check(requests(90, 1000, 121), None);
         // Waited for by everybody: a wait hint, no pace.
         check(requests(0, 100, 60), None);
         // Unknown.

@@ -349,11 +349,15 @@ fn a_quota_that_runs_low_slows_the_search() {
     };
     let grown = RATE_START * SLOW_START.powf(0.9);
     check(50, 100, 60, grown);
-    check(9, 100, 60, RATE_START * DECREASE_REMAINING);
+    // What has been used comes back within the minute: that is the limit.
+    check(9, 100, 60, 91.0 / 60.0 * DECREASE);
+    check(0, 100, 60, 100.0 / 60.0 * DECREASE);
+    // Late in a window that may be much more than there is.
     check(90, 1000, 10, 9.0);
-    check(90, 1000, 1, grown);
-    // Exhausted: the reset is a wait hint, which the whole group obeys.
-    check(0, 100, 60, grown);
+    check(10, 1000, 10, RATE_START * DECREASE_REMAINING);
+    check(90, 1000, 1, RATE_START);
+    // A day's quota is used up, and then waited for.
+    check(9, 100, 3600, grown);
     check(0, 100, 0, grown);
     check(0, 0, 60, grown);
 }
@@ -363,7 +367,8 @@ fn a_quota_that_runs_low_slows_the_search() {
 fn a_remainder_that_grows_slows_nothing_further() {
     let begin = start();
     let mut adaptive = Adaptive::new(begin);
-    let reset = Duration::from_secs(60);
+    // More comes back than is used, by far.
+    let reset = Duration::from_secs(8);
     let at = |seconds| begin + Duration::from_secs(seconds);
     adaptive.handle_remaining(5, 100, reset, at(0));
     adaptive.handle_remaining(6, 100, reset, at(2));
