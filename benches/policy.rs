@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use blaze_uring::batch::admission::{Admission, Admitted, Opening};
+use blaze_uring::batch::admission::{Admission, Admitted, FirstPermits, Opening};
 use blaze_uring::batch::input::{Input, LineRange};
 use blaze_uring::batch::message::{Order, Report, Schedule};
 use blaze_uring::batch::quotas::GroupLimits;
@@ -51,6 +51,7 @@ impl Shard {
             requests_per_minute: limited.then_some(u64::MAX),
             tokens_per_minute: limited.then_some(u64::MAX),
             search_rate: false,
+            search_workers: None,
         };
         let now = Instant::now();
         let mut admission = Admission::new(Opening {
@@ -59,8 +60,11 @@ impl Shard {
             weights: (1..=ENDPOINTS as u32).collect(),
             groups: (0..ENDPOINTS).collect(),
             limits: vec![limits; ENDPOINTS],
-            workers: 1000,
-            endpoints: vec![100; ENDPOINTS],
+            permits: FirstPermits {
+                workers: 1000,
+                groups: vec![None; ENDPOINTS],
+                endpoints: vec![100; ENDPOINTS],
+            },
             paced: limited,
             done: None,
             max_line_bytes: 1 << 20,

@@ -621,19 +621,21 @@ mod tests {
         traffic.set_working(true, now);
         let fill = |traffic: &mut Traffic, now| {
             let sent = std::iter::from_fn(|| match traffic.admit(None, 1, 99, now) {
-                Admitted::Go { .. } => Some(()),
+                Admitted::Go { sending, .. } => Some(sending),
                 Admitted::Wait(_) => None,
             });
-            sent.count()
+            sent.collect::<Vec<Sending>>()
         };
-        assert_eq!(fill(&mut traffic, now), 8);
+        let first = fill(&mut traffic, now);
+        assert_eq!(first.len(), 8);
         // A whole round of answers: twice as many may go.
         let later = now + Duration::from_secs(1);
-        for _ in 0..8 {
-            traffic.release(0);
-            traffic.handle_success(0, false, 1, None, Duration::from_secs(1), later);
+        for sending in first {
+            traffic.release(0, sending);
+            traffic.handle_success(0, sending, 1, None, Duration::from_secs(1), later);
         }
-        assert_eq!(fill(&mut traffic, later), 16);
+        let mut second = fill(&mut traffic, later).into_iter();
+        assert_eq!(second.len(), 16);
         // One answer too late: back to eight, so as many must come back before another goes.
         let resolved = Endpoint::resolve(&endpoint("x")).expect("a good endpoint");
         let timeout = crate::client::Failure::Timeout {
@@ -642,14 +644,15 @@ mod tests {
             after: Duration::from_secs(1),
         };
         let failed = Failed::without_answer(&resolved, &timeout, None);
-        traffic.release(0);
-        traffic.handle_failure(0, false, 0, &failed, later);
-        for _ in 0..7 {
-            traffic.release(0);
-            assert_eq!(fill(&mut traffic, later), 0);
+        let sending = second.next().expect("sixteen");
+        traffic.release(0, sending);
+        traffic.handle_failure(0, sending, 0, &failed, later, later);
+        for sending in second.by_ref().take(7) {
+            traffic.release(0, sending);
+            assert_eq!(fill(&mut traffic, later), []);
         }
-        traffic.release(0);
-        assert_eq!(fill(&mut traffic, later), 1);
+        traffic.release(0, second.next().expect("sixteen"));
+        assert_eq!(fill(&mut traffic, later).len(), 1);
         assert_eq!(plan.found(traffic.quotas())[0].workers, Some(8));
     }
 
