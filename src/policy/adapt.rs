@@ -205,7 +205,9 @@ impl Adaptive {
         let sustained = remaining as f64 / reset.as_secs_f64();
         let falls = self.remaining_low.is_none_or(|before| remaining < before);
         if self.rate > refill {
-            self.decrease(refill, DECREASE, now);
+            // Where a busy machine misses slots, less is sent than the rate says.
+            let used = (self.answered / self.rate).clamp(USED, 1.0);
+            self.decrease((refill / used).min(self.rate), DECREASE, now);
         } else if falls && remaining > 0 && sustained < self.rate {
             let part = (sustained / self.rate).max(DECREASE_REMAINING);
             self.decrease(self.rate, part, now);
