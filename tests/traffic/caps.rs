@@ -1,7 +1,7 @@
 //! `--workers` and `max_concurrent`: exact over all cores, also below their number; at the cap
 //! lines wait and none is lost.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blaze_uring::mock::Scripted;
 use serde_json::json;
@@ -87,14 +87,19 @@ fn a_parked_retry_holds_no_worker() {
     for runtime in runtimes() {
         let place = Place::new();
         let failing = |body: &[u8]| body.windows(5).any(|bytes| bytes == b"\"0 xx");
+        let others = AtomicUsize::new(0);
         let mock = scripted(move |request| {
-            let first = request.arrived < Duration::from_secs(1);
-            (failing(&request.body) && first).then(|| Scripted::json(500, "{}"))
+            if !failing(&request.body) {
+                others.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+            // Until every other line has been sent.
+            let waits = others.load(Ordering::Relaxed) < LINES - 1;
+            waits.then(|| Scripted::json(500, "{}"))
         });
         config(
             &place,
             &[endpoint(&mock, "a", json!({}))],
-            // The jitter is full: most of the lines are through long before it is over, on average.
             json!({"retry": {"initial_backoff": "3s", "max_backoff": "3s", "max_attempts": 50}}),
         );
         place.input(&numbered(LINES));
