@@ -81,6 +81,7 @@ fn a_cooling_reaches_the_others_before_anything_else() {
             follows: false,
         },
         message: "refused".to_owned(),
+        may_be_the_line: false,
     };
     check(vec![failed(5)], |view| view.needs_probe, 1);
 }
