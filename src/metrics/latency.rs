@@ -1,5 +1,6 @@
 //! Latency distributions of fixed size: 1 µs to one hour within 0.1 %. Pure.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use hdrhistogram::{Counter, Histogram};
@@ -50,7 +51,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    pub(super) fn of(recorded: &Histogram<u64>) -> Self {
+    fn of(recorded: &Histogram<u64>) -> Self {
         let ms_at = |quantile| recorded.value_at_quantile(quantile) as f64 / 1e3;
         let mut buckets = [0; LATENCY_BOUNDS_SECONDS.len() + 1];
         for step in recorded.iter_recorded() {
@@ -68,6 +69,36 @@ impl Latency {
             ms_max: recorded.max() as f64 / 1e3,
             buckets,
         }
+    }
+}
+
+/// A distribution that grows, and what was last shown of it: to look at every counter ten times a
+/// second is for nothing while nothing is recorded.
+#[derive(Clone, Debug)]
+pub(super) struct Recorded {
+    pub(super) histogram: Histogram<u64>,
+    shown: RefCell<Latency>,
+}
+
+impl Recorded {
+    pub(super) fn new() -> Self {
+        Self {
+            histogram: recorder(),
+            shown: RefCell::default(),
+        }
+    }
+
+    /// `count` more of `us` microseconds.
+    pub(super) fn add(&mut self, us: u64, count: u64) {
+        self.histogram.saturating_record_n(us, count);
+    }
+
+    pub(super) fn latency(&self) -> Latency {
+        let mut shown = self.shown.borrow_mut();
+        if shown.count != self.histogram.len() {
+            *shown = Latency::of(&self.histogram);
+        }
+        shown.clone()
     }
 }
 
@@ -101,6 +132,19 @@ mod tests {
         close(uniform.ms_p90, 900.0);
         close(uniform.ms_p99, 990.0);
         close(uniform.ms_max, 1000.0);
+    }
+
+    #[test]
+    fn what_is_shown_is_of_all_that_was_recorded() {
+        let mut recorded = Recorded::new();
+        assert_eq!(recorded.latency(), Latency::default());
+        for ms in [3, 5, 4] {
+            recorded.add(ms * 1000, 2);
+            let expect = Latency::of(&recorded.histogram);
+            assert_eq!(recorded.latency(), expect);
+            assert_eq!(recorded.latency(), expect, "a second look");
+        }
+        assert_eq!(recorded.latency().count, 6);
     }
 
     #[test]

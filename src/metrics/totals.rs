@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
 use super::counts::Counts;
-use super::latency::{Latency, recorder};
+use super::latency::Recorded;
 use super::shard::Delta;
 use super::snapshot::{EndpointState, Gauges, Snapshot};
 
@@ -13,8 +11,8 @@ use super::snapshot::{EndpointState, Gauges, Snapshot};
 #[derive(Clone, Debug)]
 pub struct Totals {
     counts: Counts,
-    latency: Histogram<u64>,
-    ttft: Histogram<u64>,
+    latency: Recorded,
+    ttft: Recorded,
 }
 
 impl Totals {
@@ -22,8 +20,8 @@ impl Totals {
     pub fn new(endpoints: usize) -> Self {
         Self {
             counts: Counts::new(endpoints),
-            latency: recorder(),
-            ttft: recorder(),
+            latency: Recorded::new(),
+            ttft: Recorded::new(),
         }
     }
 
@@ -39,10 +37,10 @@ impl Totals {
         } = delta;
         self.counts += counts;
         for &(us, count) in latency {
-            self.latency.saturating_record_n(us, u64::from(count));
+            self.latency.add(us, u64::from(count));
         }
         for &(us, count) in ttft {
-            self.ttft.saturating_record_n(us, u64::from(count));
+            self.ttft.add(us, u64::from(count));
         }
     }
 
@@ -70,8 +68,8 @@ impl Totals {
             elapsed,
             gauges: *gauges,
             counts: self.counts.clone(),
-            latency: Latency::of(&self.latency),
-            ttft: Latency::of(&self.ttft),
+            latency: self.latency.latency(),
+            ttft: self.ttft.latency(),
             endpoints,
             rate_found: None,
             groups: Vec::new(),
@@ -83,6 +81,7 @@ impl Totals {
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
+    use crate::metrics::latency::recorder;
     use crate::metrics::{Availability, ShardMetrics, tokens::Tokens};
 
     fn tokens(prompt: u64, completion: u64, cached: u64) -> Tokens {
@@ -204,7 +203,7 @@ mod tests {
             }
         }
         totals.absorb(&shard.take_delta());
-        assert_eq!(totals.latency, direct);
+        assert_eq!(totals.latency.histogram, direct);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use super::lines::{Fate, marked};
 use super::scenario::Scenario;
 use crate::config::Order;
 
-/// What is wrong with the final files.
+/// What is wrong with the final files. `is_mended`: failures were sent again, to servers that had
+/// come to their senses.
 pub fn final_files(
     scenario: &Scenario,
+    is_mended: bool,
     output: Option<&Path>,
     errors: &Path,
 ) -> Result<(), String> {
@@ -36,7 +38,7 @@ pub fn final_files(
                 .ok_or_else(|| format!("a record of no line: {record_text}"))?;
             seen[id] += 1;
             failed += usize::from(!is_success);
-            let line = &scenario.lines[id];
+            let line = &scenario.lines[id].clone().if_mended(is_mended);
             match is_success {
                 true => line.check_success(&record, scenario.attempts_max)?,
                 false => line.check_failure(&record, scenario.attempts_max, scenario.decided)?,
@@ -48,6 +50,7 @@ pub fn final_files(
         }
     }
     for (line, count) in scenario.lines.iter().zip(&seen) {
+        let line = line.clone().if_mended(is_mended);
         let expected = match output {
             Some(_) => 1,
             // Successes are only counted.

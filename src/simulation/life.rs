@@ -10,7 +10,9 @@ use super::lines::Fate;
 use super::outside::Outside;
 use super::scenario::{Process, Scenario, input};
 use crate::batch::coordinator::{Observer, Stopped};
-use crate::config::{InputSource, Job, OutputTarget, Rate};
+use crate::batch::finished::FinishedError;
+use crate::batch::folder::FolderError;
+use crate::config::{Durability, InputSource, Job, OutputTarget, Rate};
 use crate::metrics::Snapshot;
 use crate::processor::{Interrupt, ProcessingResult, Processor, RunError};
 use crate::runtime::Runtime;
@@ -21,6 +23,8 @@ use crate::runtime::simulated::world::{Manners, World};
 const PROCESSES_MAX: usize = 40;
 /// A process that runs for longer makes no progress.
 const PROCESS_LASTS_MAX: Duration = Duration::from_secs(4 * 3600);
+/// A grace in which every request that is answered at all has its answer.
+const GRACE_ENOUGH: Duration = Duration::from_secs(3);
 /// How much later than its slot a request may begin to go out: a late timer and a shard that stalls.
 const SLOT_LATE: Duration = Duration::from_millis(60);
 
@@ -53,6 +57,8 @@ struct Life {
     scenario: Scenario,
     folder: tempfile::TempDir,
     history: History,
+    /// The failures are being sent again.
+    retries: bool,
 }
 
 /// Shows figures to nobody, and ends a run that never would.
@@ -91,6 +97,7 @@ impl Life {
             scenario,
             folder: scratch(),
             history: History::default(),
+            retries: false,
         }
     }
 
@@ -108,30 +115,21 @@ impl Life {
         let first = self.scenario.process(0, &mut self.random);
         let world = World::new(self.random.u64(..), first.manners.clone(), self.is_shown);
         let _here = world.enter();
+        if self.scenario.durability == Durability::Power {
+            world.disk.remember();
+        }
         let outside = Outside::new(&world, self.scenario.clone(), first.clone());
-        let mut process = first;
-        let result = loop {
-            let number = self.history.processes;
-            self.history.processes += 1;
-            if number >= PROCESSES_MAX {
-                return Err(format!("not finished by {PROCESSES_MAX} processes"));
-            }
-            if self.is_shown {
-                println!("process {number}: {process:#?}");
-            }
-            outside.begin(number, process.clone());
-            let ended = self.run(&world, &process);
-            self.history.requests += outside.sendings().len();
-            if let Some(violation) = outside.violations().first() {
-                return Err(violation.clone());
-            }
-            self.check_rate(&process, &outside)?;
-            if let Some(result) = self.judge(ended, &process)? {
-                break result;
-            }
-            process = self.scenario.process(number + 1, &mut self.random);
-        };
-        self.check_end(&result)?;
+        self.until_finished(&world, &outside, first)?;
+        self.check_end(false)?;
+        if self.scenario.retries_errors {
+            // What failed for no fault of its own is sent again, and now succeeds.
+            outside.mend();
+            self.retries = true;
+            let next = self.next_process();
+            self.until_finished(&world, &outside, next)?;
+            self.check_end(true)?;
+        }
+        self.check_repeated(&outside)?;
         (self.history.hash, self.history.events) = world.history();
         self.history.lines = self.scenario.lines.len();
         self.history.virtual_time = world.elapsed();
@@ -139,16 +137,79 @@ impl Life {
         Ok(self.history)
     }
 
+    /// Processes, one after the other, until one ends the run.
+    fn until_finished(
+        &mut self,
+        world: &Rc<World>,
+        outside: &Rc<Outside>,
+        first: Process,
+    ) -> Result<(), String> {
+        let mut process = first;
+        for _ in 0..PROCESSES_MAX {
+            let number = self.history.processes;
+            self.history.processes += 1;
+            if self.is_shown {
+                println!("process {number}: {process:#?}");
+            }
+            outside.begin(number, process.clone());
+            let ended = self.run(world, &process);
+            self.history.requests += outside.sendings().len();
+            if let Some(violation) = outside.violations().first() {
+                return Err(violation.clone());
+            }
+            self.check_rate(&process, outside)?;
+            let is_over = self.judge(ended, world, &process)?;
+            self.note_repeats(outside, world, number, &process);
+            if is_over {
+                return Ok(());
+            }
+            let manifest = self.run_folder().join("manifest.json");
+            let has_finished = world.disk.has_removed(&manifest);
+            if world.is_killed() && process.loses_power {
+                outside.lift_repeats();
+                let keep = self.path("in.jsonl");
+                world.disk.lose_power(world, self.folder.path(), &keep);
+            }
+            if has_finished && !manifest.exists() {
+                // Killed in its last instants, or failed to clean up: all that is left is rubbish.
+                let _ = std::fs::remove_dir_all(self.run_folder());
+                return Ok(());
+            }
+            process = self.next_process();
+        }
+        Err(format!("not finished by {PROCESSES_MAX} processes"))
+    }
+
+    fn next_process(&mut self) -> Process {
+        let number = self.history.processes;
+        self.scenario.process(number, &mut self.random)
+    }
+
     /// One process.
     fn run(&self, world: &Rc<World>, process: &Process) -> Result<ProcessingResult, RunError> {
         world.revive();
         world.set_manners(Manners::clone(&process.manners));
+        world.disk.begin(process.disk.clone());
         let (interrupt, interrupts) = Interrupt::channel();
         if let Some(after) = process.interrupt_after {
             let at = world.now() + after;
             world.start_outside(async move {
                 Simulated::sleep_until(at).await;
                 interrupt.interrupt();
+            });
+        }
+        if let Some(after) = process.kill_after {
+            let (at, killed) = (world.now() + after, Rc::clone(world));
+            world.start_outside(async move {
+                Simulated::sleep_until(at).await;
+                killed.kill();
+            });
+        }
+        if let Some((after, microseconds)) = process.clock_jumps {
+            let (at, jumping) = (world.now() + after, Rc::clone(world));
+            world.start_outside(async move {
+                Simulated::sleep_until(at).await;
+                jumping.jump_wall_clock(microseconds);
             });
         }
         let job = self.job();
@@ -161,6 +222,13 @@ impl Life {
         result
     }
 
+    fn run_folder(&self) -> PathBuf {
+        match self.scenario.has_output {
+            true => self.path("out.jsonl.blaze"),
+            false => self.path("errors.jsonl.blaze"),
+        }
+    }
+
     fn job(&self) -> Job {
         Job {
             input: InputSource::File(self.path("in.jsonl")),
@@ -168,17 +236,48 @@ impl Life {
             errors: self.path("errors.jsonl"),
             overwrite: false,
             fresh: false,
-            retry_errors: false,
+            retry_errors: self.retries,
             dry_run: false,
         }
     }
 
-    /// Whether the process ended as it should; its result if the run is over.
+    /// Whether the process ended as it should, and the run with it.
     fn judge(
         &self,
         ended: Result<ProcessingResult, RunError>,
+        world: &World,
         process: &Process,
-    ) -> Result<Option<ProcessingResult>, String> {
+    ) -> Result<bool, String> {
+        if self.is_shown {
+            let ended = ended.as_ref();
+            match ended.map(|result| (&result.stopped, &result.summary.status)) {
+                Ok(ended) => println!("ended: {ended:?}"),
+                Err(error) => println!("failed: {error}"),
+            }
+        }
+        let storage = match &ended {
+            Err(
+                RunError::Storage(error)
+                | RunError::Folder(FolderError::Storage(error))
+                | RunError::Finished(FinishedError::Storage(error)),
+            ) => Some(error),
+            Ok(result) => match &result.stopped {
+                Some(Stopped::Storage(error)) => Some(error),
+                _ => None,
+            },
+            Err(_) => None,
+        };
+        if let Some(error) = storage
+            && !error.is_resumable()
+        {
+            return Err(format!("the run is lost: {error}"));
+        }
+        if world.is_killed() {
+            return Ok(false);
+        }
+        if storage.is_some() && world.disk.faults() > 0 {
+            return Ok(false);
+        }
         let result = ended.map_err(|error| format!("the process failed: {error}"))?;
         let books = &result.summary;
         if books.lines != self.scenario.lines.len() as u64
@@ -187,11 +286,36 @@ impl Life {
             return Err(format!("the books do not balance: {books:?}"));
         }
         match &result.stopped {
-            None => Ok(Some(result)),
-            Some(Stopped::Interrupted) if process.interrupt_after.is_some() => Ok(None),
+            None if books.not_finished == 0 => Ok(true),
+            None => Err(format!("finished with {books:?}")),
+            Some(Stopped::Interrupted) if process.interrupt_after.is_some() => Ok(false),
             // So many failures in a row that every endpoint seemed out.
-            Some(Stopped::NoEndpoint(_)) if self.fails(process) => Ok(None),
+            Some(Stopped::NoEndpoint(_)) if self.fails(process) => Ok(false),
             Some(stopped) => Err(format!("the process stopped: {stopped}")),
+        }
+    }
+
+    /// Notes how many of the lines that this process has the answers of may be sent again: those in
+    /// flight if it was killed, none if it could end as it wanted.
+    fn note_repeats(&self, outside: &Outside, world: &World, number: usize, process: &Process) {
+        let ends_well = !world.is_killed()
+            && process.config.grace >= GRACE_ENOUGH
+            && process.disk.fails_at.is_none()
+            && !(process.disk.cannot_reserve && process.disk.full.is_some());
+        let most = match ends_well {
+            true => 0,
+            false => process.config.request.workers,
+        };
+        outside.may_repeat(number, most);
+    }
+
+    /// No process cost more repeated lines than it was allowed to.
+    fn check_repeated(&self, outside: &Outside) -> Result<(), String> {
+        match outside.repeated_too_often() {
+            None => Ok(()),
+            Some((process, count, most)) => Err(format!(
+                "{count} lines that process {process} was answered were sent again, at most {most} may be"
+            )),
         }
     }
 
@@ -200,7 +324,11 @@ impl Life {
         let trouble = &process.trouble;
         let fates = self.scenario.lines.iter().map(|line| line.fate);
         let mut dooms = fates.filter(|fate| matches!(fate, Fate::Fails | Fate::NotJson));
-        trouble.connects > 0.0 || trouble.answers > 0.0 || dooms.next().is_some()
+        trouble.connects > 0.0
+            || trouble.answers > 0.0
+            || process.dead.is_some()
+            || process.outage.is_some()
+            || dooms.next().is_some()
     }
 
     /// No second of the process saw more requests than `--rate` allows.
@@ -227,22 +355,16 @@ impl Life {
     }
 
     /// The final files, and that the run folder is gone.
-    fn check_end(&self, result: &ProcessingResult) -> Result<(), String> {
+    fn check_end(&self, is_mended: bool) -> Result<(), String> {
         let output = self.scenario.has_output.then(|| self.path("out.jsonl"));
-        check::final_files(
-            &self.scenario,
-            output.as_deref(),
-            &self.path("errors.jsonl"),
-        )?;
-        let books = &result.summary;
-        if books.not_finished != 0 {
-            return Err(format!("finished with {books:?}"));
-        }
+        let errors = self.path("errors.jsonl");
+        check::final_files(&self.scenario, is_mended, output.as_deref(), &errors)?;
         let expected = ["errors.jsonl", "in.jsonl", "out.jsonl"];
         for entry in std::fs::read_dir(self.folder.path()).expect("a folder") {
             let name = entry.expect("an entry").file_name();
-            if !expected.iter().any(|expected| name == *expected) {
-                return Err(format!("{} is left behind", name.display()));
+            let name = name.to_string_lossy();
+            if !expected.contains(&&*name) {
+                return Err(format!("{name} is left behind"));
             }
         }
         Ok(())

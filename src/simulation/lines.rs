@@ -49,6 +49,14 @@ pub struct Line {
 }
 
 impl Line {
+    /// The same line, once the servers have come to their senses.
+    pub fn if_mended(mut self, is_mended: bool) -> Self {
+        if is_mended && matches!(self.fate, Fate::Fails | Fate::NotJson) {
+            self.fate = Fate::Answered;
+        }
+        self
+    }
+
     /// What requests and answers of this line carry.
     pub fn mark(&self) -> String {
         format!("line-{}#", self.id)

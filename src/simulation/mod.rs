@@ -22,7 +22,7 @@ use std::{env, thread};
 use life::{History, live};
 
 /// Seeds of a usual test run.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 160;
 /// Failures told in full; the others only by their seed.
 const FAILURES_TOLD_MAX: usize = 5;
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::lines::{Line, marked};
+use super::lines::{Fate, Line, marked};
 use super::scenario::{Process, Scenario, Trouble, address};
 use super::servers;
 use crate::runtime::simulated::network::{Watcher, Welcome};
@@ -22,6 +22,9 @@ pub struct Outside {
     scenario: Scenario,
     process: RefCell<Process>,
     number: Cell<usize>,
+    begun: Cell<Instant>,
+    /// Servers answer what they failed on before.
+    is_mended: Cell<bool>,
     books: RefCell<Vec<Book>>,
     /// Requests out, by endpoint.
     in_flight: RefCell<Vec<usize>>,
@@ -29,6 +32,8 @@ pub struct Outside {
     sendings: RefCell<Vec<Instant>>,
     connect_faults: Cell<u32>,
     excused: Cell<u32>,
+    /// By process: how many of the lines it was answered may be sent again.
+    repeats_max: RefCell<Vec<(usize, usize)>>,
     violations: RefCell<Vec<String>>,
 }
 
@@ -54,9 +59,12 @@ impl Outside {
             scenario,
             process: RefCell::new(first),
             number: Cell::new(0),
+            begun: Cell::new(world.now()),
+            is_mended: Cell::new(false),
             sendings: RefCell::default(),
             connect_faults: Cell::new(0),
             excused: Cell::new(0),
+            repeats_max: RefCell::default(),
             violations: RefCell::default(),
         });
         world.network.watch(Rc::<Self>::clone(&outside));
@@ -74,6 +82,7 @@ impl Outside {
     pub fn begin(&self, number: usize, process: Process) {
         *self.process.borrow_mut() = process;
         self.number.set(number);
+        self.begun.set(self.world().now());
         self.in_flight.borrow_mut().fill(0);
         self.sendings.borrow_mut().clear();
         self.connect_faults.set(0);
@@ -114,6 +123,25 @@ impl Outside {
         self.violations.take()
     }
 
+    /// From now on the servers answer what they failed on before.
+    pub fn mend(&self) {
+        self.is_mended.set(true);
+    }
+
+    /// The endpoint refuses the key.
+    pub fn is_dead(&self, endpoint: usize) -> bool {
+        self.process.borrow().dead == Some(endpoint)
+    }
+
+    /// The endpoint is out.
+    pub fn is_out(&self, endpoint: usize) -> bool {
+        let since = self.world().now().duration_since(self.begun.get());
+        let outage = self.process.borrow().outage;
+        outage.is_some_and(|(out, from, lasts)| {
+            out == endpoint && (from..from + lasts).contains(&since)
+        })
+    }
+
     /// A request of a line has arrived.
     pub fn receives(&self, id: usize, endpoint: usize) -> Line {
         let line = &self.scenario.lines[id];
@@ -128,12 +156,16 @@ impl Outside {
                 line.mark()
             ));
         }
-        line.clone()
+        line.clone().if_mended(self.is_mended.get())
     }
 
     /// It is answered for good.
     pub fn answers(&self, id: usize) {
         let number = self.number.get();
+        if self.is_mended.get() && self.scenario.lines[id].fate == Fate::Refused {
+            // A failure, which each process that is told to sends again.
+            return;
+        }
         let answered = &mut self.books.borrow_mut()[id].answered;
         if answered.last() != Some(&number) {
             answered.push(number);
@@ -144,6 +176,38 @@ impl Outside {
     pub fn excuse(&self, id: usize) {
         self.books.borrow_mut()[id].excused += 1;
         self.excused.set(self.excused.get() + 1);
+    }
+
+    /// So many of the lines that a process was answered may be sent again.
+    pub fn may_repeat(&self, process: usize, most: usize) {
+        self.repeats_max.borrow_mut().push((process, most));
+    }
+
+    /// Power was lost: processes that did not end well may have left records that were not synced.
+    pub fn lift_repeats(&self) {
+        for (_, most) in self.repeats_max.borrow_mut().iter_mut() {
+            if *most > 0 {
+                *most = usize::MAX;
+            }
+        }
+    }
+
+    /// A process of which more lines were sent again than may be, with both figures.
+    pub fn repeated_too_often(&self) -> Option<(usize, usize, usize)> {
+        let books = self.books.borrow();
+        let lines = self.scenario.lines.iter().zip(books.iter());
+        let repeated: Vec<&Book> = lines
+            .filter(|(line, _)| matches!(line.fate, Fate::Answered | Fate::Refused))
+            .map(|(_, book)| book)
+            .collect();
+        let repeats_max = self.repeats_max.borrow();
+        repeats_max.iter().find_map(|&(process, most)| {
+            let is_repeated = |book: &&&Book| {
+                book.answered.contains(&process) && book.answered.last() > Some(&process)
+            };
+            let count = repeated.iter().filter(is_repeated).count();
+            (count > most).then_some((process, count, most))
+        })
     }
 
     /// Whether this answer is to be a fault.
@@ -160,8 +224,14 @@ impl Outside {
 }
 
 impl Watcher for Outside {
-    fn welcome(&self, _address: SocketAddr) -> Welcome {
+    fn welcome(&self, address: SocketAddr) -> Welcome {
         let world = self.world();
+        if self.is_out(endpoint_of(address)) {
+            return match world.chance(0.2) {
+                true => Welcome::Silence,
+                false => Welcome::Failed(self.latency(), io::ErrorKind::ConnectionRefused),
+            };
+        }
         let Trouble {
             connects, per_line, ..
         } = self.trouble();
@@ -203,7 +273,7 @@ impl Watcher for Outside {
         let answered = self.books.borrow()[id]
             .answered
             .contains(&self.number.get());
-        if answered && self.scenario.lines[id].fate == super::lines::Fate::Answered {
+        if answered && self.scenario.lines[id].fate == Fate::Answered {
             self.violation(format!(
                 "{} is sent again though this process has its answer",
                 self.scenario.lines[id].mark()

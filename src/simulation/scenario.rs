@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lines::{Fate, Line, Shape};
 use crate::config::{Config, Durability, EndpointConfig, Order, Rate, RequestConfig, RetryConfig};
+use crate::runtime::simulated::disk::DiskTrouble;
 use crate::runtime::simulated::world::Manners;
 
 /// Processes after which nothing goes wrong any more, so that every run ends.
@@ -26,6 +27,8 @@ pub struct Scenario {
     /// Faults stay below what makes a line fail that should not.
     pub decided: bool,
     pub trouble: Trouble,
+    /// Once it has finished, the failures are sent again.
+    pub retries_errors: bool,
 }
 
 /// How often things go wrong.
@@ -39,6 +42,18 @@ pub struct Trouble {
     pub stale: f64,
     /// Faults of either kind per process that one line may meet, if the run is decided.
     pub per_line: u32,
+    /// Chance of each process to be killed.
+    pub kills: f64,
+    /// Chance of each process to meet a disk that fails.
+    pub disks: f64,
+    /// Chance of each kill to be a loss of power.
+    pub power: f64,
+    /// Chance of each process to see the wall clock jump.
+    pub clocks: f64,
+    /// Chance of each process to meet an endpoint that refuses its key.
+    pub dead: f64,
+    /// Chance of each process to meet an endpoint that is out for a while.
+    pub outages: f64,
 }
 
 /// How one process of the run is started, and what it meets.
@@ -51,6 +66,18 @@ pub struct Process {
     pub piece_max: usize,
     /// Interrupt it after this.
     pub interrupt_after: Option<Duration>,
+    /// Kill it after this.
+    pub kill_after: Option<Duration>,
+    /// Killed, it does not die alone: power is lost.
+    pub loses_power: bool,
+    /// The wall clock jumps by so many microseconds, after so long.
+    pub clock_jumps: Option<(Duration, i64)>,
+    /// This endpoint refuses the key.
+    pub dead: Option<usize>,
+    /// This endpoint is out, from when on and for how long.
+    pub outage: Option<(usize, Duration, Duration)>,
+    /// What its disk is like.
+    pub disk: DiskTrouble,
 }
 
 /// One of them, each as likely.
@@ -81,12 +108,25 @@ impl Scenario {
                 connects: one_of(random, &[0.0, 0.0, 0.05, 0.3]),
                 stale: one_of(random, &[0.0, 0.05, 0.3]),
                 per_line: (attempts_max - 1) / 2,
+                kills: one_of(random, &[0.0, 0.5, 0.9]),
+                disks: one_of(random, &[0.0, 0.3, 0.7]),
+                power: one_of(random, &[0.0, 0.5, 1.0]),
+                clocks: one_of(random, &[0.0, 0.5]),
+                dead: one_of(random, &[0.0, 0.1]),
+                // Who is out takes attempts from whichever lines it likes.
+                outages: if decided {
+                    0.0
+                } else {
+                    one_of(random, &[0.0, 0.5])
+                },
             },
         };
+        let has_output = chance(random, 0.9);
         Self {
             lines,
             endpoints: one_of(random, &[1, 1, 2, 3]),
-            has_output: chance(random, 0.9),
+            has_output,
+            retries_errors: has_output && chance(random, 0.25),
             order: one_of(random, &[Order::Input, Order::Input, Order::Completion]),
             durability: one_of(random, &[Durability::Process, Durability::Power]),
             attempts_max,
@@ -102,12 +142,17 @@ impl Scenario {
             true => self.trouble.clone(),
             false => Trouble::default(),
         };
+        // Endpoints that share a quota share its limits.
+        let rpm_limit = chance(random, 0.1).then(|| random.u64(600..6_000));
+        let tpm_limit = chance(random, 0.1).then(|| random.u64(600_000..6_000_000));
         let endpoint = |index: usize, random: &mut fastrand::Rng| EndpointConfig {
             name: Some(format!("e{index}")),
             url: format!("http://{}/v1/chat/completions", address(index)),
             weight: random.u32(1..4),
             max_concurrent: random.usize(1..9),
             quota_group: chance(random, 0.3).then(|| "shared".to_owned()),
+            rpm_limit,
+            tpm_limit,
             ..EndpointConfig::default()
         };
         let config = Config {
@@ -150,9 +195,38 @@ impl Scenario {
             stall_max: Duration::from_millis(50),
             cores: random.usize(1..5),
         };
+        let is_killed = chance(random, trouble.kills);
+        let by_time = is_killed && chance(random, 0.2);
+        let disk_fails = chance(random, trouble.disks);
+        let far = one_of(random, &[10, 40, 150, 600]);
+        let operation = |random: &mut fastrand::Rng| random.u64(0..far);
+        let disk = DiskTrouble {
+            kill_at: (is_killed && !by_time).then(|| operation(random)),
+            full: (disk_fails && chance(random, 0.6)).then(|| {
+                let lasts = one_of(random, &[1, 10, u64::MAX]);
+                (operation(random), lasts)
+            }),
+            fails_at: (disk_fails && chance(random, 0.6)).then(|| operation(random)),
+            cannot_reserve: troubled && chance(random, 0.2),
+            short_writes: one_of(random, &[0.0, 0.0, 0.2]),
+        };
         Process {
             config,
             manners,
+            disk,
+            kill_after: by_time.then(|| Duration::from_millis(random.u64(0..3_000))),
+            loses_power: self.durability == Durability::Power && chance(random, trouble.power),
+            dead: chance(random, trouble.dead).then(|| random.usize(0..self.endpoints)),
+            outage: chance(random, trouble.outages).then(|| {
+                let from = Duration::from_millis(random.u64(0..1_000));
+                let lasts = Duration::from_millis(one_of(random, &[200, 2_000, 20_000]));
+                (random.usize(0..self.endpoints), from, lasts)
+            }),
+            clock_jumps: chance(random, trouble.clocks).then(|| {
+                let hour_us = 3_600_000_000;
+                let after = Duration::from_millis(random.u64(0..2_000));
+                (after, random.i64(-30 * hour_us..30 * hour_us))
+            }),
             trouble,
             latency_max: Duration::from_micros(one_of(random, &[100, 5_000, 100_000])),
             piece_max: one_of(random, &[3, 100, 4_000, 100_000]),

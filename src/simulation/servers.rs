@@ -109,18 +109,34 @@ pub async fn serve(outside: Rc<Outside>, endpoint: usize, peer: Peer) {
             format!("on connection {}", peer.number())
         });
         pause(&outside, THINKS_MAX).await;
+        if outside.is_dead(endpoint) {
+            outside.excuse(id);
+            let body = error(&line, "invalid api key");
+            let head = format!(
+                "HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n",
+                body.len()
+            );
+            peer.send([head, body].concat().into_bytes(), true);
+            continue;
+        }
+        if outside.is_out(endpoint) {
+            if served > 0 {
+                outside.excuse(id);
+            }
+            return;
+        }
         let fault = outside
             .may_fault(id)
             .then(|| FAULTS[world.random(|random| random.usize(0..FAULTS.len()))]);
         let goes_on = match fault {
             Some(fault) => {
                 world.event("fault", id as u64, || format!("{fault:?}"));
-                let nothing_comes = matches!(
+                let may_be_stale = matches!(
                     fault,
                     Fault::Silent | Fault::ResetBefore | Fault::ResetWithin
                 );
-                if nothing_comes && served > 0 {
-                    // Sent again at once, without an attempt. A reset may overtake the bytes before it.
+                if may_be_stale && served > 0 {
+                    // If the client has not read a byte, it sends again at once, without an attempt.
                     outside.excuse(id);
                 }
                 misbehave(&outside, &peer, &line, fault).await

@@ -1,7 +1,6 @@
 //! `manifest.json`: which run the folder holds and how far it has come.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -218,18 +217,18 @@ impl Stored {
         };
         let partial = folder.join(name::MANIFEST_PARTIAL);
         // Fails only for paths that are not UTF-8; `check_targets` turned those away.
-        let text = serde_json::to_vec_pretty(&raw)
+        let mut text = serde_json::to_vec_pretty(&raw)
             .map_err(|error| StorageError::io(&partial, "encode")(error.into()))?;
+        text.push(b'\n');
         let write = || {
             name::remove_if_there(&partial)?;
-            let mut file = files::create_private(&partial)?;
-            file.write_all(&text)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&partial, folder.join(name::MANIFEST))?;
+            let file = files::create_private(&partial)?;
+            files::write_all_at(&file, &text, 0)?;
+            files::sync_all(&file)?;
+            files::rename(&partial, &folder.join(name::MANIFEST))?;
             files::sync_directory(folder)
         };
-        write().map_err(|error| StorageError::new(&partial, "write", text.len() as u64 + 1, error))
+        write().map_err(|error| StorageError::new(&partial, "write", text.len() as u64, error))
     }
 
     /// Refuses a command that is not this run's.
@@ -285,7 +284,7 @@ impl Publication {
         for step in &self.steps {
             match step {
                 // Gone from there means that it has arrived.
-                Step::Rename { from, to } => match fs::rename(from, to) {
+                Step::Rename { from, to } => match files::rename(from, to) {
                     Err(error) if error.kind() == std::io::ErrorKind::NotFound && to.exists() => {}
                     result => result.map_err(StorageError::io(to, "rename a finished file to"))?,
                 },

@@ -22,7 +22,7 @@ pub(super) use name::{
 };
 pub(super) use resume::{damaged, map, record};
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -179,14 +179,14 @@ impl RunFolder {
 
     /// Makes what earlier processes finished survive power loss, whatever durability they had.
     pub fn sync_earlier(&self) -> Result<(), StorageError> {
-        for files in self.shards()? {
+        for shard in self.shards()? {
             // As when they were written: an entry that is on the disk has its record there.
             for kind in [FileKind::Output, FileKind::Errors, FileKind::Journal] {
-                let path = files.path(&self.path, kind);
+                let path = shard.path(&self.path, kind);
                 match File::options()
                     .write(true)
                     .open(&path)
-                    .and_then(|file| file.sync_all())
+                    .and_then(|file| files::sync_all(&file))
                 {
                     // Without `-o` there is no output segment.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -226,7 +226,7 @@ fn remove(folder: &Path) -> Result<(), StorageError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => result.map_err(StorageError::io(&lock, "remove"))?,
     }
-    match fs::remove_dir(folder) {
+    match files::remove_folder(folder) {
         Err(error)
             if matches!(
                 error.kind(),

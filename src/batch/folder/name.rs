@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::runtime::files;
+
 pub(super) const LOCK: &str = "lock";
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const MANIFEST_PARTIAL: &str = "manifest.json.partial";
@@ -117,7 +119,7 @@ pub(super) fn clear(folder: &Path) -> io::Result<()> {
 }
 
 pub(in crate::batch) fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
+    match files::remove(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }

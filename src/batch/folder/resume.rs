@@ -11,7 +11,8 @@ use std::thread;
 use super::name::{self, FileKind, ShardFiles};
 use crate::batch::storage_error::StorageError;
 use crate::journal::{ENTRY_BYTES, Entry, Outcome, Slots, Tokens, entry_offset};
-use crate::runtime::{self, files::Mapping};
+use crate::runtime;
+use crate::runtime::files::{self, Mapping};
 
 /// Mapped pages are let go after this much was read.
 const RELEASE_EVERY_BYTES: u64 = 8 << 20;
@@ -405,7 +406,7 @@ fn shorten(path: &Path, length: u64) -> Result<(), StorageError> {
         // Without `-o` there is no output segment.
         Err(error) if error.kind() == io::ErrorKind::NotFound && length == 0 => Ok(()),
         file => file
-            .and_then(|file| file.set_len(length))
+            .and_then(|file| files::set_length(&file, length))
             .map_err(StorageError::io(path, "cut the torn tail of")),
     }
 }

@@ -4,6 +4,7 @@ use crate::batch::segment::NewAttempt;
 use crate::config::Format;
 use crate::journal::Outcome::{Failure, Success};
 use crate::journal::{ENTRY_BYTES, HEADER_BYTES, entry_offset};
+use std::fs;
 
 fn done(resume: &Resume) -> Vec<u64> {
     (0..200)

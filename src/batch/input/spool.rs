@@ -1,6 +1,6 @@
 //! Standard input kept in the run folder, so that it can be mapped and read again on resuming.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -28,7 +28,7 @@ pub(super) fn spool(reader: &mut dyn Read, path: &Path) -> Result<(), InputError
     }
     let partial = partial_path(path);
     write(reader, &partial).map_err(fail("spool"))?;
-    fs::rename(&partial, path).map_err(fail("spool"))
+    files::rename(&partial, path).map_err(fail("spool"))
 }
 
 /// Where an incomplete spool lies.
@@ -41,14 +41,14 @@ fn partial_path(path: &Path) -> PathBuf {
 fn write(reader: &mut dyn Read, partial: &Path) -> io::Result<()> {
     let file = files::open_private(partial)?;
     // What an earlier process spooled before it died.
-    file.set_len(0)?;
+    files::set_length(&file, 0)?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut offset = 0;
     loop {
         let read = read_some(reader, &mut buffer)?;
         if read == 0 {
             // Under either durability: the source of a pipe is gone once it is read.
-            return file.sync_all();
+            return files::sync_all(&file);
         }
         files::write_all_at(&file, &buffer[..read], offset)?;
         offset += read as u64;

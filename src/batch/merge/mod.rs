@@ -6,11 +6,6 @@
 //! the remaining steps. Memory stays constant: segments, journals and the index are mapped files,
 //! let go as the merge passes.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "final files are made and renamed here"
-)]
-
 mod index;
 mod pieces;
 mod sink;

@@ -221,7 +221,7 @@ impl FinalFile {
         file.set_permissions(permissions)
             .map_err(StorageError::io(&path, "set the permissions of"))?;
         if sync {
-            file.sync_all().map_err(StorageError::io(&path, "sync"))?;
+            files::sync_all(file).map_err(StorageError::io(&path, "sync"))?;
         }
         self.finished = true;
         Ok(Step::Rename {
@@ -236,7 +236,7 @@ impl FinalFile {
             return Ok(metadata.permissions());
         }
         let probe = self.folder.join(PERMISSIONS_PROBE);
-        let permissions = File::create(&probe)?.metadata()?.permissions();
+        let permissions = files::create(&probe)?.metadata()?.permissions();
         remove_if_there(&probe)?;
         Ok(permissions)
     }

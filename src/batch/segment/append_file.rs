@@ -145,8 +145,7 @@ impl AppendFile {
             .reserved
             .is_some_and(|reserved| reserved > self.written())
         {
-            self.file
-                .set_len(self.written())
+            files::set_length(&self.file, self.written())
                 .map_err(StorageError::io(&self.path, "trim"))?;
             self.reserved = Some(self.written());
         }

@@ -11,7 +11,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::StorageError;
-use crate::runtime::simulated;
+use crate::runtime::{files, simulated};
 
 /// Files that have grown since they were last synced, in the order in which they must be synced, and
 /// how many entries are safe then.
@@ -25,7 +25,7 @@ impl Job {
     /// Takes as long as the disk takes. The entries that are safe now.
     pub(super) fn run(self) -> Result<u64, StorageError> {
         for (path, file) in &self.files {
-            file.sync_data().map_err(StorageError::io(path, "sync"))?;
+            files::sync_data(file).map_err(StorageError::io(path, "sync"))?;
         }
         Ok(self.entries)
     }

@@ -8,24 +8,34 @@ mod platform;
 #[path = "windows.rs"]
 mod platform;
 
+#[cfg(not(test))]
+#[path = "direct.rs"]
+mod disk;
+#[cfg(test)]
+#[path = "faulty.rs"]
+pub(in crate::runtime) mod disk;
+pub(in crate::runtime) mod operation;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, MmapMut};
+use operation::Operation;
 
 /// Makes sure that `length` bytes from `offset` can be written without running out of space; the
 /// file's size does not change. `Unsupported` where the system or file system cannot promise that.
 pub fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    platform::reserve(file, offset, length)
+    let operation = Operation::Reserve(file, offset, length);
+    disk::perform(operation, || platform::reserve(file, offset, length))
 }
 
 /// Gives an empty file `length` zero bytes that are really there: writing to them through a
 /// mapping cannot run out of space, which would be a signal instead of an error.
 pub fn allocate(file: &File, length: u64) -> io::Result<()> {
     match reserve(file, 0, length) {
-        Ok(()) => return file.set_len(length),
+        Ok(()) => return set_length(file, length),
         Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
         Err(error) => return Err(error),
     }
@@ -46,7 +56,7 @@ pub fn create_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     platform::only_owner(&mut options);
-    options.open(path)
+    disk::perform(Operation::Create(path), || options.open(path))
 }
 
 /// As [`create_private`], but opens the file if it exists, with its contents.
@@ -54,22 +64,61 @@ pub fn open_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     platform::only_owner(&mut options);
-    options.open(path)
+    disk::perform(Operation::Create(path), || options.open(path))
+}
+
+/// A new, empty file with the permissions that any new file gets; an existing one is emptied.
+pub fn create(path: &Path) -> io::Result<File> {
+    disk::perform(Operation::Create(path), || File::create(path))
 }
 
 /// A new folder that only its owner may enter; an error if it exists.
 pub fn create_private_folder(path: &Path) -> io::Result<()> {
-    platform::create_private_folder(path)
+    let create = || platform::create_private_folder(path);
+    disk::perform(Operation::CreateFolder(path), create)
+}
+
+/// Gives a file another name, replacing the file that has it.
+pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    disk::perform(Operation::Rename(from, to), || fs::rename(from, to))
+}
+
+/// Deletes a file.
+pub fn remove(path: &Path) -> io::Result<()> {
+    disk::perform(Operation::Remove(path), || fs::remove_file(path))
+}
+
+/// Deletes an empty folder.
+pub fn remove_folder(path: &Path) -> io::Result<()> {
+    disk::perform(Operation::RemoveFolder(path), || fs::remove_dir(path))
+}
+
+/// Cuts a file, or extends it with zeros.
+pub fn set_length(file: &File, length: u64) -> io::Result<()> {
+    disk::perform(Operation::SetLength(file, length), || file.set_len(length))
+}
+
+/// Makes a file's bytes survive power loss.
+pub fn sync_data(file: &File) -> io::Result<()> {
+    disk::perform(Operation::Sync(file), || file.sync_data())
+}
+
+/// Makes a file's bytes, size, times and permissions survive power loss.
+pub fn sync_all(file: &File) -> io::Result<()> {
+    disk::perform(Operation::Sync(file), || file.sync_all())
 }
 
 /// Makes names created in, renamed in or removed from the folder survive power loss.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
-    platform::sync_directory(path)
+    let sync = || platform::sync_directory(path);
+    disk::perform(Operation::SyncDirectory(path), sync)
 }
 
 /// One positioned write; may be short. Does not use the file's cursor.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
-    platform::write_at(file, bytes, offset)
+    let bytes = &bytes[..disk::taken(bytes.len())];
+    let write = || platform::write_at(file, bytes, offset);
+    disk::perform(Operation::Write(file, offset, bytes), write)
 }
 
 /// Positioned writes until all bytes are written.
@@ -112,7 +161,7 @@ pub fn same_file_system(one: &Path, other: &Path) -> bool {
 
 /// Removes a file that this process has open, and takes its name out of its folder at once.
 pub fn remove_open(path: &Path) -> io::Result<()> {
-    platform::remove_open(path)
+    disk::perform(Operation::Remove(path), || platform::remove_open(path))
 }
 
 /// Whether the system takes this name for a device wherever it stands, such as `NUL` on Windows.

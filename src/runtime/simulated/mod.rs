@@ -7,6 +7,7 @@
 //!
 //! A thread lives in the real world until it enters a simulated one ([`World::enter`]).
 
+pub mod disk;
 mod executor;
 pub mod network;
 mod trace;

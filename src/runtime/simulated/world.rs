@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use super::disk::Disk;
 use super::executor::{Executor, Thread};
 use super::network::Network;
 use super::trace::Trace;
@@ -22,7 +23,7 @@ const WALL_START_US: u64 = 1_790_000_000_000_000;
 /// The thread of everything outside the simulated process.
 pub(super) const OUTSIDE: Thread = usize::MAX;
 /// A process that takes more turns than this will never end: a usual one takes some ten thousand.
-const TURNS_MAX: u64 = 20_000_000;
+const TURNS_MAX: u64 = 1_000_000;
 
 /// How this world treats its inhabitants.
 #[derive(Clone, Debug)]
@@ -53,6 +54,8 @@ pub struct World {
     trace: Trace,
     /// Connections and who listens.
     pub network: Network,
+    /// What becomes of files.
+    pub disk: Disk,
 }
 
 impl World {
@@ -72,6 +75,7 @@ impl World {
             killed: Cell::new(false),
             trace: Trace::new(is_shown),
             network: Network::default(),
+            disk: Disk::default(),
         })
     }
 
