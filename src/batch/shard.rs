@@ -391,6 +391,10 @@ impl<R: Runtime> Shard<R> {
             self.pool.sweep(runtime::now());
             turn = turn.wrapping_add(1);
             if turn.is_multiple_of(SWEEPS_PER_REPORT) {
+                // What a full disk did not take: there may be room by now.
+                if !self.flush_scheduled.get() && self.log.borrow().buffered() > 0 {
+                    self.flush();
+                }
                 self.sync_in_background();
                 self.report_metrics();
                 self.release_input();

@@ -42,6 +42,12 @@ const SETUPS: [Setup; 3] = [
 /// Resolution of monoio's timers.
 const TICK: Duration = Duration::from_millis(1);
 
+/// The kernel gives back the locked memory of a ring some time after it is closed, also of the one that
+/// [`uring_available`] tried: where little may be locked, the first try may come too early.
+const BUILD_ROUNDS: u32 = 5;
+/// Between two rounds.
+const BUILD_PAUSE: Duration = Duration::from_millis(20);
+
 struct Setup {
     entries: u32,
     deferred: bool,
@@ -109,15 +115,23 @@ impl Runtime for Uring {
 
     fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
         let mut refusal = io::Error::from(io::ErrorKind::Unsupported);
-        for setup in &SETUPS {
-            let built = RuntimeBuilder::<IoUringDriver>::new()
-                .uring_builder(setup.ring())
-                .with_entries(setup.entries)
-                .enable_timer()
-                .build();
-            match built {
-                Ok(mut runtime) => return Ok(runtime.block_on(main)),
-                Err(error) => refusal = error,
+        for round in 0..BUILD_ROUNDS {
+            if round > 0 {
+                std::thread::sleep(BUILD_PAUSE);
+            }
+            for setup in &SETUPS {
+                let built = RuntimeBuilder::<IoUringDriver>::new()
+                    .uring_builder(setup.ring())
+                    .with_entries(setup.entries)
+                    .enable_timer()
+                    .build();
+                match built {
+                    Ok(mut runtime) => return Ok(runtime.block_on(main)),
+                    Err(error) => refusal = error,
+                }
+            }
+            if refusal.kind() != io::ErrorKind::OutOfMemory {
+                break;
             }
         }
         Err(refusal)

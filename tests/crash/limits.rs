@@ -93,13 +93,13 @@ fn available_cores() -> usize {
 }
 
 /// 1000 requests in flight and an input larger than the memory that the process may have, its share of
-/// the page cache included. Less than half of the 256 MB that are promised.
+/// the page cache included. Half of the 256 MB that are promised.
 #[test]
 fn a_thousand_in_flight_fit_into_little_memory() {
-    const LIMIT_BYTES: u64 = 112 << 20;
-    const LINES: usize = 5000;
+    const LIMIT_BYTES: u64 = 128 << 20;
+    const LINES: usize = 9000;
     const IN_FLIGHT: usize = 1000;
-    let padding = "x".repeat(24 << 10);
+    let padding = "x".repeat(16 << 10);
     for runtime in runtimes() {
         let place = Place::new();
         let input: String = (0..LINES)
