@@ -106,6 +106,8 @@ pub struct Admission {
     failed_in_a_row: Vec<u32>,
     ring: Ring,
     in_flight: usize,
+    /// Some permits' recall waits for [`Self::hand_over`].
+    asked_back: bool,
     /// The coordinator knows that this shard has something to send.
     working: bool,
     /// The coordinator knows that every line was sent at least once.
@@ -176,6 +178,7 @@ impl Admission {
             failed_in_a_row: vec![0; opening.weights.len()],
             ring: Ring::new(&opening.weights),
             in_flight: 0,
+            asked_back: false,
             working: true,
             all_tried: false,
             stopping: false,
@@ -185,6 +188,14 @@ impl Admission {
 
     /// The next request that may be sent now.
     pub fn admit(&mut self, input: &Input, now: Instant) -> Admitted {
+        let admitted = self.next_request(input, now);
+        if self.asked_back {
+            self.hand_over(now);
+        }
+        admitted
+    }
+
+    fn next_request(&mut self, input: &Input, now: Instant) -> Admitted {
         if self.stopping {
             return match self.in_flight {
                 0 => Admitted::Stopped,
@@ -354,6 +365,41 @@ impl Admission {
         }
     }
 
+    /// Hands over the last permits that others have asked for, now that the next request has had its
+    /// chance to use them. Kept are only those that wait for a permit of a later kind, in the order
+    /// workers, group, endpoint: who holds an earlier one gets the later, and sends. Without an order,
+    /// shards that each hold what the other lacks would pass both round for ever.
+    fn hand_over(&mut self, now: Instant) {
+        let holds_worker = self.workers.lease.available() > 0;
+        let (mut waits, mut asked_back) = (false, false);
+        for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
+            let group = self.groups[index];
+            let waits_for_endpoint =
+                holds_worker && endpoint.is_awaited() && self.health.usable(index, now);
+            if let Some(window) = &mut self.windows[group] {
+                let waits_for_group =
+                    holds_worker && window.is_awaited() && self.health.usable(index, now);
+                waits |= waits_for_group;
+                window.is_kept |= waits_for_endpoint;
+            }
+            waits |= waits_for_endpoint;
+            endpoint.hand_over(Pool::Endpoint(index), &mut self.reports);
+        }
+        for (group, window) in self.windows.iter_mut().enumerate() {
+            if let Some(window) = window {
+                match std::mem::take(&mut window.is_kept) {
+                    true => asked_back |= window.asked_back,
+                    false => window.hand_over(Pool::Group(group), &mut self.reports),
+                }
+            }
+        }
+        match waits {
+            true => asked_back |= self.workers.asked_back,
+            false => self.workers.hand_over(Pool::Workers, &mut self.reports),
+        }
+        self.asked_back = asked_back;
+    }
+
     /// No line is ready: what is not needed goes back, so that other shards can use it.
     fn nothing_to_send(&mut self) -> Admitted {
         if !self.source.exhausted {
@@ -486,7 +532,14 @@ impl Admission {
             Order::Tokens { group, amount } => self.gates[group].add_tokens(amount),
             Order::Grant(pool, count) => self.permits(pool).grant(count),
             Order::Recall(pool) => {
-                let returned = self.permits(pool).lease.recall();
+                let permits = self.permits(pool);
+                // The next request may be about to use the last one.
+                permits.asked_back |= permits.lease.available() == 1;
+                let (put_off, mut returned) = (permits.asked_back, 0);
+                if !put_off {
+                    returned = permits.lease.recall();
+                }
+                self.asked_back |= put_off;
                 if returned > 0 {
                     self.reports.push(Report::ReturnPermits(pool, returned));
                 }
@@ -544,10 +597,13 @@ fn estimate_of(parsed: &Parsed, line: &[u8]) -> u64 {
     estimate_tokens(parsed.body_bytes(), parsed.completion_tokens_max(line))
 }
 
-/// A lease and whether more has been asked for.
+/// A lease, whether more has been asked for, and whether others have asked for its last.
 struct Permits {
     lease: Lease,
     wanted: bool,
+    asked_back: bool,
+    /// Scratch of [`Admission::hand_over`]: a later kind is awaited.
+    is_kept: bool,
 }
 
 impl Permits {
@@ -555,6 +611,27 @@ impl Permits {
         Self {
             lease: Lease::new(granted),
             wanted: false,
+            asked_back: false,
+            is_kept: false,
+        }
+    }
+
+    /// None is to spare, and one will come.
+    fn is_awaited(&self) -> bool {
+        self.wanted && self.lease.available() == 0
+    }
+
+    fn recall(&mut self, pool: Pool, reports: &mut Vec<Report>) {
+        let returned = self.lease.recall();
+        if returned > 0 {
+            reports.push(Report::ReturnPermits(pool, returned));
+        }
+    }
+
+    /// Answers the recall that was put off, if one was.
+    fn hand_over(&mut self, pool: Pool, reports: &mut Vec<Report>) {
+        if std::mem::take(&mut self.asked_back) {
+            self.recall(pool, reports);
         }
     }
 

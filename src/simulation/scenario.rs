@@ -193,12 +193,7 @@ impl Scenario {
             main_eager: one_of(random, &[1.0, 0.5, 0.05]),
             stalls: one_of(random, &[0.0, 0.0, 0.001]),
             stall_max: Duration::from_millis(50),
-            // Several shards may pass the places that `--workers auto` leaves them around for ever,
-            // without a request (docs/RELIABILITY.md, "Simulation").
-            cores: match config.request.search_workers {
-                true => 1,
-                false => random.usize(1..5),
-            },
+            cores: random.usize(1..5),
         };
         let is_killed = chance(random, trouble.kills);
         let by_time = is_killed && chance(random, 0.2);
