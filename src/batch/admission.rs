@@ -2,27 +2,31 @@
 //! slot, all or nothing. Pure: `now` is an argument, and what the coordinator should hear goes out
 //! through [`Admission::reports`].
 
+mod held;
+mod source;
+
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::folder::DoneSet;
 use crate::batch::gates::{GroupGate, SlotGate};
-use crate::batch::input::{Input, LineCursor, LineRange, LineRef};
-use crate::batch::line::{InvalidLine, Parsed};
+use crate::batch::input::{Input, LineRef};
+use crate::batch::line::Parsed;
 use crate::batch::message::{Order, Pool, Report, Schedule};
 use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
 use crate::policy::health::{Failures, LocalHealth, STREAK_TO_COOL, Sending};
 use crate::policy::pacer::Taken;
-use crate::policy::permits::Lease;
 use crate::policy::retry::{Parked, RetryQueue};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
 use crate::provider::cost::estimate_tokens;
+
+use held::Permits;
+use source::{Filled, Source};
 
 /// Leave to send one line to one endpoint, once.
 #[derive(Debug)]
@@ -595,177 +599,4 @@ fn parsed_before(line: &[u8]) -> Parsed {
 
 fn estimate_of(parsed: &Parsed, line: &[u8]) -> u64 {
     estimate_tokens(parsed.body_bytes(), parsed.completion_tokens_max(line))
-}
-
-/// A lease, whether more has been asked for, and whether others have asked for its last.
-struct Permits {
-    lease: Lease,
-    wanted: bool,
-    asked_back: bool,
-    /// Scratch of [`Admission::hand_over`]: a later kind is awaited.
-    is_kept: bool,
-}
-
-impl Permits {
-    fn new(granted: u32) -> Self {
-        Self {
-            lease: Lease::new(granted),
-            wanted: false,
-            asked_back: false,
-            is_kept: false,
-        }
-    }
-
-    /// None is to spare, and one will come.
-    fn is_awaited(&self) -> bool {
-        self.wanted && self.lease.available() == 0
-    }
-
-    fn recall(&mut self, pool: Pool, reports: &mut Vec<Report>) {
-        let returned = self.lease.recall();
-        if returned > 0 {
-            reports.push(Report::ReturnPermits(pool, returned));
-        }
-    }
-
-    /// Answers the recall that was put off, if one was.
-    fn hand_over(&mut self, pool: Pool, reports: &mut Vec<Report>) {
-        if std::mem::take(&mut self.asked_back) {
-            self.recall(pool, reports);
-        }
-    }
-
-    /// Asks once; the next grant clears it.
-    fn want(&mut self, pool: Pool, reports: &mut Vec<Report>) {
-        if !self.wanted {
-            self.wanted = true;
-            reports.push(Report::WantPermit(pool));
-        }
-    }
-
-    fn grant(&mut self, count: u32) {
-        self.wanted = false;
-        self.lease.grant(count);
-    }
-
-    fn release(&mut self, pool: Pool, reports: &mut Vec<Report>) {
-        let returned = self.lease.release();
-        if returned > 0 {
-            reports.push(Report::ReturnPermits(pool, returned));
-        }
-    }
-
-    fn surrender(&mut self, pool: Pool, reports: &mut Vec<Report>) {
-        let returned = self.lease.surrender();
-        if returned > 0 {
-            reports.push(Report::ReturnPermits(pool, returned));
-        }
-    }
-}
-
-/// The shard's place in the input.
-struct Source {
-    cursor: Option<LineCursor>,
-    /// Where the cursor began.
-    range_start: u64,
-    ranges: VecDeque<LineRange>,
-    range_wanted: bool,
-    exhausted: bool,
-    ended: bool,
-    /// The next line, parsed, not yet sent.
-    next: Option<(LineRef, Parsed)>,
-    done: Option<Arc<DoneSet>>,
-    max_line_bytes: usize,
-}
-
-enum Filled {
-    Ready,
-    Refused(LineRef, ErrorKind, String),
-    Empty,
-}
-
-impl Source {
-    fn new(done: Option<Arc<DoneSet>>, max_line_bytes: usize) -> Self {
-        Self {
-            cursor: None,
-            range_start: 0,
-            ranges: VecDeque::new(),
-            range_wanted: false,
-            exhausted: false,
-            ended: false,
-            next: None,
-            done,
-            max_line_bytes,
-        }
-    }
-
-    fn add(&mut self, range: LineRange) {
-        self.range_wanted = false;
-        self.ranges.push_back(range);
-    }
-
-    fn end(&mut self) {
-        self.range_wanted = false;
-        self.ended = true;
-    }
-
-    /// Puts the next unfinished line into `next`, unless one is there already.
-    fn fill(&mut self, input: &Input, reports: &mut Vec<Report>) -> Filled {
-        if self.next.is_some() {
-            return Filled::Ready;
-        }
-        loop {
-            let Some(cursor) = &mut self.cursor else {
-                let range = self.ranges.pop_front();
-                // Asked for while the last range is begun, so that the next is here when it ends.
-                if self.ranges.is_empty() && !self.ended && !self.range_wanted {
-                    self.range_wanted = true;
-                    reports.push(Report::WantRange);
-                }
-                match range {
-                    Some(range) => {
-                        self.range_start = range.start;
-                        self.cursor = Some(LineCursor::new(range));
-                    }
-                    None => {
-                        self.exhausted = self.ended;
-                        return Filled::Empty;
-                    }
-                }
-                continue;
-            };
-            let Some(line) = cursor.next(input) else {
-                self.cursor = None;
-                continue;
-            };
-            if self
-                .done
-                .as_ref()
-                .is_some_and(|done| done.contains(line.number))
-            {
-                continue;
-            }
-            return self.parse(input, line);
-        }
-    }
-
-    fn parse(&mut self, input: &Input, line: LineRef) -> Filled {
-        let text = input.line(line.offset);
-        if text.len() > self.max_line_bytes {
-            let message = format!(
-                "the line has {} bytes, more than --max-line-bytes allows ({})",
-                text.len(),
-                self.max_line_bytes
-            );
-            return Filled::Refused(line, ErrorKind::TooLarge, message);
-        }
-        let mut parsed = Parsed::default();
-        match parsed.parse(text) {
-            Ok(()) => {
-                self.next = Some((line, parsed));
-                Filled::Ready
-            }
-            Err(InvalidLine { message }) => Filled::Refused(line, ErrorKind::InvalidInput, message),
-        }
-    }
 }

@@ -1,0 +1,118 @@
+//! A shard's place in the input: from the ranges it is given to the next line that has no record yet.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::batch::folder::DoneSet;
+use crate::batch::input::{Input, LineCursor, LineRange, LineRef};
+use crate::batch::line::{InvalidLine, Parsed};
+use crate::batch::message::Report;
+use crate::error::ErrorKind;
+
+/// See the module.
+pub(super) struct Source {
+    pub(super) cursor: Option<LineCursor>,
+    /// Where the cursor began.
+    pub(super) range_start: u64,
+    ranges: VecDeque<LineRange>,
+    range_wanted: bool,
+    pub(super) exhausted: bool,
+    ended: bool,
+    /// The next line, parsed, not yet sent.
+    pub(super) next: Option<(LineRef, Parsed)>,
+    done: Option<Arc<DoneSet>>,
+    max_line_bytes: usize,
+}
+
+/// How looking for the next line ended.
+pub(super) enum Filled {
+    Ready,
+    Refused(LineRef, ErrorKind, String),
+    Empty,
+}
+
+impl Source {
+    pub(super) fn new(done: Option<Arc<DoneSet>>, max_line_bytes: usize) -> Self {
+        Self {
+            cursor: None,
+            range_start: 0,
+            ranges: VecDeque::new(),
+            range_wanted: false,
+            exhausted: false,
+            ended: false,
+            next: None,
+            done,
+            max_line_bytes,
+        }
+    }
+
+    pub(super) fn add(&mut self, range: LineRange) {
+        self.range_wanted = false;
+        self.ranges.push_back(range);
+    }
+
+    pub(super) fn end(&mut self) {
+        self.range_wanted = false;
+        self.ended = true;
+    }
+
+    /// Puts the next unfinished line into `next`, unless one is there already.
+    pub(super) fn fill(&mut self, input: &Input, reports: &mut Vec<Report>) -> Filled {
+        if self.next.is_some() {
+            return Filled::Ready;
+        }
+        loop {
+            let Some(cursor) = &mut self.cursor else {
+                let range = self.ranges.pop_front();
+                // Asked for while the last range is begun, so that the next is here when it ends.
+                if self.ranges.is_empty() && !self.ended && !self.range_wanted {
+                    self.range_wanted = true;
+                    reports.push(Report::WantRange);
+                }
+                match range {
+                    Some(range) => {
+                        self.range_start = range.start;
+                        self.cursor = Some(LineCursor::new(range));
+                    }
+                    None => {
+                        self.exhausted = self.ended;
+                        return Filled::Empty;
+                    }
+                }
+                continue;
+            };
+            let Some(line) = cursor.next(input) else {
+                self.cursor = None;
+                continue;
+            };
+            if self
+                .done
+                .as_ref()
+                .is_some_and(|done| done.contains(line.number))
+            {
+                continue;
+            }
+            return self.parse(input, line);
+        }
+    }
+
+    fn parse(&mut self, input: &Input, line: LineRef) -> Filled {
+        let text = input.line(line.offset);
+        if text.len() > self.max_line_bytes {
+            let message = format!(
+                "the line has {} bytes, more than --max-line-bytes allows ({})",
+                text.len(),
+                self.max_line_bytes
+            );
+            return Filled::Refused(line, ErrorKind::TooLarge, message);
+        }
+        let mut parsed = Parsed::default();
+        match parsed.parse(text) {
+            Ok(()) => {
+                self.next = Some((line, parsed));
+                Filled::Ready
+            }
+            Err(InvalidLine { message }) => Filled::Refused(line, ErrorKind::InvalidInput, message),
+        }
+    }
+}
