@@ -7,6 +7,7 @@ pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
 /// Of DATA and HEADERS.
@@ -56,6 +57,12 @@ impl Frame {
             0,
             &[last.to_be_bytes(), 0_u32.to_be_bytes()].concat(),
         )
+    }
+
+    /// Room for so many more bytes on the connection.
+    pub fn window_update(bytes: usize) -> Self {
+        let bytes = u32::try_from(bytes).expect("a frame is short");
+        Self::new(WINDOW_UPDATE, 0, 0, &bytes.to_be_bytes())
     }
 
     /// The next one; `None` at the end of the connection.

@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::frame::{Frame, HEADERS, PREFACE, RST_STREAM};
+use crate::frame::{DATA, Frame, HEADERS, PREFACE, RST_STREAM};
 use crate::server::Server;
 
 /// What a connection has carried, by the frames themselves.
@@ -67,12 +67,13 @@ impl Tap {
             peer.set_nodelay(true).expect("a TCP socket");
             let carried = Arc::new(Mutex::new(Carried::default()));
             lock(&all).push(Arc::clone(&carried));
+            let to_client = Mutex::new(&client);
             thread::scope(|scope| {
                 scope.spawn(|| {
-                    forward_requests(&client, &peer, &carried);
+                    forward_requests(&client, &peer, &to_client, &carried);
                     let _ = peer.shutdown(Shutdown::Both);
                 });
-                forward_answers(&peer, &client, &carried, |answered| {
+                forward_answers(&peer, &to_client, &carried, |answered| {
                     script(number, answered)
                 });
                 let _ = client.shutdown(Shutdown::Both);
@@ -107,7 +108,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn forward_requests(client: &TcpStream, mut peer: &TcpStream, carried: &Mutex<Carried>) {
+fn forward_requests(
+    client: &TcpStream,
+    mut peer: &TcpStream,
+    to_client: &Mutex<&TcpStream>,
+    carried: &Mutex<Carried>,
+) {
     let mut from = BufReader::new(client);
     let mut preface = [0; 24];
     if from.read_exact(&mut preface).is_err() {
@@ -116,7 +122,19 @@ fn forward_requests(client: &TcpStream, mut peer: &TcpStream, carried: &Mutex<Ca
     assert_eq!(&preface, PREFACE);
     let _ = peer.write_all(&preface);
     while let Some(frame) = Frame::read(&mut from) {
-        if lock(carried).request(&frame) && frame.write(&mut peer).is_err() {
+        let (passes, is_silent) = {
+            let mut seen = lock(carried);
+            (seen.request(&frame), seen.silent)
+        };
+        let sent = match passes {
+            true => frame.write(&mut peer),
+            // What is passed over counts for the connection's window all the same (RFC 9113 section 6.8).
+            false if frame.kind == DATA && !frame.payload.is_empty() && !is_silent => {
+                Frame::window_update(frame.payload.len()).write(&mut *lock(to_client))
+            }
+            false => Ok(()),
+        };
+        if sent.is_err() {
             return;
         }
     }
@@ -124,7 +142,7 @@ fn forward_requests(client: &TcpStream, mut peer: &TcpStream, carried: &Mutex<Ca
 
 fn forward_answers(
     peer: &TcpStream,
-    mut client: &TcpStream,
+    to_client: &Mutex<&TcpStream>,
     carried: &Mutex<Carried>,
     script: impl Fn(usize) -> Then,
 ) {
@@ -141,7 +159,7 @@ fn forward_answers(
         drop(seen);
         let frames = passes.then_some(frame).into_iter().chain(extra);
         for frame in frames {
-            if frame.write(&mut client).is_err() {
+            if frame.write(&mut *lock(to_client)).is_err() {
                 return;
             }
         }
