@@ -24,8 +24,9 @@ done
 
 work=$(mktemp -d)
 trap 'kill ${mock:-} 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
-# The folder of each build is named the same, so that the two share what they have in common.
-export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+# Not the project's own folder of builds: it would keep a program without a journal there. Both builds share
+# what they have in common.
+export CARGO_TARGET_DIR=$work/target
 source=$work/source
 git ls-files -z --cached --others --exclude-standard -- src benches tests Cargo.toml Cargo.lock README.md |
   while IFS= read -r -d '' file; do mkdir -p "$source/$(dirname "$file")"; cp "$file" "$source/$file"; done
@@ -48,7 +49,7 @@ replace $segment 'self\.journal\s*\.buffer\(\)\s*\.extend_from_slice\(&entry\.en
 replace $segment 'self\.journal\.flush\(\)\?;' ''
 replace $segment 'self\.journal\s*\.overwrite\(&self\.header\.mark\(entries\), MARK_OFFSET as u64\)\?;' ''
 replace $segment 'self\.journal\s*\.reserve\(bytes_ahead\.min\(JOURNAL_AHEAD_BYTES_MAX\)\)' 'Ok(())'
-replace $segment '\(self\.committed - written / crate::journal::ENTRY_BYTES as u64\)' '{ let _ = written; self.committed - self.settled }'
+replace $segment '\(self\.committed - written / crate::journal::ENTRY_BYTES as u64\)' '(written, self.committed - self.settled).1'
 build without
 
 taskset -c 1 "$work/with" mock --listen 127.0.0.1:0 --response-bytes 400 >"$work/mock.out" 2>"$work/mock.log" &
