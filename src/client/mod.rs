@@ -19,6 +19,7 @@ mod tls;
 use std::time::{Duration, Instant};
 
 pub use failure::{Failure, Phase};
+pub use http2::CONNECTIONS_MAX as HTTP2_CONNECTIONS_MAX;
 pub use pool::{Pool, PoolSettings, PoolStats};
 pub use proxy::{Proxy, ProxyError, ProxyRules};
 pub use tls::{TlsSetupError, load_tls};

@@ -18,7 +18,7 @@ use crate::runtime;
 const STREAMS_PER_CONNECTION_MAX: usize = 128;
 /// Connections to one target from one shard: 15 000 exchanges over two shards at 100 streams each
 /// take 75; a server that allows one stream gets as many connections as over HTTP/1.1, up to here.
-const CONNECTIONS_MAX: usize = 256;
+pub const CONNECTIONS_MAX: usize = 256;
 /// Streams expected of a connection before the first has told: what RFC 9113 section 6.5.2
 /// recommends as the least.
 const STREAMS_EXPECTED: usize = 100;

@@ -9,6 +9,8 @@ mod group;
 mod request;
 mod stream;
 
+pub use group::CONNECTIONS_MAX;
+
 pub(super) use connection::serve;
 pub(super) use group::{Group, Opening, Slot, Turn};
 pub(super) use request::HeadCache;
