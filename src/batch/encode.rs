@@ -4,23 +4,25 @@ use std::borrow::Cow;
 
 use crate::batch::admission::Ticket;
 use crate::batch::line::Parsed;
-use crate::batch::shard::{Buffers, Shard};
+use crate::batch::shard::Shard;
 use crate::config::Secret;
 use crate::http::HeadTemplate;
 use crate::provider::{ApiPath, Endpoint};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, buffers};
 
 /// Routes kept per endpoint; a file with more distinct `url`s than this computes the rest anew.
 const ROUTES_KEPT: usize = 32;
 
 impl<R: Runtime> Shard<R> {
-    /// Writes the whole request of `ticket` into `buffers.request`.
-    pub(super) fn encode(&self, ticket: &Ticket, line: &[u8], buffers: &mut Buffers) -> ApiPath {
+    /// Appends the whole request of `ticket` to `request`, which is empty.
+    pub(super) fn encode(&self, ticket: &Ticket, request: &mut Vec<u8>) -> ApiPath {
+        let line = self.input.line(ticket.line.offset);
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         let tokens = self.tokens.as_ref().map(|tokens| tokens.borrow());
         let token = tokens.as_ref().and_then(|tokens| tokens.of(endpoint));
         ticket.token.set(token.map_or(0, |token| token.generation));
-        self.routes.borrow_mut().encode(
+        let mut body = buffers::take();
+        let path = self.routes.borrow_mut().encode(
             &Outgoing {
                 index: ticket.endpoint,
                 endpoint,
@@ -29,9 +31,11 @@ impl<R: Runtime> Shard<R> {
                 line,
                 max_tokens: None,
             },
-            &mut buffers.body,
-            &mut buffers.request,
-        )
+            &mut body,
+            request,
+        );
+        buffers::give_back(body);
+        path
     }
 }
 

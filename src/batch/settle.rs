@@ -31,13 +31,13 @@ impl<R: Runtime> Shard<R> {
     pub(super) fn settle(
         &self,
         ticket: &Ticket,
-        line: &[u8],
         sent: Instant,
         result: Result<Response, client::Failure>,
         reply: &[u8],
         stream: Option<Box<StreamReply>>,
     ) {
         let now = runtime::now();
+        let line = self.input.line(ticket.line.offset);
         let failed = match result {
             Err(failure) => {
                 let endpoint = &self.plan.endpoints[ticket.endpoint];
@@ -85,8 +85,8 @@ impl<R: Runtime> Shard<R> {
         stream: Option<Box<StreamReply>>,
     ) -> Option<Failed<'a>> {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
-        let unix_now_ms = (runtime::unix_micros() / 1000) as i64;
-        let judge = Judge::new(endpoint, response, reply, unix_now_ms);
+        let completed_us = runtime::unix_micros();
+        let judge = Judge::new(endpoint, response, reply, (completed_us / 1000) as i64);
         if let Some(wait) = judge.hint.wait {
             self.hinted(ticket.endpoint, wait, now);
         }
@@ -136,7 +136,7 @@ impl<R: Runtime> Shard<R> {
             NewEntry {
                 line_offset: ticket.line.offset,
                 line_number: ticket.line.number,
-                completed_us: runtime::unix_micros(),
+                completed_us,
                 outcome: Outcome::Success,
                 attempts: ticket.attempts + 1,
                 tokens: spend::narrowed(tokens),

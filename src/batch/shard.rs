@@ -23,9 +23,10 @@ use crate::batch::stream::StreamReply;
 use crate::client::{Pool, PoolStats};
 use crate::entra::BearerTokens;
 use crate::metrics::ShardMetrics;
+use crate::provider::ApiPath;
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
-use crate::runtime::{self, Runtime, catch_panic};
+use crate::runtime::{self, Runtime, buffers, catch_panic};
 
 /// How often deadlines are swept and idle connections dropped; a timeout fires at most this late.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
@@ -37,8 +38,6 @@ const REFUSED_PER_FLUSH: usize = 1024;
 const RECORD_BYTES_FIRST: u64 = 4 << 10;
 /// Space is reserved for records this many times as long as usual.
 const RECORDS_VARY: u64 = 4;
-/// Buffers that grew beyond this are given back to the allocator after the request.
-const BUFFER_KEPT_MAX: usize = 256 << 10;
 
 /// What a shard's thread is started with.
 pub struct ShardStart {
@@ -76,7 +75,6 @@ pub struct Shard<R: Runtime> {
     pub(super) tokens: Option<RefCell<BearerTokens>>,
     pool: Rc<Pool<R>>,
     events: Sender<Event>,
-    buffers: RefCell<Vec<Buffers>>,
     flush_scheduled: Cell<bool>,
     /// Tasks that have made a record and wait until it is written.
     unwritten: RefCell<Vec<Waker>>,
@@ -91,14 +89,6 @@ pub struct Shard<R: Runtime> {
     pub(super) unreported_usd: Cell<f64>,
     /// The pool's figures at the last report.
     reported: Cell<PoolStats>,
-}
-
-/// The reusable memory of one request in flight.
-#[derive(Default)]
-pub(super) struct Buffers {
-    pub request: Vec<u8>,
-    pub body: Vec<u8>,
-    pub reply: Vec<u8>,
 }
 
 impl<R: Runtime> Shard<R> {
@@ -149,7 +139,6 @@ impl<R: Runtime> Shard<R> {
             input: start.input,
             plan,
             events: start.events,
-            buffers: RefCell::default(),
             flush_scheduled: Cell::new(false),
             unwritten: RefCell::default(),
             wake_armed: Cell::new(None),
@@ -168,12 +157,10 @@ impl<R: Runtime> Shard<R> {
     /// stops, what is finished is kept. (Left to the runtimes, it would end the thread on one and go
     /// unnoticed, with the shard waiting for ever, on the other.)
     fn spawn(self: Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        R::spawn(async move {
-            if let Err(panic) = catch_panic(task).await {
-                let message = format!("shard {}: {panic}; please report this", self.id);
-                self.report(Report::Broken(message));
-            }
-        });
+        R::spawn(catch_panic(task).or_else(move |panic| {
+            let message = format!("shard {}: {panic}; please report this", self.id);
+            self.report(Report::Broken(message));
+        }));
     }
 
     fn handle(&self, order: Order) {
@@ -191,53 +178,63 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// THE hot loop: one request after the other for as long as the policy lets them go.
-    async fn work(self: Rc<Self>, mut ticket: Ticket) {
-        let mut buffers = self.buffers.borrow_mut().pop().unwrap_or_default();
-        loop {
-            if let Err(panic) = catch_panic(self.serve(&ticket, &mut buffers)).await {
-                self.settle_panic(&ticket, &panic.to_string());
-            }
-            self.schedule_flush();
-            self.written().await;
-            match self.next() {
-                Some(next) => ticket = next,
-                None => break,
+    ///
+    /// Not an `async fn`: that would keep the ticket twice for as long as the request is in flight.
+    #[expect(clippy::manual_async_fn, reason = "the sentence above")]
+    fn work(self: Rc<Self>, mut ticket: Ticket) -> impl Future<Output = ()> {
+        async move {
+            loop {
+                if let Err(panic) = catch_panic(self.serve(&ticket)).await {
+                    self.settle_panic(&ticket, &panic.to_string());
+                }
+                self.schedule_flush();
+                self.written().await;
+                match self.next() {
+                    Some(next) => ticket = next,
+                    None => break,
+                }
             }
         }
-        self.buffers.borrow_mut().push(buffers);
     }
 
     /// One attempt of one line, from its bytes in the input to its record or its place among the
     /// retries.
-    async fn serve(self: &Rc<Self>, ticket: &Ticket, buffers: &mut Buffers) {
-        let line = self.input.line(ticket.line.offset);
-        let path = self.encode(ticket, line, buffers);
+    async fn serve(self: &Rc<Self>, ticket: &Ticket) {
         let sent = runtime::now();
         self.metrics.borrow_mut().attempt(ticket.endpoint);
-        let mut stream = ticket
-            .parsed
-            .stream()
-            .then(|| Box::new(StreamReply::new(path, self.plan.config.max_response_bytes)));
+        let path = Cell::new(None);
+        let mut stream = None;
         let exchange = self
             .pool
             .exchange(
                 ticket.endpoint,
-                std::mem::take(&mut buffers.request),
-                std::mem::take(&mut buffers.reply),
                 sent + self.plan.config.request.timeout,
+                |request| path.set(Some(self.encode(ticket, request))),
                 |bytes| {
-                    if let Some(stream) = &mut stream {
+                    if let Some(stream) = self.stream_reply(ticket, path.get(), &mut stream) {
                         stream.feed(bytes, runtime::now());
                     }
                 },
             )
             .await;
-        buffers.request = exchange.request;
-        buffers.reply = exchange.reply;
         if !self.left.get() {
-            self.settle(ticket, line, sent, exchange.result, &buffers.reply, stream);
+            self.stream_reply(ticket, path.get(), &mut stream);
+            self.settle(ticket, sent, exchange.result, &exchange.reply, stream);
         }
-        buffers.trim();
+        buffers::give_back(exchange.reply);
+    }
+
+    /// The assembly of a streamed answer, begun when the first of its bytes is there; `None` for an
+    /// answer that is no stream, or a request that was never written.
+    fn stream_reply<'a>(
+        &self,
+        ticket: &Ticket,
+        path: Option<ApiPath>,
+        stream: &'a mut Option<Box<StreamReply>>,
+    ) -> Option<&'a mut StreamReply> {
+        let path = path.filter(|_| ticket.parsed.stream())?;
+        let bytes_max = self.plan.config.max_response_bytes;
+        Some(stream.get_or_insert_with(|| Box::new(StreamReply::new(path, bytes_max))))
     }
 
     /// The next line that may be sent now; arms a wake-up if that is only a matter of time.
@@ -452,17 +449,6 @@ impl<R: Runtime> Shard<R> {
         }
         self.pool.close_idle();
         self.report_metrics();
-    }
-}
-
-impl Buffers {
-    fn trim(&mut self) {
-        for buffer in [&mut self.request, &mut self.body, &mut self.reply] {
-            buffer.clear();
-            if buffer.capacity() > BUFFER_KEPT_MAX {
-                *buffer = Vec::new();
-            }
-        }
     }
 }
 

@@ -456,17 +456,22 @@ async fn exchange<R: Runtime>(
 ) -> Received {
     let mut delta_seen = false;
     let exchange = pool
-        .exchange(endpoint, request, Vec::new(), deadline, |bytes| {
-            if let Some(stream) = &mut stream {
-                stream.feed_watched(bytes, runtime::now(), |data| {
-                    // The end mark of a stream is no JSON.
-                    if let Ok(event) = serde_json::from_str(data) {
-                        delta_seen = true;
-                        open.push_delta(id, Delta { event });
-                    }
-                });
-            }
-        })
+        .exchange(
+            endpoint,
+            deadline,
+            |out| out.extend_from_slice(&request),
+            |bytes| {
+                if let Some(stream) = &mut stream {
+                    stream.feed_watched(bytes, runtime::now(), |data| {
+                        // The end mark of a stream is no JSON.
+                        if let Ok(event) = serde_json::from_str(data) {
+                            delta_seen = true;
+                            open.push_delta(id, Delta { event });
+                        }
+                    });
+                }
+            },
+        )
         .await;
     Received {
         result: exchange.result,

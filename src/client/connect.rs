@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -66,13 +66,13 @@ pub(super) async fn open<R: Runtime>(
         after: deadline.saturating_duration_since(start),
     };
 
-    let resolved = before::<R, _>(deadline, resolver.resolve(&first_hop.host, first_hop.port));
-    let addresses = match resolved.await {
+    let resolving = pin!(resolver.resolve(&first_hop.host, first_hop.port));
+    let addresses = match before(deadlines, deadline, resolving).await {
         None => return Err(late()),
         Some(Err(error)) => return Err(Failure::Unreachable(error.to_string())),
         Some(Ok(addresses)) => addresses,
     };
-    let socket = match connect_any::<R>(&addresses, deadline).await {
+    let socket = match connect_any::<R>(&addresses, deadlines, deadline).await {
         Ok(socket) => socket,
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(late()),
         Err(error) => return Err(Failure::connecting(&error, &peer)),
@@ -108,6 +108,7 @@ pub(super) fn peer_name(origin: &Origin) -> String {
 /// swallows packets leaves time for the next.
 async fn connect_any<R: Runtime>(
     addresses: &[SocketAddr],
+    deadlines: &Rc<Deadlines>,
     deadline: Instant,
 ) -> io::Result<Socket<R>> {
     let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -115,7 +116,7 @@ async fn connect_any<R: Runtime>(
         let now = runtime::now();
         let left = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
         let share = deadline.saturating_duration_since(now) / left;
-        match before::<R, _>(now + share, R::connect(*address)).await {
+        match before(deadlines, now + share, pin!(R::connect(*address))).await {
             Some(Ok(socket)) => return Ok(socket),
             Some(Err(error)) => failure = error,
             None => failure = io::ErrorKind::TimedOut.into(),
@@ -173,15 +174,25 @@ async fn secure<R: Runtime>(
     }
 }
 
-/// The outcome of `work` if it comes before `deadline`; else `work` is dropped.
-async fn before<R: Runtime, F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
-    let mut work = pin!(work);
-    let mut timer = pin!(R::sleep_until(deadline));
+/// The outcome of `work` if it comes before the first sweep from `deadline` on.
+///
+/// Neither a timer nor a copy of the work, which the caller pins: thousands of connections may be on
+/// their way at once.
+async fn before<F: Future>(
+    deadlines: &Rc<Deadlines>,
+    deadline: Instant,
+    mut work: Pin<&mut F>,
+) -> Option<F::Output> {
+    let lease = deadlines.lease_exchange();
+    lease.arm(deadline);
     poll_fn(|context| {
         if let Poll::Ready(outcome) = work.as_mut().poll(context) {
             return Poll::Ready(Some(outcome));
         }
-        timer.as_mut().poll(context).map(|()| None)
+        match lease.has_fired(context.waker()) {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
+        }
     })
     .await
 }

@@ -137,14 +137,13 @@ impl<R: Runtime> Endpoint<R> {
         }
     }
 
-    /// Plain HTTP/1.1 through a proxy: puts a rewritten copy in the request's place and returns the
-    /// original.
-    pub(super) fn rewrite_for_proxy(&self, request: &mut Vec<u8>) -> Option<Vec<u8>> {
+    /// Plain HTTP/1.1 through a proxy: puts a rewritten copy in the request's place.
+    pub(super) fn rewrite_for_proxy(&self, request: &mut Vec<u8>) {
         let Target { origin, proxy, .. } = &self.target;
         let plain = origin.scheme == Scheme::Http && !self.multiplexes.get();
-        let proxy = proxy.as_ref().filter(|_| plain)?;
-        let rewritten = proxy::absolute_form(request, origin, proxy);
-        Some(std::mem::replace(request, rewritten))
+        if let Some(proxy) = proxy.as_ref().filter(|_| plain) {
+            *request = proxy::absolute_form(request, origin, proxy);
+        }
     }
 
     fn announce(&self) -> Opening {

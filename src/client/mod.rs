@@ -45,9 +45,7 @@ pub struct Target {
 pub struct Exchange {
     /// The response, whose spans point into `reply`, or why there is none.
     pub result: Result<Response, Failure>,
-    /// The request, handed back unchanged.
-    pub request: Vec<u8>,
-    /// What was received, for the caller to read and to hand in again with the next exchange.
+    /// What was received, for the caller to read and to give back ([`crate::runtime::buffers`]).
     pub reply: Vec<u8>,
     /// When the first byte of an answer came.
     pub first_byte_at: Option<Instant>,

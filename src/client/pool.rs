@@ -16,13 +16,10 @@ use super::failure::{Failure, Phase};
 use super::http2::{self, Ended};
 use super::pump::{self, Broken, Transfer};
 use super::{Exchange, Target};
-use crate::http::{Limits, Response, Scheme};
+use crate::http::{Limits, Response};
 use crate::runtime::dns::Resolver;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Runtime, buffers};
 
-/// Room that a reply's buffer keeps from one exchange to the next; a rare huge answer must not
-/// hold its memory for the rest of the run.
-const REPLY_KEPT: usize = 1 << 20;
 /// Connections that may turn out to take no more streams before an exchange gives up.
 const UNSENT_MAX: usize = 3;
 /// GOAWAYs that may send one exchange elsewhere without being its fault: servers close connections
@@ -75,6 +72,35 @@ pub struct Pool<R: Runtime> {
     bytes_out: Cell<u64>,
 }
 
+/// One exchange's caller and what it has come to. Behind one pointer, so that every future on the
+/// way down keeps one word of it.
+struct Parts<'a, W, B> {
+    write: &'a mut W,
+    on_body: &'a mut B,
+    transfer: &'a mut Transfer,
+    deadline: Instant,
+    start: Instant,
+    resent: bool,
+}
+
+impl<W: FnMut(&mut Vec<u8>), B> Parts<'_, W, B> {
+    /// The request, written for `endpoint`.
+    fn written<R: Runtime>(&mut self, endpoint: &Endpoint<R>) -> Vec<u8> {
+        let mut request = buffers::take();
+        (self.write)(&mut request);
+        endpoint.rewrite_for_proxy(&mut request);
+        request
+    }
+
+    fn late(&self, phase: Phase, peer: &str) -> Failure {
+        Failure::Timeout {
+            phase,
+            peer: peer.to_owned(),
+            after: self.deadline.saturating_duration_since(self.start),
+        }
+    }
+}
+
 impl<R: Runtime> Pool<R> {
     /// A pool without connections yet; [`Pool::exchange`] names targets by their place in `targets`.
     pub fn new(settings: PoolSettings, targets: Vec<Target>, resolver: Resolver) -> Rc<Self> {
@@ -94,108 +120,104 @@ impl<R: Runtime> Pool<R> {
         })
     }
 
-    /// One attempt: sends `request` (head and body) to `target` and reads the answer into `reply`,
-    /// whose old contents are dropped. `on_body` sees the decoded body as it arrives, each byte once.
+    /// One attempt: has `write` append the request (head and body) to an empty buffer, sends it to
+    /// `target` and reads the answer. `on_body` sees the decoded body as it arrives, each byte once.
     ///
     /// A reused connection that ends before the first byte of an answer had gone stale: the request
-    /// goes out again on a fresh one, once. Anything else that goes wrong is the result.
+    /// is written and goes out again on a fresh one, once. Anything else that goes wrong is the result.
     ///
     /// # Panics
     /// If there is no such target.
     pub fn exchange(
         &self,
         target: usize,
-        request: Vec<u8>,
-        mut reply: Vec<u8>,
         deadline: Instant,
+        mut write: impl FnMut(&mut Vec<u8>),
         mut on_body: impl FnMut(&[u8]),
     ) -> impl Future<Output = Exchange> {
         let endpoint = &self.targets[target];
-        reply.clear();
-        reply.shrink_to(REPLY_KEPT);
-        let mut transfer = Transfer {
-            request,
-            reply,
-            first_byte_at: None,
-            received: 0,
-        };
         // Not an `async fn`: that would keep every argument twice for as long as the exchange runs.
         async move {
-            let original = endpoint.rewrite_for_proxy(&mut transfer.request);
-            let (result, resent) = self
-                .perform(endpoint, deadline, &mut transfer, &mut on_body)
-                .await;
-            let Transfer {
-                request,
-                reply,
-                first_byte_at,
-                ..
-            } = transfer;
+            let mut transfer = Transfer {
+                reply: Vec::new(),
+                first_byte_at: None,
+                received: 0,
+            };
+            let mut parts = Parts {
+                write: &mut write,
+                on_body: &mut on_body,
+                transfer: &mut transfer,
+                deadline,
+                start: runtime::now(),
+                resent: false,
+            };
+            let result = self.perform(endpoint, &mut parts).await;
+            let resent = parts.resent;
             Exchange {
                 result,
-                request: original.unwrap_or(request),
-                reply,
-                first_byte_at,
                 resent,
+                reply: transfer.reply,
+                first_byte_at: transfer.first_byte_at,
             }
         }
     }
 
     /// Sends on a stream if the server speaks HTTP/2, else on an idle connection or a fresh one, and
-    /// a second time if the idle one was stale. Whether a second sending was needed.
-    async fn perform(
+    /// a second time if the idle one was stale.
+    async fn perform<W: FnMut(&mut Vec<u8>), B: FnMut(&[u8])>(
         &self,
         endpoint: &Rc<Endpoint<R>>,
-        deadline: Instant,
-        transfer: &mut Transfer,
-        on_body: &mut impl FnMut(&[u8]),
-    ) -> (Result<Response, Failure>, bool) {
-        let start = runtime::now();
-        let mut resent = false;
+        parts: &mut Parts<'_, W, B>,
+    ) -> Result<Response, Failure> {
         let mut shared = endpoint.multiplexes();
         loop {
             if shared {
                 // In a box, because it is large, and would make every exchange as large.
-                let exchange =
-                    self.perform_shared(endpoint, deadline, transfer, on_body, &mut resent);
-                if let Some(result) = Box::pin(exchange).await {
-                    return (result, resent);
+                if let Some(result) = Box::pin(self.perform_shared(endpoint, parts)).await {
+                    return result;
                 }
                 shared = false;
             }
-            let idle = if resent { None } else { endpoint.take_idle() };
+            let idle = match parts.resent {
+                true => None,
+                false => endpoint.take_idle(),
+            };
             let reused = idle.as_ref().is_some_and(|idle| !idle.fresh);
             let mut connection = match idle {
                 Some(idle) => idle.connection,
                 // In a box, because it is large, rare, and would make every exchange as large.
-                None => match Box::pin(endpoint.open(deadline)).await {
-                    Ok(Some(connection)) => connection,
-                    Ok(None) => {
+                None => match Box::pin(endpoint.open(parts.deadline)).await? {
+                    Some(connection) => connection,
+                    None => {
                         shared = true;
                         continue;
                     }
-                    Err(failure) => return (Err(failure), resent),
                 },
             };
-            connection.lease.arm(deadline);
+            connection.lease.arm(parts.deadline);
+            let request = parts.written(endpoint);
+            count(&self.bytes_out, request.len());
             let (lease, limits) = (&connection.lease, self.settings.limits);
+            let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);
             let attempt = match &mut connection.stream {
                 Stream::Plain { reader, writer, .. } => {
-                    pump::perform(reader, writer, lease, limits, transfer, on_body).await
+                    pump::perform(reader, writer, request, lease, limits, transfer, on_body).await
                 }
+                // In a box: a session's memory dwarfs it, and it would make plain exchanges larger.
                 Stream::Tls { reader, writer } => {
-                    pump::perform(reader, writer, lease, limits, transfer, on_body).await
+                    let exchange =
+                        pump::perform(reader, writer, request, lease, limits, transfer, on_body);
+                    Box::pin(exchange).await
                 }
             };
             let timed_out = connection.lease.disarm();
-            count(&self.bytes_out, transfer.request.len());
-            count(&self.bytes_in, mem::take(&mut transfer.received));
+            count(&self.bytes_in, mem::take(&mut parts.transfer.received));
 
             let broken = match attempt.outcome {
                 Ok(response) if !(timed_out && attempt.closed) => {
                     // A deadline that fired at the last moment has shut the connection down.
                     if response.reusable && attempt.sent && !timed_out {
-                        let since = transfer.first_byte_at.unwrap_or(start);
+                        let since = parts.transfer.first_byte_at.unwrap_or(parts.start);
                         let since = since.max(self.swept_at.get());
                         let fresh = false;
                         endpoint.idle.borrow_mut().push(Idle {
@@ -204,99 +226,86 @@ impl<R: Runtime> Pool<R> {
                             fresh,
                         });
                     }
-                    return (Ok(response), resent);
+                    return Ok(response);
                 }
                 // An abort looks like a close, and must not pass for the end of a body that only
                 // a close ends.
                 Ok(_) => Broken::Cut(None),
                 Err(broken) => broken,
             };
-            let failure = match broken {
-                _ if timed_out => Failure::Timeout {
-                    phase: attempt.phase,
-                    peer: endpoint.peer.clone(),
-                    after: deadline.saturating_duration_since(start),
-                },
-                Broken::Cut(_) if reused && transfer.first_byte_at.is_none() => {
-                    resent = true;
+            return Err(match broken {
+                _ if timed_out => parts.late(attempt.phase, &endpoint.peer),
+                Broken::Cut(_) if reused && parts.transfer.first_byte_at.is_none() => {
+                    parts.resent = true;
                     count(&self.stale_resends, 1);
                     continue;
                 }
                 Broken::Cut(error) => Failure::cut(error.as_ref(), attempt.phase, &endpoint.peer),
                 Broken::Protocol(error) => Failure::protocol(&error, &endpoint.peer),
-            };
-            return (Err(failure), resent);
+            });
         }
     }
 
     /// HTTP/2: sends on a stream; a second time if the connection had gone stale or the stream was
     /// refused; and elsewhere whenever a connection closes before it took the request. `None`: the
     /// server speaks HTTP/1.1.
-    async fn perform_shared(
+    async fn perform_shared<W: FnMut(&mut Vec<u8>), B: FnMut(&[u8])>(
         &self,
         endpoint: &Rc<Endpoint<R>>,
-        deadline: Instant,
-        transfer: &mut Transfer,
-        on_body: &mut impl FnMut(&[u8]),
-        resent: &mut bool,
+        parts: &mut Parts<'_, W, B>,
     ) -> Option<Result<Response, Failure>> {
-        let start = runtime::now();
-        let late = |phase| Failure::Timeout {
-            phase,
-            peer: endpoint.peer.clone(),
-            after: deadline.saturating_duration_since(start),
-        };
         let lease = self.deadlines.lease_exchange();
-        lease.arm(deadline);
-        let scheme = match endpoint.target.origin.scheme {
-            Scheme::Http => ::http::uri::Scheme::HTTP,
-            Scheme::Https => ::http::uri::Scheme::HTTPS,
-        };
-        let (mut unsent, mut undone, mut repeated) = (0, 0, *resent);
+        lease.arm(parts.deadline);
+        let (mut unsent, mut undone, mut repeated) = (0, 0, parts.resent);
         loop {
             let slot = match endpoint.way(&lease).await {
-                None => return Some(Err(late(Phase::Sending))),
+                None => return Some(Err(parts.late(Phase::Sending, &endpoint.peer))),
                 Some(Err(failure)) => return Some(Err(failure)),
                 Some(Ok(Way::Http1)) => return None,
                 Some(Ok(Way::Http2(slot))) => slot,
             };
             let reused = slot.is_reused();
+            let request = parts.written(endpoint);
+            let length = request.len();
             let sending = http2::Sending {
                 slot,
                 heads: &endpoint.group.heads,
-                scheme: &scheme,
+                scheme: endpoint.target.origin.scheme,
                 peer: &endpoint.peer,
                 limits: self.settings.limits,
                 lease: &lease,
             };
-            let ended = match http2::perform(sending, transfer, on_body).await {
+            let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);
+            let ended = match http2::perform(&sending, request, transfer, on_body).await {
                 Err(Ended::NotSent) if unsent < UNSENT_MAX => {
                     unsent += 1;
                     continue;
                 }
                 ended => ended,
             };
-            count(&self.bytes_out, transfer.request.len());
-            count(&self.bytes_in, transfer.reply.len());
+            count(&self.bytes_out, length);
+            count(&self.bytes_in, parts.transfer.reply.len());
             let failure = match ended {
                 Ok(response) => return Some(Ok(response)),
                 Err(Ended::Undone(_)) if undone < UNDONE_MAX => {
                     undone += 1;
-                    *resent = true;
+                    parts.resent = true;
                     count(&self.stale_resends, 1);
                     continue;
                 }
                 Err(Ended::Refused(_)) if !repeated => {
-                    (repeated, *resent) = (true, true);
+                    (repeated, parts.resent) = (true, true);
                     count(&self.stale_resends, 1);
                     continue;
                 }
-                Err(Ended::Cut(_)) if reused && !repeated && transfer.first_byte_at.is_none() => {
-                    (repeated, *resent) = (true, true);
+                Err(Ended::Cut(_))
+                    if reused && !repeated && parts.transfer.first_byte_at.is_none() =>
+                {
+                    (repeated, parts.resent) = (true, true);
                     count(&self.stale_resends, 1);
                     continue;
                 }
-                Err(Ended::Late(phase)) => late(phase),
+                Err(Ended::Late(phase)) => parts.late(phase, &endpoint.peer),
                 Err(Ended::NotSent) => Failure::Connect(format!(
                     "{} closes its connections before they take a request",
                     endpoint.peer

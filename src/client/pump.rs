@@ -1,27 +1,28 @@
 //! Moves one exchange through one connection: the hot path.
 //!
-//! Written once for plain and TLS halves of both runtimes. In steady state it allocates nothing:
-//! the buffers are the caller's, and the reader of the response holds none.
+//! Written once for plain and TLS halves of both runtimes. In steady state it allocates nothing, and
+//! while it waits for an answer it holds no buffer: the request's goes back once it is sent, and the
+//! answer's is taken when there is something to put in.
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
 use std::pin::pin;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Instant;
 
 use super::deadline::Lease;
 use super::failure::Phase;
 use crate::http::{Limits, Progress, ProtocolError, Response, ResponseReader};
-use crate::runtime::{self, Read, Write};
+use crate::runtime::{self, Read, Write, buffers};
 
 /// Least room for a read: a usual answer and its head arrive in one.
 const READ_ROOM: usize = 4 * 1024;
 
-/// The buffers of one exchange and what has been seen so far. It stays with the caller, so that
-/// the future of a sending is as small as can be.
+/// What has been seen of one exchange so far. It stays with the caller, so that the future of a
+/// sending is as small as can be.
 pub(super) struct Transfer {
-    pub(super) request: Vec<u8>,
+    /// What was received; has no capacity before the first byte.
     pub(super) reply: Vec<u8>,
     pub(super) first_byte_at: Option<Instant>,
     /// Bytes that came in.
@@ -53,6 +54,7 @@ pub(super) enum Broken {
 pub(super) async fn perform<R: Read, W: Write>(
     reader: &mut R,
     writer: &mut W,
+    request: Vec<u8>,
     lease: &Lease,
     limits: Limits,
     transfer: &mut Transfer,
@@ -64,25 +66,31 @@ pub(super) async fn perform<R: Read, W: Write>(
     let mut reserve = READ_ROOM;
     // Whether the write is over, and if so, whether it succeeded.
     let mut sent: Option<bool> = None;
-    let mut write = pin!(writer.write_all(mem::take(&mut transfer.request)));
+    let mut write = pin!(writer.write_all(request));
 
     let outcome = loop {
-        transfer.reply.reserve(reserve.max(READ_ROOM));
-        let read = {
-            let mut read = pin!(reader.read(mem::take(&mut transfer.reply)));
+        let (read, reply) = {
+            let mut read = pin!(async {
+                reader.ready().await;
+                let mut reply = mem::take(&mut transfer.reply);
+                if reply.capacity() == 0 {
+                    reply = buffers::take();
+                }
+                reply.reserve(reserve.max(READ_ROOM));
+                reader.read(reply).await
+            });
             poll_fn(|context| {
                 if sent.is_none()
                     && let Poll::Ready((outcome, request)) = write.as_mut().poll(context)
                 {
                     sent = Some(outcome.is_ok());
-                    transfer.request = request;
+                    buffers::give_back(request);
                 }
-                let (outcome, reply) = ready!(read.as_mut().poll(context));
-                transfer.reply = reply;
-                Poll::Ready(outcome)
+                read.as_mut().poll(context)
             })
             .await
         };
+        transfer.reply = reply;
         let reply = &mut transfer.reply;
         let progress = match read {
             Err(error) => break Err(Broken::Cut(Some(error))),
@@ -118,7 +126,7 @@ pub(super) async fn perform<R: Read, W: Write>(
     if sent.is_none() {
         // Nobody will read the rest; the abort ends the write, and its buffer comes back.
         lease.abort();
-        transfer.request = write.await.1;
+        buffers::give_back(write.await.1);
     }
     Attempt {
         outcome,

@@ -19,15 +19,13 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::runtime::{Read, Write};
+use crate::runtime::{Read, Write, buffers};
 use crate::tls::{ExtraRoots, HTTP2, TrustError, client_config};
 
 /// Least and most room for a read of encrypted bytes. A TLS record holds up to 16 KiB.
 const CIPHER_READ: (usize, usize) = (4 * 1024, 17 * 1024);
 /// Encrypted bytes of one write: usual requests go out in one, a huge one is not held twice.
 const CIPHER_WRITE: usize = 256 * 1024;
-/// Room for encrypted bytes that a connection keeps between exchanges.
-const CIPHER_KEPT: usize = 16 * 1024;
 
 /// Trust that cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +130,12 @@ pub(super) async fn handshake<R: Read, W: Write>(
 }
 
 impl<R: Read> Read for TlsReader<R> {
+    async fn ready(&mut self) {
+        if self.cipher.is_empty() && self.broken.is_none() && !self.holds_plaintext() {
+            self.inner.ready().await;
+        }
+    }
+
     async fn read(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         let filled = buffer.len();
         loop {
@@ -183,9 +187,9 @@ impl<R: Read> TlsReader<R> {
 
     /// Reads encrypted bytes; false at the end of the stream, which the session is told.
     async fn receive(&mut self, room: usize) -> io::Result<bool> {
-        let mut cipher = mem::take(&mut self.cipher);
-        cipher.clear();
-        self.taken = 0;
+        self.give_back();
+        self.inner.ready().await;
+        let mut cipher = buffers::take();
         cipher.reserve(room.clamp(CIPHER_READ.0, CIPHER_READ.1));
         let (outcome, cipher) = self.inner.read(cipher).await;
         self.cipher = cipher;
@@ -196,11 +200,26 @@ impl<R: Read> TlsReader<R> {
         Ok(false)
     }
 
+    /// All encrypted bytes are in the session: a connection that waits holds no buffer.
+    fn give_back(&mut self) {
+        buffers::give_back(mem::take(&mut self.cipher));
+        self.taken = 0;
+    }
+
+    /// Whether the session has something that a read would give, the end of the stream included.
+    fn holds_plaintext(&self) -> bool {
+        !matches!(self.session.borrow_mut().reader().fill_buf(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Hands the session as many encrypted bytes as it takes at once.
     fn feed(&mut self) -> io::Result<()> {
         let mut session = self.session.borrow_mut();
         self.taken += session.read_tls(&mut &self.cipher[self.taken..])?;
         session.process_new_packets().map_err(wrap)?;
+        drop(session);
+        if self.taken == self.cipher.len() {
+            self.give_back();
+        }
         Ok(())
     }
 
@@ -257,6 +276,9 @@ impl<W: Write> TlsWriter<W> {
         let mut taken = 0;
         loop {
             while session.wants_write() {
+                if self.cipher.capacity() == 0 {
+                    self.cipher = buffers::take();
+                }
                 session.write_tls(&mut self.cipher)?;
             }
             if taken == plain.len() || self.cipher.len() >= CIPHER_WRITE {
@@ -271,10 +293,8 @@ impl<W: Write> TlsWriter<W> {
 
     /// Sends what is encrypted.
     async fn send(&mut self) -> io::Result<()> {
-        let (outcome, mut cipher) = self.inner.write_all(mem::take(&mut self.cipher)).await;
-        cipher.clear();
-        cipher.shrink_to(CIPHER_KEPT);
-        self.cipher = cipher;
+        let (outcome, cipher) = self.inner.write_all(mem::take(&mut self.cipher)).await;
+        buffers::give_back(cipher);
         outcome
     }
 

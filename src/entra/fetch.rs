@@ -25,6 +25,8 @@ const OPTIONAL_TIMEOUT: Duration = Duration::from_secs(2);
 const TOOL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the tool is looked at.
 const TOOL_LOOK: Duration = Duration::from_millis(20);
+/// How late a deadline may be noticed.
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
 /// Why a step gave no token.
 enum Miss {
@@ -160,15 +162,16 @@ impl<R: Runtime> Fetcher<R> {
         );
         let sweeper = Rc::downgrade(&pool);
         R::spawn(async move {
-            R::sleep_until(runtime::now() + timeout).await;
-            if let Some(pool) = sweeper.upgrade() {
+            while let Some(pool) = sweeper.upgrade() {
                 pool.sweep(runtime::now());
+                drop(pool);
+                R::sleep_until(runtime::now() + SWEEP_EVERY).await;
             }
         });
         let deadline = runtime::now() + timeout.mul_f64(0.9);
-        let request = ask.request.expose().as_bytes().to_vec();
+        let request = ask.request.expose().as_bytes();
         let exchange = pool
-            .exchange(0, request, Vec::new(), deadline, |_| {})
+            .exchange(0, deadline, |out| out.extend_from_slice(request), |_| {})
             .await;
         let response = exchange.result?;
         let body = exchange.reply[response.body].to_vec();

@@ -10,6 +10,7 @@
 )]
 
 pub mod backend;
+pub mod buffers;
 pub mod cores;
 pub mod dns;
 pub mod files;
@@ -80,6 +81,11 @@ pub struct Socket<R: Runtime> {
 
 /// The receiving half of a connection, or a layer over one.
 pub trait Read: 'static {
+    /// Completes when a read would not wait: for bytes, for the end of the stream, or for an error, which
+    /// the read reports. It holds no buffer, so whoever takes one only then holds none while a server
+    /// thinks. A layer such as TLS may complete early: when bytes are there that make no whole record.
+    fn ready(&mut self) -> impl Future<Output = ()>;
+
     /// Appends at least one byte to the spare capacity of `buffer`, which the caller has reserved
     /// (a full buffer is a bug), and hands it back with the number of bytes; 0 is the end of the
     /// stream. Await it to its end: a read that is given up loses its buffer and what it received.

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Read, Write};
+use super::{Read, Write, buffers};
 
 /// Room for a read: many small answers arrive in one, and a TLS record holds up to this much.
 const READ_ROOM: usize = 16 * 1024;
@@ -46,8 +46,6 @@ struct Incoming {
 #[derive(Default)]
 struct Outgoing {
     buffer: Vec<u8>,
-    /// Kept for the turn after next.
-    spare: Vec<u8>,
     /// Nothing more will come.
     shut: bool,
     /// Nothing more can be sent.
@@ -88,20 +86,24 @@ impl Pipe {
     /// Moves bytes from `reader` to the machine until the stream ends.
     pub async fn receive(&self, mut reader: impl Read) {
         loop {
-            let buffer = poll_fn(|_| {
+            let wanted = poll_fn(|_| {
                 let mut incoming = self.0.incoming.borrow_mut();
                 if incoming.unwanted {
-                    return Poll::Ready(None);
+                    return Poll::Ready(false);
                 }
                 if incoming.taken < incoming.buffer.len() {
                     return Poll::Pending;
                 }
                 incoming.taken = 0;
-                Poll::Ready(Some(mem::take(&mut incoming.buffer)))
+                buffers::give_back(mem::take(&mut incoming.buffer));
+                Poll::Ready(true)
             })
             .await;
-            let Some(mut buffer) = buffer else { return };
-            buffer.clear();
+            if !wanted {
+                return;
+            }
+            reader.ready().await;
+            let mut buffer = buffers::take();
             buffer.reserve(READ_ROOM);
             let (outcome, buffer) = reader.read(buffer).await;
             self.0.changed.set(true);
@@ -125,8 +127,7 @@ impl Pipe {
             let batch = poll_fn(|_| {
                 let mut outgoing = self.0.outgoing.borrow_mut();
                 if !outgoing.buffer.is_empty() {
-                    let spare = mem::take(&mut outgoing.spare);
-                    return Poll::Ready(Some(mem::replace(&mut outgoing.buffer, spare)));
+                    return Poll::Ready(Some(mem::take(&mut outgoing.buffer)));
                 }
                 match outgoing.shut {
                     true => Poll::Ready(None),
@@ -137,15 +138,13 @@ impl Pipe {
             let Some(batch) = batch else { return };
             // There is room again, and a machine that was held up by its lack may go on.
             self.0.changed.set(true);
-            let (outcome, mut batch) = writer.write_all(batch).await;
-            let mut outgoing = self.0.outgoing.borrow_mut();
+            let (outcome, batch) = writer.write_all(batch).await;
+            buffers::give_back(batch);
             if let Err(error) = outcome {
-                outgoing.broken = Some(error.kind());
+                self.0.outgoing.borrow_mut().broken = Some(error.kind());
                 self.0.changed.set(true);
                 return;
             }
-            batch.clear();
-            outgoing.spare = batch;
         }
     }
 }
@@ -190,6 +189,9 @@ impl AsyncWrite for Pipe {
             .min(WRITE_ROOM.saturating_sub(outgoing.buffer.len()));
         if count == 0 && !bytes.is_empty() {
             return Poll::Pending;
+        }
+        if outgoing.buffer.capacity() == 0 {
+            outgoing.buffer = buffers::take();
         }
         outgoing.buffer.extend_from_slice(&bytes[..count]);
         self.0.changed.set(true);

@@ -72,6 +72,30 @@ fn reads_append_and_writes_return_the_buffer<R: Runtime>() {
     assert_eq!(&server.join().expect("the server passes"), b"ping");
 }
 
+fn a_reader_is_ready_when_there_is_something_to_read<R: Runtime>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    run::<R>(async {
+        let mut socket = R::connect(address).await.expect("loopback connects");
+        let (mut peer, _) = listener.accept().expect("the connection is queued");
+        let told = Rc::new(Cell::new(false));
+        let flag = Rc::clone(&told);
+        R::spawn(async move {
+            R::sleep_until(now() + Duration::from_millis(20)).await;
+            flag.set(true);
+            peer.write_all(b"!").expect("loopback takes a byte");
+        });
+        socket.reader.ready().await;
+        assert!(told.get(), "nothing had come before");
+        let (outcome, buffer) = socket.reader.read(with_capacity(16)).await;
+        assert_eq!((outcome.expect("one byte"), &buffer[..]), (1, &b"!"[..]));
+        // The peer's end has been dropped by now: the end of the stream makes ready, too.
+        socket.reader.ready().await;
+        let (outcome, _) = socket.reader.read(with_capacity(16)).await;
+        assert_eq!(outcome.expect("a clean close"), 0);
+    });
+}
+
 fn a_refused_connection_is_an_error<R: Runtime>() {
     let address = {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
@@ -252,6 +276,7 @@ macro_rules! on_both {
 
 on_both!(
     reads_append_and_writes_return_the_buffer,
+    a_reader_is_ready_when_there_is_something_to_read,
     a_refused_connection_is_an_error,
     abort_ends_operations_in_flight_and_never_outlives_the_socket,
     timers_fire_in_order,

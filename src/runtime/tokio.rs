@@ -66,6 +66,10 @@ type Shared = Rc<RefCell<TcpStream>>;
 pub struct Reader(Shared);
 
 impl Read for Reader {
+    async fn ready(&mut self) {
+        let _ = poll_fn(|context| self.0.borrow().poll_read_ready(context)).await;
+    }
+
     async fn read(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         assert!(
             buffer.len() < buffer.capacity(),

@@ -10,8 +10,8 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, Probe, opcode};
-use monoio::buf::{IoBuf, IoBufMut};
-use monoio::io::{AsyncReadRent, AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use monoio::buf::IoBuf;
+use monoio::io::{AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
 use monoio::net::{TcpStream, UnixStream};
 use monoio::{IoUringDriver, RuntimeBuilder};
 use socket2::SockRef;
@@ -169,16 +169,41 @@ impl Runtime for Uring {
     }
 }
 
-/// The receiving half.
+/// The receiving half. Whoever waits in [`Read::ready`] has a poll in the ring and no buffer; the read
+/// after it does not wait, and so needs no place there.
 pub struct Reader(OwnedReadHalf<TcpStream>);
 
 impl Read for Reader {
-    async fn read(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        let (filled, capacity) = (buffer.len(), buffer.capacity());
-        assert!(filled < capacity, "a read needs spare capacity");
-        let (outcome, slice) = self.0.read(buffer.slice_mut(filled..capacity)).await;
-        (outcome, slice.into_inner())
+    async fn ready(&mut self) {
+        // SAFETY: as in `descriptor`; the future looks at the stream only when it is first polled.
+        let stream = unsafe { &*self.0.0.get() };
+        // What an error is, the read says.
+        let _ = stream.readable(true).await;
     }
+
+    async fn read(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+        assert!(
+            buffer.len() < buffer.capacity(),
+            "a read needs spare capacity"
+        );
+        loop {
+            match receive(&self.0.0, &mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready().await,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return (outcome, buffer),
+            }
+        }
+    }
+}
+
+/// Receives into the spare capacity of `buffer` without waiting.
+fn receive(stream: &UnsafeCell<TcpStream>, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let socket = descriptor(stream);
+    let count =
+        SockRef::from(&socket).recv_with_flags(buffer.spare_capacity_mut(), libc::MSG_DONTWAIT)?;
+    // SAFETY: the kernel has written that many bytes into the spare capacity.
+    unsafe { buffer.set_len(buffer.len() + count) };
+    Ok(count)
 }
 
 /// The sending half.

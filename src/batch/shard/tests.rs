@@ -78,10 +78,8 @@ impl Bench {
 
     fn fail(&self, ticket: &Ticket) {
         let failure = crate::client::Failure::Protocol("cut".to_owned());
-        let line = self.shard.input.line(ticket.line.offset);
         let now = runtime::now();
-        self.shard
-            .settle(ticket, line, now, Err(failure), &[], None);
+        self.shard.settle(ticket, now, Err(failure), &[], None);
     }
 
     fn in_flight(&self) -> usize {

@@ -4,13 +4,15 @@ use std::future::{Future, poll_fn};
 use std::io::Write as _;
 use std::mem;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, ready};
 
 use ::h2::client::ResponseFuture;
-use ::h2::{Reason, RecvStream};
+use ::h2::{Reason, RecvStream, SendStream};
 use ::http::HeaderMap;
 use ::http::header::CONTENT_LENGTH;
-use ::http::uri::Scheme;
+use ::http::uri;
 use bytes::Bytes;
 
 use super::HeadCache;
@@ -18,8 +20,8 @@ use super::group::Slot;
 use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
 use crate::client::pump::Transfer;
-use crate::http::{Limits, MAX_INTERIM, ProtocolError, Response, Signals};
-use crate::runtime;
+use crate::http::{Limits, MAX_INTERIM, ProtocolError, Response, Scheme, Signals};
+use crate::runtime::{self, buffers};
 
 /// Most room taken for a body on the word of its `content-length`.
 const RESERVE_MAX: usize = 256 * 1024;
@@ -45,7 +47,7 @@ pub(in crate::client) enum Ended {
 pub(in crate::client) struct Sending<'a> {
     pub(in crate::client) slot: Slot,
     pub(in crate::client) heads: &'a HeadCache,
-    pub(in crate::client) scheme: &'a Scheme,
+    pub(in crate::client) scheme: Scheme,
     /// Host and port, for messages.
     pub(in crate::client) peer: &'a str,
     pub(in crate::client) limits: Limits,
@@ -55,15 +57,19 @@ pub(in crate::client) struct Sending<'a> {
 /// Sends the request on a stream and reads the answer. Whatever comes of it, the stream is over
 /// then, and the connection's other streams have noticed nothing.
 pub(in crate::client) async fn perform(
-    sending: Sending<'_>,
+    sending: &Sending<'_>,
+    request: Vec<u8>,
     transfer: &mut Transfer,
     on_body: &mut impl FnMut(&[u8]),
 ) -> Result<Response, Ended> {
-    let request = Bytes::from(mem::take(&mut transfer.request));
-    let outcome = sending.perform(&request, transfer, on_body).await;
-    // The stream's handles are gone: unless frames of a reset stream still wait for the socket,
-    // this is the vector from above, and nothing is copied.
-    transfer.request = Vec::from(request);
+    let (mut response, mut upload, pending) = sending.open(request)?;
+    let outcome = sending
+        .receive(&mut response, &pending, transfer, on_body)
+        .await;
+    // Also when the answer came before the request was out: nobody will read the rest of it.
+    if outcome.is_err() || pending.load(Ordering::Relaxed) {
+        upload.send_reset(Reason::CANCEL);
+    }
     if let Err(Ended::Late(_)) = outcome {
         let slot = &sending.slot;
         slot.connection.note_late(slot.answers);
@@ -71,14 +77,37 @@ pub(in crate::client) async fn perform(
     outcome
 }
 
+/// A request's bytes while frames are cut from them. Whoever waits for the answer holds only the
+/// flag: it falls, and the buffer goes back, when the last frame is out.
+struct Upload {
+    request: Vec<u8>,
+    pending: Arc<AtomicBool>,
+}
+
+impl AsRef<[u8]> for Upload {
+    fn as_ref(&self) -> &[u8] {
+        &self.request
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.pending.store(false, Ordering::Relaxed);
+        buffers::give_back(mem::take(&mut self.request));
+    }
+}
+
 impl Sending<'_> {
-    async fn perform(
+    /// Sends the request as far as it goes; whether some of it is still to be sent is in the flag.
+    fn open(
         &self,
-        request: &Bytes,
-        transfer: &mut Transfer,
-        on_body: &mut impl FnMut(&[u8]),
-    ) -> Result<Response, Ended> {
-        let Some((head, body)) = self.heads.translate(request, self.scheme) else {
+        request: Vec<u8>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>, Arc<AtomicBool>), Ended> {
+        let scheme = match self.scheme {
+            Scheme::Http => uri::Scheme::HTTP,
+            Scheme::Https => uri::Scheme::HTTPS,
+        };
+        let Some((head, body)) = self.heads.translate(&request, &scheme) else {
             let text = format!(
                 "{}: the request's head cannot be sent over HTTP/2",
                 self.peer
@@ -86,8 +115,13 @@ impl Sending<'_> {
             return Err(Ended::Failed(Failure::Protocol(text)));
         };
         let connection = &self.slot.connection;
+        let pending = Arc::new(AtomicBool::new(true));
+        let request = Bytes::from_owner(Upload {
+            request,
+            pending: Arc::clone(&pending),
+        });
         let opened = connection.sender().send_request(head, body.is_empty());
-        let Ok((mut response, mut upload)) = opened else {
+        let Ok((response, mut upload)) = opened else {
             connection.closing.set(true);
             return Err(Ended::NotSent);
         };
@@ -96,27 +130,19 @@ impl Sending<'_> {
             // An error would show in the response as well.
             let _ = upload.send_data(request.slice(body), true);
         }
-        let outcome = self
-            .receive(&mut response, request, transfer, on_body)
-            .await;
-        // Also when the answer came before the request was out: nobody will read the rest of it.
-        if outcome.is_err() || !request.is_unique() {
-            upload.send_reset(Reason::CANCEL);
-        }
-        outcome
+        Ok((response, upload, pending))
     }
 
     async fn receive(
         &self,
         response: &mut ResponseFuture,
-        request: &Bytes,
+        pending: &AtomicBool,
         transfer: &mut Transfer,
         on_body: &mut impl FnMut(&[u8]),
     ) -> Result<Response, Ended> {
-        let unanswered = || match request.is_unique() {
-            // The frames that shared the bytes are out.
-            true => Phase::Waiting,
-            false => Phase::Sending,
+        let unanswered = || match pending.load(Ordering::Relaxed) {
+            true => Phase::Sending,
+            false => Phase::Waiting,
         };
         let mut interim = 0;
         let head = self
@@ -145,6 +171,9 @@ impl Sending<'_> {
         self.note_answer();
 
         let reply = &mut transfer.reply;
+        if reply.capacity() == 0 {
+            *reply = buffers::take();
+        }
         let signals = render(head.status.as_u16(), &head.headers, reply);
         let head_end = reply.len();
         if head_end > self.limits.head_bytes {

@@ -1,8 +1,8 @@
 //! Exchanges that succeed, and what becomes of their connections.
 
 use std::cell::RefCell;
-use std::io::Read as _;
-use std::sync::{Mutex, mpsc};
+use std::io::{Read as _, Write as _};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 
 use super::server::{Server, await_close, echo, read_request, reply, send};
 use super::*;
@@ -19,7 +19,7 @@ fn exchanges_share_a_connection<R: Runtime>() {
             let exchange = post(&pool, text.as_bytes(), AMPLE).await;
             assert_eq!((exchange.status(), exchange.body()), (200, text));
             assert!(exchange.first_byte_at.is_some() && !exchange.resent);
-            bytes_out += exchange.request.len() as u64;
+            bytes_out += request(text.as_bytes()).len() as u64;
         }
         assert_eq!(server.accepted(), 1);
         let stats = pool.stats();
@@ -103,6 +103,105 @@ fn a_connection_closed_while_idle_costs_nothing<R: Runtime>() {
         let exchange = post(&pool, b"second", AMPLE).await;
         assert_eq!((exchange.body(), exchange.resent), ("second", false));
         assert_eq!((pool.stats().stale_resends, server.accepted()), (0, 2));
+    });
+}
+
+fn bytes_nobody_asked_for_never_become_the_next_answer<R: Runtime>() {
+    let (received, on_received) = mpsc::channel::<()>();
+    let (strayed, on_strayed) = mpsc::channel();
+    let script = Mutex::new((on_received, strayed));
+    let server = Server::start(move |number, mut stream| {
+        if number > 0 {
+            return echo(&mut stream);
+        }
+        let script = script.lock().expect("nobody panics");
+        let _ = read_request(&mut stream).expect("a first request");
+        reply(&mut stream, "first");
+        let _ = script.0.recv();
+        // On loopback they are with the client when the call is over.
+        reply(&mut stream, "stray");
+        let _ = script.1.send(());
+        await_close(&mut stream);
+    });
+    with_pool::<R, _>(settings(), plain(&server), async |pool| {
+        assert_eq!(post(&pool, b"first", AMPLE).await.body(), "first");
+        received.send(()).expect("the server waits");
+        on_strayed.recv().expect("the server has sent");
+        // At once: that the connection was used a moment ago is no excuse.
+        let exchange = post(&pool, b"second", AMPLE).await;
+        assert_eq!((exchange.body(), exchange.resent), ("second", false));
+        assert_eq!(server.accepted(), 2);
+    });
+}
+
+fn answers_under_way_at_once_keep_apart<R: Runtime>() {
+    const TASKS: usize = 24;
+    const ROUNDS: usize = 4;
+    // Each answer stops half way until all have come so far: all hold a buffer then, and each round
+    // gets the buffers of the one before, in another order, with other lengths.
+    let half_way = Arc::new(Barrier::new(TASKS));
+    let server = Server::start(move |_, mut stream| {
+        while let Some((_, body)) = read_request(&mut stream) {
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            let (first, rest) = body.split_at(body.len() / 2);
+            let _ = stream.write_all(&[head.as_bytes(), first].concat());
+            half_way.wait();
+            let _ = stream.write_all(rest);
+        }
+    });
+    with_pool::<R, _>(settings(), plain(&server), async |pool| {
+        let (done, finished) = runtime::mailbox::channel();
+        for task in 0..TASKS {
+            let (pool, done) = (Rc::clone(&pool), done.clone());
+            R::spawn(async move {
+                for round in 0..ROUNDS {
+                    let length = 2 + (task * 7919 + round * 104_729) % 20_000;
+                    let text = format!("{task}-{round}.").repeat(length);
+                    let sent = request(&text.as_bytes()[..length]);
+                    let exchange = exchange(&pool, &sent, AMPLE, |_| {}).await;
+                    assert_eq!(
+                        exchange.body(),
+                        &text[..length],
+                        "task {task}, round {round}"
+                    );
+                    buffers::give_back(exchange.reply);
+                }
+                let _ = done.send(());
+            });
+        }
+        for _ in 0..TASKS {
+            finished.recv().await.expect("every task reports");
+        }
+    });
+}
+
+fn nothing_of_a_failed_answer_is_in_the_next<R: Runtime>() {
+    const PART: &str = "HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{\"choices\":[\"of another\"";
+    let server = Server::start(|number, mut stream| {
+        if number % 2 == 1 {
+            return echo(&mut stream);
+        }
+        let _ = read_request(&mut stream);
+        send(&mut stream, PART);
+        if number > 0 {
+            // The deadline ends it.
+            await_close(&mut stream);
+        }
+    });
+    with_pool::<R, _>(settings(), plain(&server), async |pool| {
+        for patience in [AMPLE, BRIEF] {
+            let failed = post(&pool, b"x", patience).await;
+            assert!(failed.result.is_err());
+            buffers::give_back(failed.reply);
+            let exchange = post(&pool, b"next", AMPLE).await;
+            assert_eq!(exchange.body(), "next");
+            assert_eq!(
+                exchange.reply,
+                b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnext"
+            );
+            buffers::give_back(exchange.reply);
+            pool.close_idle();
+        }
     });
 }
 
@@ -197,21 +296,13 @@ fn the_body_is_seen_as_it_arrives_each_byte_once<R: Runtime>() {
     });
     with_pool::<R, _>(settings(), plain(&server), async |pool| {
         let pieces = RefCell::new(Vec::new());
-        let deadline = runtime::now() + AMPLE;
-        let exchange = pool
-            .exchange(
-                0,
-                request(b"x"),
-                b"old contents".to_vec(),
-                deadline,
-                |piece| {
-                    pieces
-                        .borrow_mut()
-                        .push(String::from_utf8_lossy(piece).into_owned());
-                    let _ = go.send(());
-                },
-            )
-            .await;
+        let exchange = exchange(&pool, &request(b"x"), AMPLE, |piece| {
+            pieces
+                .borrow_mut()
+                .push(String::from_utf8_lossy(piece).into_owned());
+            let _ = go.send(());
+        })
+        .await;
         assert_eq!(*pieces.borrow(), ["one,", "two,", "three"]);
         assert_eq!(exchange.body(), "one,two,three");
     });
@@ -245,17 +336,12 @@ fn large_answers_arrive_whole<R: Runtime>() {
     let server = Server::start(|_, mut stream| echo(&mut stream));
     with_pool::<R, _>(settings(), plain(&server), async |pool| {
         let body = "0123456789abcdef".repeat(256 << 10);
-        let mut reply = Vec::new();
         for _ in 0..2 {
-            let deadline = runtime::now() + AMPLE;
-            let sent = request(body.as_bytes());
-            let exchange = pool.exchange(0, sent, reply, deadline, |_| {}).await;
+            let exchange = post(&pool, body.as_bytes(), AMPLE).await;
             assert!(exchange.body() == body);
-            reply = exchange.reply;
+            buffers::give_back(exchange.reply);
         }
-        let exchange = pool
-            .exchange(0, request(b"small"), reply, runtime::now() + AMPLE, |_| {})
-            .await;
+        let exchange = post(&pool, b"small", AMPLE).await;
         assert_eq!(exchange.body(), "small");
         assert!(
             exchange.reply.capacity() <= 1 << 20,
@@ -269,7 +355,7 @@ fn an_exchange_is_small<R: Runtime>() {
         settings(),
         target(Scheme::Http, "127.0.0.1", 1),
         async |pool| {
-            let exchange = pool.exchange(0, Vec::new(), Vec::new(), runtime::now(), |_| {});
+            let exchange = pool.exchange(0, runtime::now(), |_| {}, |_| {});
             // Every request in flight holds one of these, and every move of one copies it.
             let size = size_of_val(&exchange);
             assert!(size <= 1280, "{size} bytes");
@@ -282,6 +368,9 @@ on_both!(
     connections_that_idle_too_long_are_closed,
     a_stale_connection_costs_one_second_sending,
     a_connection_closed_while_idle_costs_nothing,
+    bytes_nobody_asked_for_never_become_the_next_answer,
+    answers_under_way_at_once_keep_apart,
+    nothing_of_a_failed_answer_is_in_the_next,
     connections_that_must_not_be_reused_are_not,
     interim_responses_are_passed_over,
     an_early_answer_to_a_large_upload_is_seen,

@@ -231,12 +231,10 @@ fn a_reset_within_the_body_is_a_protocol_failure<R: Runtime>() {
         reset(stream);
     });
     with_pool::<R, _>(settings(), plain(server.address.port()), async |pool| {
-        let deadline = runtime::now() + AMPLE;
-        let exchange = pool
-            .exchange(0, request(b"x"), Vec::new(), deadline, |_| {
-                let _ = seen.send(());
-            })
-            .await;
+        let exchange = exchange(&pool, &request(b"x"), AMPLE, |_| {
+            let _ = seen.send(());
+        })
+        .await;
         let expect = format!(
             "{} reset the connection within the response",
             server.address

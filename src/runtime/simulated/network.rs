@@ -270,6 +270,22 @@ fn cut(length: usize, max: usize) -> usize {
 pub struct Reader(Rc<ClientEnd>);
 
 impl Read for Reader {
+    async fn ready(&mut self) {
+        let link = &self.0.0;
+        let world = here();
+        poll_fn(|context| {
+            if link.shut.get() {
+                return Poll::Ready(());
+            }
+            if world.is_killed() || !link.down.is_due(world.now()) {
+                link.down.wait(&world, context);
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     async fn read(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
         assert!(
             buffer.len() < buffer.capacity(),

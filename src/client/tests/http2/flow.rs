@@ -54,17 +54,10 @@ fn an_answer_longer_than_every_window_is_read_as_it_comes<R: Runtime>() {
     with_pool::<R, _>(settings, known(&server), async |pool| {
         for length in [40 << 20, 13] {
             let mut seen = Vec::new();
-            let exchange = pool
-                .exchange(
-                    0,
-                    request(b"x"),
-                    Vec::new(),
-                    runtime::now() + AMPLE,
-                    |piece| {
-                        seen.extend_from_slice(piece);
-                    },
-                )
-                .await;
+            let exchange = exchange(&pool, &request(b"x"), AMPLE, |piece| {
+                seen.extend_from_slice(piece);
+            })
+            .await;
             assert_eq!(exchange.body().len(), length);
             assert!(
                 exchange.body().as_bytes() == seen,
