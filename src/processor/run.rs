@@ -29,7 +29,7 @@ use crate::metrics::{Counts, Gauges, Latency, Snapshot};
 use crate::provider::Authorization;
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
-use crate::runtime::{self, Runtime, mailbox, simulated};
+use crate::runtime::{self, Runtime, files, mailbox, simulated};
 
 /// Bounds of the pieces in which input is handed to shards: small enough that cores finish
 /// together, large enough that handing out costs nothing.
@@ -564,11 +564,7 @@ fn tempfile_path() -> PathBuf {
     ))
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "owns the temporary copy of standard input"
-)]
 fn remove_quietly(path: &Path) {
     // A leftover in the temporary folder is not worth failing for.
-    let _ = std::fs::remove_file(path);
+    let _ = files::remove(path);
 }

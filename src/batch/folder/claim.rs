@@ -1,7 +1,7 @@
 //! Taking a run folder: created, locked, and either emptied or read.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::manifest::{Manifest, Phase, Stored};
@@ -171,7 +171,7 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
                 name: "a file".to_owned(),
             });
         }
-        let mut file = match files::open_private(&path) {
+        let file = match files::open_private(&path) {
             Ok(file) => file,
             // The folder was deleted by a process that has just finished.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -191,9 +191,9 @@ fn lock(folder: &Path) -> Result<File, FolderError> {
         }
         if files::is_named(&file, &path) {
             // Only for the message to a second process; without it that message lacks the pid.
-            let _ = file
-                .set_len(0)
-                .and_then(|()| write!(file, "{}", std::process::id()));
+            let pid = std::process::id().to_string();
+            let _ = files::set_length(&file, 0)
+                .and_then(|()| files::write_all_at(&file, pid.as_bytes(), 0));
             return Ok(file);
         }
     }

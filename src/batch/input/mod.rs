@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::runtime::files::Mapping;
+use crate::runtime::files::{self, Mapping};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Text has no NUL byte; the first two pages tell a binary file or UTF-16.
@@ -46,7 +46,7 @@ struct Leftover(PathBuf);
 impl Drop for Leftover {
     fn drop(&mut self) {
         // A leftover in the temporary folder is not worth failing for.
-        let _ = fs::remove_file(&self.0);
+        let _ = files::remove(&self.0);
     }
 }
 
@@ -138,7 +138,7 @@ impl Input {
     /// cannot go (Windows), with this value.
     #[must_use]
     pub fn temporary(mut self) -> Self {
-        if fs::remove_file(&self.path).is_err() {
+        if files::remove(&self.path).is_err() {
             self.leftover = Some(Leftover(self.path.clone()));
         }
         self

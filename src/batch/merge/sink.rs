@@ -218,7 +218,7 @@ impl FinalFile {
         let permissions = self
             .permissions()
             .map_err(StorageError::io(&self.folder, "create a file in"))?;
-        file.set_permissions(permissions)
+        files::set_permissions(file, permissions)
             .map_err(StorageError::io(&path, "set the permissions of"))?;
         if sync {
             files::sync_all(file).map_err(StorageError::io(&path, "sync"))?;

@@ -16,7 +16,7 @@ mod disk;
 pub(in crate::runtime) mod disk;
 pub(in crate::runtime) mod operation;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -96,6 +96,13 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
 /// Cuts a file, or extends it with zeros.
 pub fn set_length(file: &File, length: u64) -> io::Result<()> {
     disk::perform(Operation::SetLength(file, length), || file.set_len(length))
+}
+
+/// Who may read and write a file.
+pub fn set_permissions(file: &File, permissions: Permissions) -> io::Result<()> {
+    disk::perform(Operation::SetPermissions, || {
+        file.set_permissions(permissions)
+    })
 }
 
 /// Makes a file's bytes survive power loss.

@@ -21,6 +21,8 @@ pub(in crate::runtime) enum Operation<'a> {
     Reserve(&'a File, u64, u64),
     /// A file gets another length.
     SetLength(&'a File, u64),
+    /// Who may open a file changes.
+    SetPermissions,
     /// A file's content becomes durable.
     Sync(&'a File),
     /// A folder's names become durable.

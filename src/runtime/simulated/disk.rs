@@ -350,7 +350,7 @@ impl Durable {
             Operation::Remove(path) | Operation::RemoveFolder(path) => {
                 self.changes.push(NameChange::Remove(path.into()));
             }
-            Operation::Reserve(..) => {}
+            Operation::Reserve(..) | Operation::SetPermissions => {}
         }
     }
 
@@ -416,6 +416,7 @@ fn describe(operation: &Operation<'_>) -> String {
         Operation::Write(_, offset, bytes) => format!("write {} at {offset}", bytes.len()),
         Operation::Reserve(_, offset, length) => format!("reserve {length} at {offset}"),
         Operation::SetLength(_, length) => format!("set length {length}"),
+        Operation::SetPermissions => "set permissions".to_owned(),
         Operation::Sync(_) => "sync".to_owned(),
         Operation::SyncDirectory(path) => format!("sync folder {}", name(path)),
         Operation::Rename(from, to) => format!("rename {} to {}", name(from), name(to)),
