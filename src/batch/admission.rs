@@ -222,6 +222,8 @@ impl Admission {
                 if self.source.exhausted && !self.all_tried {
                     self.all_tried = true;
                     self.reports.push(Report::AllTried);
+                    self.park_tried_before(now);
+                    retry_due = self.parked.next_due().is_some_and(|due| due <= now);
                 }
                 if !retry_due {
                     return self.nothing_to_send();
@@ -260,6 +262,20 @@ impl Admission {
             }
         }
         Admitted::Go(self.issue(input, retry_due, tokens, now))
+    }
+
+    /// Every other line was tried: now those that an earlier process has tried.
+    fn park_tried_before(&mut self, now: Instant) {
+        for tried in std::mem::take(&mut self.source.tried_before) {
+            self.parked.push(Parked {
+                due: now,
+                line_offset: tried.line_offset,
+                line_number: tried.line_number,
+                attempts: u16::try_from(tried.attempts).unwrap_or(u16::MAX),
+                // None: which one failed it then says nothing about now.
+                last_endpoint: u16::MAX,
+            });
+        }
     }
 
     /// Marks the endpoints that a request of `tokens` may go to now, and asks for permits, slots and

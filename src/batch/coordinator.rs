@@ -142,6 +142,10 @@ impl Coordinator {
             Rate::PerSecond(rate) => Some(Pacer::new(rate, now)),
         };
         let quotas = Quotas::new(&plan.limits, now);
+        let mut health = Health::new(plan.groups.clone(), shards);
+        if gauges.succeeded_before > 0 {
+            health.note_earlier_success();
+        }
         Self {
             workers: Permits::new(plan.config.request.workers as u32, shards, 0),
             windows: (0..plan.limits.len())
@@ -157,7 +161,7 @@ impl Coordinator {
                 })
                 .collect(),
             quotas,
-            health: Health::new(plan.groups.clone(), shards),
+            health,
             last_failure: vec![None; plan.endpoints.len()],
             last_lines: LastLines::new(shards, plan.endpoints.len()),
             totals: Totals::new(plan.endpoints.len()),
@@ -540,7 +544,7 @@ impl Coordinator {
         let StopReason::Outage(lasted) = *reason else {
             return Ruling::Stop;
         };
-        let has_succeeded = self.health.ever_succeeded() || self.gauges.succeeded_before > 0;
+        let has_succeeded = self.health.ever_succeeded();
         let enabled = (0..self.plan.endpoints.len())
             .filter(|&index| !matches!(self.health.state(index, now), State::Disabled { .. }));
         let outage_max = self.plan.config.max_outage;

@@ -4,8 +4,11 @@
 //! burning its lines. But when every line that is left has been tried, and each was *answered* with an
 //! error that may be its own (HTTP 500, no JSON), the run could never end: every command would meet the
 //! same lines, the same streak and the same stop. So when such an outage has lasted as long as it may,
-//! the lines get the attempts they have left, and end in a success or a failure record. They are few:
-//! what had been in flight when the streak began.
+//! the lines get the attempts they have left, and end in a success or a failure record.
+//!
+//! Lines that an earlier process has tried count as tried, and with the attempts that it spent on them
+//! (`DoneSet::attempts_spent`); they go after those that nobody has tried. So where such lines outnumber
+//! what can be in flight, every process of the run tries others, until one finds all of them tried.
 
 use std::time::Duration;
 

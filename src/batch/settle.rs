@@ -269,7 +269,8 @@ impl<R: Runtime> Shard<R> {
         match decision {
             Decision::Retry { after } => {
                 self.metrics.borrow_mut().retry();
-                self.journal_attempt(ticket, billed);
+                let counts = !blameless && failed.may_be_the_line();
+                self.journal_attempt(ticket, billed, if counts { spent } else { 0 });
                 self.admission.borrow_mut().park(Parked {
                     due: now + after,
                     line_offset: ticket.line.offset,
@@ -311,14 +312,18 @@ impl<R: Runtime> Shard<R> {
         Billed { tokens, usd }
     }
 
-    /// An attempt that is not the line's last is journalled if it cost anything.
-    fn journal_attempt(&self, ticket: &Ticket, billed: Billed) {
-        if let Some(tokens) = billed.tokens {
+    /// An attempt that is not the line's last is journalled if it cost anything, or if the line has
+    /// spent it (`attempts` so far, else 0) also for a process that resumes: lines that always fail
+    /// must come to their end however often the run stops, while an endpoint that is out costs no
+    /// line anything that outlives the process.
+    fn journal_attempt(&self, ticket: &Ticket, billed: Billed, attempts: u32) {
+        if billed.tokens.is_some() || attempts > 0 {
             self.log.borrow_mut().note_attempt(NewAttempt {
                 line_offset: ticket.line.offset,
                 line_number: ticket.line.number,
                 completed_us: runtime::unix_micros(),
-                tokens: spend::narrowed(tokens),
+                attempts,
+                tokens: spend::narrowed(billed.tokens.unwrap_or_default()),
                 cost_nano_usd: spend::nano_usd(billed.usd),
             });
         }

@@ -28,7 +28,7 @@ pub struct Tokens {
     pub cached: u32,
 }
 
-/// One finished line, or an attempt before its end that was paid for.
+/// One finished line, or an attempt before its end that was paid for or counts against the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Byte offset of the line in the input.
@@ -37,8 +37,7 @@ pub struct Entry {
     pub line_number: u64,
     /// When it finished, in microseconds since the Unix epoch.
     pub completed_us: u64,
-    /// Output or error segment; `None` for an attempt that is not the line's end and has no record:
-    /// it only tells what was paid.
+    /// Output or error segment; `None` for an attempt that is not the line's end and has no record.
     pub outcome: Option<Outcome>,
     /// Byte offset of the record in its segment.
     pub position: u64,
@@ -47,7 +46,7 @@ pub struct Entry {
     /// CRC-32 (IEEE) of the record's bytes.
     pub record_checksum: u32,
     /// Attempts spent, the first included; 0 for a line that was never sent, and for an attempt
-    /// before its end.
+    /// before its end that does not count against it in later processes.
     pub attempts: u32,
     /// What the attempt that ended it took.
     pub tokens: Tokens,

@@ -167,6 +167,11 @@ impl Health {
         }
     }
 
+    /// A request of an earlier process of the run has succeeded: the endpoints are no typing error.
+    pub fn note_earlier_success(&mut self) {
+        self.ever_succeeded = true;
+    }
+
     /// `shard` ran out of work or found some. Only shards with work are asked to probe.
     pub fn set_working(&mut self, shard: usize, working: bool) {
         self.working[shard] = working;

@@ -14,7 +14,7 @@ use crate::{args, arrivals, assert_complete, config, endpoint, numbered, request
 
 const LINES: usize = 400;
 
-const GOOD: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+const GOOD_ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 
 #[test]
 fn an_outage_costs_few_requests_and_no_line() {
@@ -49,7 +49,7 @@ fn failures_between_successes_do_not_cool() {
         let place = Place::new();
         let seen = AtomicUsize::new(0);
         let mock = scripted(move |_| match seen.fetch_add(1, Ordering::Relaxed) % 3 {
-            0 => Some(Scripted::json(200, GOOD)),
+            0 => Some(Scripted::json(200, GOOD_ANSWER)),
             _ => Some(Scripted::json(500, "{}")),
         });
         config(
@@ -136,7 +136,7 @@ fn instant_errors_before_the_first_slow_answer_do_not_cool() {
             let first = failed.lock().expect("no test panics here").insert(number);
             Some(match number % 4 == 3 && first {
                 true => Scripted::json(500, "{}"),
-                false => Scripted::json(200, GOOD).after(SLOW),
+                false => Scripted::json(200, GOOD_ANSWER).after(SLOW),
             })
         });
         config(
@@ -231,7 +231,7 @@ fn an_outage_beyond_max_outage_stops_the_run_which_resumes_later() {
         let place = Place::new();
         let seen = AtomicUsize::new(0);
         let mock = scripted(move |_| match seen.fetch_add(1, Ordering::Relaxed) {
-            0..100 => Some(Scripted::json(200, GOOD)),
+            0..100 => Some(Scripted::json(200, GOOD_ANSWER)),
             _ => Some(Scripted::json(503, "{}")),
         });
         config(
@@ -275,7 +275,7 @@ fn lines_that_always_fail_at_the_end_become_failure_records() {
                     true if decides.load(Ordering::SeqCst) => Some(Scripted::json(500, "{}")),
                     // Not the lines' fault, whatever is left.
                     true => Some(Scripted::json(503, "{}")),
-                    false => Some(Scripted::json(200, GOOD)),
+                    false => Some(Scripted::json(200, GOOD_ANSWER)),
                 }
             });
             let attempts = |max: u32| {
@@ -317,6 +317,93 @@ fn lines_that_always_fail_at_the_end_become_failure_records() {
         }
     }
     assert!(forgiven, "no run met an outage");
+}
+
+/// More such lines than `--workers`: they look like an outage while any of them is untried. Each process
+/// tries others, the last one ends them all, and no attempt is paid for twice.
+#[test]
+fn failing_lines_that_outnumber_the_workers_end_when_the_command_is_repeated() {
+    const GOOD: usize = 30;
+    const POISONED: usize = 40;
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = scripted(|request| {
+            let poisoned = memchr::memmem::find(&request.body, b"poison").is_some();
+            let status = if poisoned { 500 } else { 200 };
+            Some(Scripted::json(status, GOOD_ANSWER))
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            json!({"retry": {"initial_backoff": "10s", "multiplier": 1.0, "max_attempts": 2}}),
+        );
+        let mut lines = numbered(GOOD);
+        lines.extend((0..POISONED).map(|id| format!(r#"{{"input": "poison {id}"}}"#)));
+        place.input(&lines);
+        let args = args(
+            runtime,
+            &["--max-outage", "1", "--workers", "6", "--cores", "1"],
+        );
+        let mut before = 0;
+        let mut stops = 0;
+        let ended = loop {
+            let ended = run(&place, &args);
+            let requests = mock.stats().requests;
+            assert!(requests > before, "it got on: {ended:?}");
+            before = requests;
+            if ended.status != Some(4) {
+                break ended;
+            }
+            assert!(ended.stderr.contains("500"), "{ended:?}");
+            stops += 1;
+            // Each tries as many as there are workers.
+            assert!(stops <= POISONED / 6 + 1, "{ended:?}");
+        };
+        let ended = ended.expect(3);
+        assert!(stops >= 2, "{stops} stops");
+        assert!(
+            ended.stderr.contains("the attempts they have left"),
+            "{ended:?}"
+        );
+        assert_eq!(place.records("out.jsonl").len(), GOOD);
+        let errors = place.records("errors.jsonl");
+        assert_eq!(errors.len(), POISONED);
+        for error in errors {
+            assert_eq!(error["attempts"], 2, "{error}");
+        }
+        assert_eq!(before as usize, GOOD + 2 * POISONED, "{runtime}");
+    }
+}
+
+/// The same in the middle of a file is an outage, however often the command is repeated: no line is
+/// tried a second time while others are untried, so none comes to its end.
+#[test]
+fn an_outage_that_is_answered_burns_no_line_however_often_the_command_is_repeated() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let is_well = Arc::new(AtomicBool::new(false));
+        let (decides, seen) = (Arc::clone(&is_well), AtomicUsize::new(0));
+        let mock = scripted(move |_| {
+            let first = seen.fetch_add(1, Ordering::SeqCst) < 50;
+            match first || decides.load(Ordering::SeqCst) {
+                true => Some(Scripted::json(200, GOOD_ANSWER)),
+                false => Some(Scripted::json(500, "{}")),
+            }
+        });
+        config(
+            &place,
+            &[endpoint(&mock, "a", json!({}))],
+            json!({"retry": {"initial_backoff": "10s", "multiplier": 1.0, "max_attempts": 2}}),
+        );
+        place.input(&numbered(LINES));
+        let args = args(runtime, &["--max-outage", "1", "--workers", "10"]);
+        for _ in 0..4 {
+            run(&place, &args).expect(4);
+        }
+        is_well.store(true, Ordering::SeqCst);
+        run(&place, &args).expect(0);
+        assert_complete(&place, LINES);
+    }
 }
 
 #[test]

@@ -20,8 +20,19 @@ pub(super) struct Source {
     ended: bool,
     /// The next line, parsed, not yet sent.
     pub(super) next: Option<(LineRef, Parsed)>,
+    /// Unfinished lines that an earlier process has tried already: they go after all others, so that
+    /// lines that always fail cannot keep a run from ever reaching those behind them.
+    pub(super) tried_before: Vec<TriedBefore>,
     done: Option<Arc<DoneSet>>,
     max_line_bytes: usize,
+}
+
+/// A line that an earlier process of the run has tried.
+pub(super) struct TriedBefore {
+    pub(super) line_offset: u64,
+    pub(super) line_number: u64,
+    /// How often.
+    pub(super) attempts: u32,
 }
 
 /// How looking for the next line ended.
@@ -41,6 +52,7 @@ impl Source {
             exhausted: false,
             ended: false,
             next: None,
+            tried_before: Vec::new(),
             done,
             max_line_bytes,
         }
@@ -92,7 +104,20 @@ impl Source {
             {
                 continue;
             }
-            return self.parse(input, line);
+            let filled = self.parse(input, line);
+            let spent = self.done.as_ref();
+            let spent = spent.and_then(|done| done.attempts_spent(line.number));
+            match (&filled, spent) {
+                (Filled::Ready, Some(attempts)) => {
+                    self.next = None;
+                    self.tried_before.push(TriedBefore {
+                        line_offset: line.offset,
+                        line_number: line.number,
+                        attempts,
+                    });
+                }
+                _ => return filled,
+            }
         }
     }
 

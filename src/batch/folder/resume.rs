@@ -1,6 +1,7 @@
 //! What earlier processes of a run finished: their journals replayed, torn tails cut, every record
 //! verified before another request is paid for.
 
+use std::collections::HashMap;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::ops::AddAssign;
@@ -56,19 +57,27 @@ impl AddAssign<Tokens> for TokenTotals {
     }
 }
 
-/// Finished lines by physical number, two bits a line.
+/// Finished lines by physical number, two bits a line, and the unfinished ones that have spent attempts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DoneSet {
     /// Lines whose record is in the output.
     pub succeeded: LineSet,
     /// Lines whose record is in the error file.
     pub failed: LineSet,
+    /// Lines without a record that endpoints have answered with an error that may be the line's own:
+    /// the attempts that this has cost them. Few: a line leaves with its record.
+    tried: HashMap<u64, u32>,
 }
 
 impl DoneSet {
     /// The line has a record.
     pub fn contains(&self, number: u64) -> bool {
         self.succeeded.contains(number) || self.failed.contains(number)
+    }
+
+    /// Attempts that an unfinished line has spent in earlier processes; `None`: none that counts.
+    pub fn attempts_spent(&self, number: u64) -> Option<u32> {
+        self.tried.get(&number).copied()
     }
 }
 
@@ -161,11 +170,15 @@ impl Resume {
     }
 
     fn add(&mut self, entry: &Entry) {
-        self.attempts += u64::from(entry.attempts);
         self.tokens += entry.tokens;
         let Some(outcome) = entry.outcome else {
+            if entry.attempts > 0 {
+                self.done.tried.insert(entry.line_number, entry.attempts);
+            }
             return;
         };
+        self.done.tried.remove(&entry.line_number);
+        self.attempts += u64::from(entry.attempts);
         let (to, from) = match outcome {
             Outcome::Success => (&mut self.done.succeeded, &mut self.done.failed),
             Outcome::Failure => (&mut self.done.failed, &mut self.done.succeeded),

@@ -65,6 +65,7 @@ fn an_attempt_that_ended_no_line_is_paid_for_and_not_done() {
     let opened = place.open();
     let mut log = log(&opened.folder, 0);
     log.note_attempt(NewAttempt {
+        attempts: 0,
         line_offset: 700,
         line_number: 7,
         completed_us: 1,
@@ -89,6 +90,36 @@ fn an_attempt_that_ended_no_line_is_paid_for_and_not_done() {
         .each_entry(&mut |entry| costs.push(entry.cost_nano_usd))
         .expect("intact journals");
     assert_eq!(costs, [11, 7]);
+}
+
+#[test]
+fn attempts_of_an_unfinished_line_count_in_later_processes_until_it_has_its_record() {
+    let place = Place::new();
+    for attempts in [&[(7, 1), (8, 2), (9, 0)][..], &[(7, 2)]] {
+        let opened = place.open();
+        let mut log = log(&opened.folder, 0);
+        for &(line_number, attempts) in attempts {
+            log.note_attempt(NewAttempt {
+                line_offset: 100 * line_number,
+                line_number,
+                completed_us: 1,
+                attempts,
+                tokens: crate::journal::Tokens::default(),
+                cost_nano_usd: 0,
+            });
+        }
+        if attempts.len() == 1 {
+            log.append(entry(8, Failure), record(8, Failure).as_bytes());
+        }
+        log.finish().expect("written");
+    }
+    let mut resume = place.open().resume.expect("an unfinished run");
+    let spent = |resume: &super::Resume| [7, 8, 9].map(|line| resume.done.attempts_spent(line));
+    assert_eq!(spent(&resume), [Some(2), None, None]);
+    assert_eq!(resume.attempts, u64::from(entry(8, Failure).attempts));
+    // Sent again, a failure has all its attempts.
+    assert_eq!(resume.send_failures_again(), 1);
+    assert_eq!(spent(&resume), [Some(2), None, None]);
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn attempts_that_ended_no_line_leave_no_record() {
         let mut log = log(&opened.folder, 0);
         for number in [1, 2, 9] {
             log.note_attempt(NewAttempt {
+                attempts: 0,
                 line_offset: number * 100,
                 line_number: number,
                 // Also later than the line's end, as clocks go.

@@ -38,7 +38,7 @@ pub struct NewEntry {
     pub cost_nano_usd: u64,
 }
 
-/// An attempt that was paid for and is not its line's end.
+/// An attempt that is not its line's end, and was paid for or counts against the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewAttempt {
     /// Byte offset of the line in the input.
@@ -47,6 +47,9 @@ pub struct NewAttempt {
     pub line_number: u64,
     /// When it finished, in microseconds since the Unix epoch.
     pub completed_us: u64,
+    /// Attempts that its line has spent by then and that a process that resumes counts too; 0: not
+    /// this one.
+    pub attempts: u32,
     /// Tokens it took.
     pub tokens: Tokens,
     /// What those cost, in billionths of a US dollar.
@@ -173,7 +176,7 @@ impl ShardLog {
         self.push(&entry);
     }
 
-    /// Journals what an attempt cost that is not its line's end: a process that resumes counts it.
+    /// Journals an attempt that is not its line's end: a process that resumes counts it.
     pub fn note_attempt(&mut self, attempt: NewAttempt) {
         self.push(&Entry {
             line_offset: attempt.line_offset,
@@ -183,7 +186,7 @@ impl ShardLog {
             position: 0,
             length: 0,
             record_checksum: 0,
-            attempts: 0,
+            attempts: attempt.attempts,
             tokens: attempt.tokens,
             cost_nano_usd: attempt.cost_nano_usd,
         });

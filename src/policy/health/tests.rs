@@ -229,6 +229,17 @@ fn the_verdict() {
 }
 
 #[test]
+fn what_an_earlier_process_was_answered_counts() {
+    let now = start();
+    let mut health = Health::new(vec![0], 1);
+    health.note_earlier_success();
+    fail(&mut health, 0, 5, now);
+    let verdict = |after| health.verdict(now + after, OUTAGE, MAX_OUTAGE_NEVER);
+    assert_eq!(verdict(seconds(59)), None);
+    assert_eq!(verdict(OUTAGE), Some(StopReason::Outage(OUTAGE)));
+}
+
+#[test]
 fn all_disabled_is_permanent_and_keeps_the_first_reasons() {
     let now = start();
     let mut health = Health::new(vec![0, 0], 1);
