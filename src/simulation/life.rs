@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::check;
 use super::lines::Fate;
@@ -27,6 +27,9 @@ const PROCESS_LASTS_MAX: Duration = Duration::from_secs(4 * 3600);
 const GRACE_ENOUGH: Duration = Duration::from_secs(3);
 /// How much later than its slot a request may begin to go out: a late timer and a shard that stalls.
 const SLOT_LATE: Duration = Duration::from_millis(60);
+
+/// The output that is replaced.
+const OLD_OUTPUT: &str = "{\"old\": true}\n";
 
 /// What a seed's history was like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,8 +118,14 @@ impl Life {
         let first = self.scenario.process(0, &mut self.random);
         let world = World::new(self.random.u64(..), first.manners.clone(), self.is_shown);
         let _here = world.enter();
+        if self.scenario.overwrites {
+            std::fs::write(self.path("out.jsonl"), OLD_OUTPUT).expect("a file");
+        }
         if self.scenario.durability == Durability::Power {
             world.disk.remember();
+            if self.scenario.overwrites {
+                world.disk.adopt(&self.path("out.jsonl"));
+            }
         }
         let outside = Outside::new(&world, self.scenario.clone(), first.clone());
         self.until_finished(&world, &outside, first)?;
@@ -165,8 +174,9 @@ impl Life {
             }
             let manifest = self.run_folder().join("manifest.json");
             let has_finished = world.disk.has_removed(&manifest);
+            self.check_old_output()?;
             if world.is_killed() && process.loses_power {
-                outside.lift_repeats();
+                outside.lose_power();
                 let keep = self.path("in.jsonl");
                 world.disk.lose_power(world, self.folder.path(), &keep);
             }
@@ -178,6 +188,23 @@ impl Life {
             process = self.next_process();
         }
         Err(format!("not finished by {PROCESSES_MAX} processes"))
+    }
+
+    /// The output that is to be replaced is there whole, until the new one is.
+    fn check_old_output(&self) -> Result<(), String> {
+        if !self.scenario.overwrites {
+            return Ok(());
+        }
+        let output = self.path("out.jsonl");
+        let is_whole = |text: &str| {
+            let mut records = text.lines().map(serde_json::from_str::<serde_json::Value>);
+            records.all(|record| record.is_ok()) && (text.is_empty() || text.ends_with('\n'))
+        };
+        match std::fs::read_to_string(&output) {
+            Ok(text) if text == OLD_OUTPUT || is_whole(&text) => Ok(()),
+            Ok(_) => Err("the output was replaced by a part of the new one".to_owned()),
+            Err(error) => Err(format!("the output to be replaced is gone: {error}")),
+        }
     }
 
     fn next_process(&mut self) -> Process {
@@ -234,7 +261,7 @@ impl Life {
             input: InputSource::File(self.path("in.jsonl")),
             output: (self.scenario.has_output).then(|| OutputTarget::File(self.path("out.jsonl"))),
             errors: self.path("errors.jsonl"),
-            overwrite: false,
+            overwrite: self.scenario.overwrites,
             fresh: false,
             retry_errors: self.retries,
             dry_run: false,
@@ -306,17 +333,23 @@ impl Life {
             true => 0,
             false => process.config.request.workers,
         };
-        outside.may_repeat(number, most);
+        let syncs = process.disk.fails_at.is_none() && process.disk.full.is_none();
+        outside.may_repeat(number, most, syncs);
     }
 
     /// No process cost more repeated lines than it was allowed to.
     fn check_repeated(&self, outside: &Outside) -> Result<(), String> {
-        match outside.repeated_too_often() {
-            None => Ok(()),
-            Some((process, count, most)) => Err(format!(
+        if let Some((process, count, most)) = outside.repeated_too_often() {
+            return Err(format!(
                 "{count} lines that process {process} was answered were sent again, at most {most} may be"
-            )),
+            ));
         }
+        if let Some((line, count, most)) = outside.doomed_too_often() {
+            return Err(format!(
+                "{line} failed {count} times over all processes, at most {most} attempts may be made"
+            ));
+        }
+        Ok(())
     }
 
     /// Whether attempts of this process may fail.
@@ -331,25 +364,35 @@ impl Life {
             || dooms.next().is_some()
     }
 
-    /// No second of the process saw more requests than `--rate` allows.
+    /// No second of the process saw more requests than `--rate` and each quota group's `rpm_limit` allow.
     fn check_rate(&self, process: &Process, outside: &Outside) -> Result<(), String> {
-        let Rate::PerSecond(rate) = process.config.request.rate_limit else {
-            return Ok(());
-        };
         // What is sent again for a stale connection needs no slot.
         if outside.excused() > 0 || process.trouble.stale > 0.0 {
             return Ok(());
         }
         let late = (SLOT_LATE + process.manners.stall_max).as_secs_f64();
-        let most = (rate * (1.0 + late)).ceil() as usize + 2;
         let mut sendings = outside.sendings().clone();
         sendings.sort_unstable();
-        for (first, at) in sendings.iter().enumerate() {
-            let count =
-                sendings[first..].partition_point(|later| *later < *at + Duration::from_secs(1));
-            if count > most {
-                return Err(format!("{count} requests within a second at --rate {rate}"));
-            }
+        if let Rate::PerSecond(rate) = process.config.request.rate_limit {
+            let all = sendings.iter().map(|(at, _)| *at).collect();
+            check_seconds(all, rate, late).map_err(|error| format!("{error} at --rate {rate}"))?;
+        }
+        let endpoints = &process.config.endpoints;
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let Some(rpm) = endpoint.rpm_limit else {
+                continue;
+            };
+            let group = endpoint.quota_group.as_ref();
+            let shares = |other: usize| {
+                other == index || group.is_some() && endpoints[other].quota_group.as_ref() == group
+            };
+            let of_group = sendings.iter().filter(|(_, endpoint)| shares(*endpoint));
+            check_seconds(
+                of_group.map(|(at, _)| *at).collect(),
+                rpm as f64 / 60.0,
+                late,
+            )
+            .map_err(|error| format!("{error} to endpoint {index} with an rpm_limit of {rpm}"))?;
         }
         Ok(())
     }
@@ -369,4 +412,17 @@ impl Life {
         }
         Ok(())
     }
+}
+
+/// No second has more of these moments, in their order, than `rate`. `late`: by how many seconds one may be late.
+fn check_seconds(sendings: Vec<Instant>, rate: f64, late: f64) -> Result<(), String> {
+    let most = (rate * (1.0 + late)).ceil() as usize + 2;
+    for (first, at) in sendings.iter().enumerate() {
+        let count =
+            sendings[first..].partition_point(|later| *later < *at + Duration::from_secs(1));
+        if count > most {
+            return Err(format!("{count} requests within a second"));
+        }
+    }
+    Ok(())
 }

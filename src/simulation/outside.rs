@@ -22,32 +22,83 @@ pub struct Outside {
     scenario: Scenario,
     process: RefCell<Process>,
     number: Cell<usize>,
+    /// When the run began, and the process that runs.
+    began: Instant,
     begun: Cell<Instant>,
     /// Servers answer what they failed on before.
     is_mended: Cell<bool>,
     books: RefCell<Vec<Book>>,
     /// Requests out, by endpoint.
     in_flight: RefCell<Vec<usize>>,
-    /// When each request of this process began to be sent.
-    sendings: RefCell<Vec<Instant>>,
+    /// When each request of this process began to be sent, and to which endpoint.
+    sendings: RefCell<Vec<(Instant, usize)>>,
+    cooldowns: RefCell<Vec<Cooldown>>,
     connect_faults: Cell<u32>,
     excused: Cell<u32>,
-    /// By process: how many of the lines it was answered may be sent again.
-    repeats_max: RefCell<Vec<(usize, usize)>>,
+    /// What each process may have sent again.
+    repeats: RefCell<Vec<Repeats>>,
     violations: RefCell<Vec<String>>,
 }
 
 /// What the endpoints know of a line.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
+struct Book {
     /// Requests that arrived from the process that runs.
-    pub received: u32,
-    /// … of those, how many cost no attempt.
-    pub excused: u32,
-    /// Faults that it met in this process.
+    received: u32,
+    /// … of those, how many may have met a stale connection: sent again without an attempt, once.
+    stale: u32,
+    /// … and how many met an endpoint that refuses the key, which costs no attempt.
+    refused: u32,
+    /// Faults that it met in all processes: attempts that were answered count over the whole run.
     faults: u32,
-    /// Processes to which it was answered for good.
-    pub answered: Vec<usize>,
+    /// Answers, in all processes, that fail whatever endpoint gives them.
+    dooms: u32,
+    /// Processes to which it was answered for good, and when.
+    answered: Vec<(usize, Instant)>,
+}
+
+/// A server has asked to wait.
+struct Cooldown {
+    endpoint: usize,
+    /// By then every shard has heard of it.
+    heard: Instant,
+    until: Instant,
+}
+
+/// How many of the lines that a process was answered may be sent again.
+#[derive(Clone, Copy, Debug)]
+struct Repeats {
+    process: usize,
+    most: usize,
+    ended: Instant,
+    /// What has its record is synced some time later, because nothing was wrong with its disk.
+    syncs: bool,
+    /// Power was lost after it: what was answered since then may be lost besides.
+    lost_since: Option<Instant>,
+}
+
+/// How long after its server has begun to answer a line must be safe under `--durability power`:
+/// the answer's way, in pieces with pauses, a stalled shard, and the tenth of a second between syncs.
+const SAFE_AFTER: Duration = Duration::from_millis(1_000);
+/// How much later than `--timeout` an attempt may end: the sweep of deadlines, and stalls.
+const TIMEOUT_LATE: Duration = Duration::from_millis(300);
+/// How long news of a cooldown takes from the shard that hears of it to every other.
+const NEWS_SPREAD_WITHIN: Duration = Duration::from_millis(250);
+
+impl Book {
+    fn was_answered(&self, process: usize) -> bool {
+        self.answered.iter().any(|(number, _)| *number == process)
+    }
+
+    /// When `process` was answered, if a later one was again.
+    fn answered_again(&self, process: usize) -> Option<Instant> {
+        let (_, at) = self
+            .answered
+            .iter()
+            .find(|(number, _)| *number == process)?;
+        let (last, _) = self.answered.last()?;
+        (*last > process).then_some(*at)
+    }
 }
 
 impl Outside {
@@ -59,12 +110,14 @@ impl Outside {
             scenario,
             process: RefCell::new(first),
             number: Cell::new(0),
+            began: world.now(),
             begun: Cell::new(world.now()),
             is_mended: Cell::new(false),
             sendings: RefCell::default(),
+            cooldowns: RefCell::default(),
             connect_faults: Cell::new(0),
             excused: Cell::new(0),
-            repeats_max: RefCell::default(),
+            repeats: RefCell::default(),
             violations: RefCell::default(),
         });
         world.network.watch(Rc::<Self>::clone(&outside));
@@ -85,13 +138,11 @@ impl Outside {
         self.begun.set(self.world().now());
         self.in_flight.borrow_mut().fill(0);
         self.sendings.borrow_mut().clear();
+        self.cooldowns.borrow_mut().clear();
         self.connect_faults.set(0);
         self.excused.set(0);
         for book in self.books.borrow_mut().iter_mut() {
-            *book = Book {
-                answered: std::mem::take(&mut book.answered),
-                ..Book::default()
-            };
+            (book.received, book.stale, book.refused) = (0, 0, 0);
         }
     }
 
@@ -103,7 +154,7 @@ impl Outside {
         self.process.borrow().trouble.clone()
     }
 
-    pub fn sendings(&self) -> Ref<'_, Vec<Instant>> {
+    pub fn sendings(&self) -> Ref<'_, Vec<(Instant, usize)>> {
         self.sendings.borrow()
     }
 
@@ -148,12 +199,16 @@ impl Outside {
         let mut books = self.books.borrow_mut();
         let book = &mut books[id];
         book.received += 1;
-        let most = self.scenario.attempts_max + book.excused;
+        let attempts_max = self.scenario.attempts_max;
+        // Once for each attempt.
+        let resent_max = book.stale.min(attempts_max);
+        let most = attempts_max + resent_max + book.refused;
         if book.received > most {
             let received = book.received;
             self.violation(format!(
-                "{} was sent {received} times, at most {most} attempts are allowed (endpoint {endpoint})",
-                line.mark()
+                "{} was sent {received} times, {attempts_max} attempts and {} more are allowed (endpoint {endpoint})",
+                line.mark(),
+                most - attempts_max
             ));
         }
         line.clone().if_mended(self.is_mended.get())
@@ -162,32 +217,79 @@ impl Outside {
     /// It is answered for good.
     pub fn answers(&self, id: usize) {
         let number = self.number.get();
-        if self.is_mended.get() && self.scenario.lines[id].fate == Fate::Refused {
+        let fate = self.scenario.lines[id].fate;
+        if self.is_mended.get() && fate == Fate::Refused {
             // A failure, which each process that is told to sends again.
             return;
         }
-        let answered = &mut self.books.borrow_mut()[id].answered;
-        if answered.last() != Some(&number) {
-            answered.push(number);
+        let book = &mut self.books.borrow_mut()[id];
+        if !self.is_mended.get() && matches!(fate, Fate::Fails | Fate::NotJson) {
+            book.dooms += 1;
+        }
+        if !book.was_answered(number) {
+            book.answered.push((number, self.world().now()));
         }
     }
 
-    /// It will be sent again without an attempt.
-    pub fn excuse(&self, id: usize) {
-        self.books.borrow_mut()[id].excused += 1;
+    /// It may have met a stale connection, and is sent again without an attempt.
+    pub fn excuse_stale(&self, id: usize) {
+        self.books.borrow_mut()[id].stale += 1;
         self.excused.set(self.excused.get() + 1);
     }
 
-    /// So many of the lines that a process was answered may be sent again.
-    pub fn may_repeat(&self, process: usize, most: usize) {
-        self.repeats_max.borrow_mut().push((process, most));
+    /// Its endpoint refuses the key, and it is sent elsewhere without an attempt.
+    pub fn excuse_refused(&self, id: usize) {
+        self.books.borrow_mut()[id].refused += 1;
+        self.excused.set(self.excused.get() + 1);
     }
 
-    /// Power was lost: processes that did not end well may have left records that were not synced.
-    pub fn lift_repeats(&self) {
-        for (_, most) in self.repeats_max.borrow_mut().iter_mut() {
-            if *most > 0 {
-                *most = usize::MAX;
+    /// The endpoint has asked to wait, in an answer that is on its way.
+    pub fn cools(&self, endpoint: usize, wait: Duration) {
+        let now = self.world().now();
+        let arrives_within = self.process.borrow().latency_max;
+        self.cooldowns.borrow_mut().push(Cooldown {
+            endpoint,
+            heard: now + arrives_within + NEWS_SPREAD_WITHIN,
+            until: now + wait,
+        });
+    }
+
+    /// A request begins to be sent at `since`, and its quota group has been asked to wait.
+    fn is_within_cooldown(&self, endpoint: usize, since: Instant) -> bool {
+        let config = &self.process.borrow().config;
+        let group = |endpoint: usize| config.endpoints[endpoint].quota_group.as_ref();
+        let shares = |other: usize| {
+            other == endpoint || group(other).is_some() && group(other) == group(endpoint)
+        };
+        let cooldowns = self.cooldowns.borrow();
+        cooldowns
+            .iter()
+            .filter(|cooldown| shares(cooldown.endpoint))
+            .any(|cooldown| (cooldown.heard..cooldown.until).contains(&since))
+    }
+
+    /// A process has ended; so many of the lines that it was answered may be sent again. `syncs`: what
+    /// has its record becomes safe from a loss of power.
+    pub fn may_repeat(&self, process: usize, most: usize, syncs: bool) {
+        self.repeats.borrow_mut().push(Repeats {
+            process,
+            most,
+            ended: self.world().now(),
+            syncs,
+            lost_since: None,
+        });
+    }
+
+    /// Power was lost: processes that did not end well may have left records that were not synced,
+    /// unless the last one sent anything. Before that it syncs what the others left.
+    pub fn lose_power(&self) {
+        let last = self.number.get();
+        let has_sent = !self.sendings.borrow().is_empty();
+        for repeats in self.repeats.borrow_mut().iter_mut() {
+            let begun = repeats.ended.checked_sub(SAFE_AFTER);
+            if repeats.most > 0 && (repeats.process == last || !has_sent) {
+                let since = begun.filter(|_| repeats.syncs);
+                repeats.lost_since = Some(since.unwrap_or(self.began));
             }
         }
     }
@@ -196,18 +298,36 @@ impl Outside {
     pub fn repeated_too_often(&self) -> Option<(usize, usize, usize)> {
         let books = self.books.borrow();
         let lines = self.scenario.lines.iter().zip(books.iter());
-        let repeated: Vec<&Book> = lines
+        let books: Vec<&Book> = lines
             .filter(|(line, _)| matches!(line.fate, Fate::Answered | Fate::Refused))
             .map(|(_, book)| book)
             .collect();
-        let repeats_max = self.repeats_max.borrow();
-        repeats_max.iter().find_map(|&(process, most)| {
-            let is_repeated = |book: &&&Book| {
-                book.answered.contains(&process) && book.answered.last() > Some(&process)
+        let repeats = self.repeats.borrow();
+        repeats.iter().find_map(|repeats| {
+            let repeated = books
+                .iter()
+                .filter_map(|book| book.answered_again(repeats.process));
+            let (count, most) = match repeats.lost_since {
+                None => (repeated.count(), repeats.most),
+                Some(since) => (repeated.filter(|at| *at < since).count(), 0),
             };
-            let count = repeated.iter().filter(is_repeated).count();
-            (count > most).then_some((process, count, most))
+            (count > most).then_some((repeats.process, count, most))
         })
+    }
+
+    /// A line that was answered with its failure more often than it may have attempts, over all
+    /// processes of the run, with both figures: an attempt is forgotten only if its process did not end
+    /// well.
+    pub fn doomed_too_often(&self) -> Option<(String, u32, u32)> {
+        let repeats = self.repeats.borrow();
+        let forgetful = repeats.iter().filter(|repeats| repeats.most > 0).count() as u32;
+        let most = self.scenario.attempts_max + forgetful;
+        let books = self.books.borrow();
+        let lost_power = repeats.iter().any(|repeats| repeats.lost_since.is_some());
+        let mut lines = self.scenario.lines.iter().zip(books.iter());
+        lines
+            .find(|(_, book)| !lost_power && book.dooms > most)
+            .map(|(line, book)| (line.mark(), book.dooms, most))
     }
 
     /// Whether this answer is to be a fault.
@@ -253,7 +373,7 @@ impl Watcher for Outside {
         let endpoint = endpoint_of(address);
         let mut in_flight = self.in_flight.borrow_mut();
         in_flight[endpoint] += 1;
-        self.sendings.borrow_mut().push(since);
+        self.sendings.borrow_mut().push((since, endpoint));
         let config = &self.process.borrow().config;
         let limit = config.endpoints[endpoint].max_concurrent;
         if in_flight[endpoint] > limit {
@@ -270,9 +390,15 @@ impl Watcher for Outside {
         let Some(id) = marked(request) else {
             return self.violation("a request of no line".to_owned());
         };
-        let answered = self.books.borrow()[id]
-            .answered
-            .contains(&self.number.get());
+        // What goes out again for a stale connection goes out at once.
+        let may_be_resent = self.books.borrow()[id].stale > 0 || self.trouble().stale > 0.0;
+        if !may_be_resent && self.is_within_cooldown(endpoint, since) {
+            let mark = self.scenario.lines[id].mark();
+            self.violation(format!(
+                "{mark} is sent to endpoint {endpoint}, which has asked to wait"
+            ));
+        }
+        let answered = self.books.borrow()[id].was_answered(self.number.get());
         if answered && self.scenario.lines[id].fate == Fate::Answered {
             self.violation(format!(
                 "{} is sent again though this process has its answer",
@@ -281,7 +407,12 @@ impl Watcher for Outside {
         }
     }
 
-    fn ended(&self, address: SocketAddr) {
+    fn ended(&self, address: SocketAddr, since: Instant) {
+        let lasted = self.world().now().duration_since(since);
+        let timeout = self.process.borrow().config.request.timeout;
+        if lasted > timeout + TIMEOUT_LATE {
+            self.violation(format!("an attempt lasted {lasted:?} of {timeout:?}"));
+        }
         let mut in_flight = self.in_flight.borrow_mut();
         let count = &mut in_flight[endpoint_of(address)];
         *count = count.saturating_sub(1);

@@ -11,8 +11,9 @@ use crate::runtime::simulated::world::Manners;
 /// Processes after which nothing goes wrong any more, so that every run ends.
 pub const TROUBLED_PROCESSES_MAX: usize = 8;
 
-/// Lines of a run that fail whatever endpoint they go to, after all their attempts.
-const DOOMED_MAX: usize = 2;
+/// Lines of a run that fail whatever endpoint they go to, after all their attempts: also more of them
+/// than can be in flight, which pass for an outage.
+const DOOMED_MAX: usize = 30;
 
 /// What stays the same over all processes of a run.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Scenario {
     pub trouble: Trouble,
     /// Once it has finished, the failures are sent again.
     pub retries_errors: bool,
+    /// There is an output already, which is replaced when the new one is complete.
+    pub overwrites: bool,
 }
 
 /// How often things go wrong.
@@ -94,8 +97,8 @@ impl Scenario {
         let is_calm = chance(random, 0.1);
         let decided = chance(random, 0.7);
         let (lines, doomed) = lines(random);
-        // A process that nobody has answered yet stops after some seven failures (`--max-outage`).
-        // The last lines of a run, if all of them fail, must be through with their attempts by then.
+        // A process that nobody has answered yet stops after some seven failures (`--max-outage`), and
+        // the next one counts on.
         let attempts_max = match decided {
             true if doomed == 0 => 8,
             true => 3,
@@ -122,11 +125,13 @@ impl Scenario {
             },
         };
         let has_output = chance(random, 0.9);
+        let retries_errors = has_output && chance(random, 0.25);
         Self {
             lines,
+            overwrites: has_output && !retries_errors && chance(random, 0.15),
+            retries_errors,
             endpoints: one_of(random, &[1, 1, 2, 3]),
             has_output,
-            retries_errors: has_output && chance(random, 0.25),
             order: one_of(random, &[Order::Input, Order::Input, Order::Completion]),
             durability: one_of(random, &[Durability::Process, Durability::Power]),
             attempts_max,
@@ -250,6 +255,11 @@ fn lines(random: &mut fastrand::Rng) -> (Vec<Line>, usize) {
     let padding_max = one_of(random, &[0, 300, 8_000]);
     let answer_padding_max = one_of(random, &[0, 200, 5_000]);
     let oddity = one_of(random, &[0.0, 0.1, 0.3]);
+    let doomed_from = match chance(random, 0.1) {
+        // None behind it is answered.
+        true => random.usize(0..count + 1),
+        false => usize::MAX,
+    };
     let (mut number, mut doomed) = (0, 0);
     let lines = (0..count)
         .map(|id| {
@@ -263,6 +273,7 @@ fn lines(random: &mut fastrand::Rng) -> (Vec<Line>, usize) {
                     &[Shape::Input, Shape::Body, Shape::Batch, Shape::Bare],
                 ),
                 fate: match chance(random, oddity) {
+                    _ if id >= doomed_from => one_of(random, &[Fate::Fails, Fate::NotJson]),
                     true => one_of(
                         random,
                         &[Fate::Refused, Fate::Fails, Fate::NotJson, Fate::Invalid],

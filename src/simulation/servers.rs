@@ -66,23 +66,25 @@ const FAULTS: &[Fault] = &[
     Fault::HangsWithin,
 ];
 
-/// Ways to say how long to wait: a header, and what the body says.
-const HINTS: &[(&str, &str)] = &[
-    ("", "slow down"),
-    ("retry-after: 1\r\n", ""),
-    ("retry-after: 0.25\r\n", ""),
-    ("retry-after-ms: 300\r\n", ""),
+/// Ways to say how long to wait: a header, what the body says, and how many milliseconds that means.
+const HINTS: &[(&str, &str, u64)] = &[
+    ("", "slow down", 0),
+    ("retry-after: 1\r\n", "", 1000),
+    ("retry-after: 0.25\r\n", "", 250),
+    ("retry-after-ms: 700\r\n", "", 700),
     (
         "x-ratelimit-remaining-requests: 0\r\nx-ratelimit-reset-requests: 1s\r\n",
         "",
+        1000,
     ),
     (
         "x-ratelimit-remaining-tokens: 0\r\nx-ratelimit-reset-tokens: 12ms\r\n",
         "",
+        12,
     ),
-    ("x-rate-limit-reset-tokens: 1\r\n", ""),
-    ("retry-after: -1\r\n", "Please try again in 120ms."),
-    ("", "Please retry after 1 seconds"),
+    ("x-rate-limit-reset-tokens: 1\r\n", "", 1000),
+    ("retry-after: -1\r\n", "Please try again in 120ms.", 120),
+    ("", "Please retry after 1 seconds", 1000),
 ];
 
 /// Serves one connection.
@@ -110,7 +112,7 @@ pub async fn serve(outside: Rc<Outside>, endpoint: usize, peer: Peer) {
         });
         pause(&outside, THINKS_MAX).await;
         if outside.is_dead(endpoint) {
-            outside.excuse(id);
+            outside.excuse_refused(id);
             let body = error(&line, "invalid api key");
             let head = format!(
                 "HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n",
@@ -121,7 +123,7 @@ pub async fn serve(outside: Rc<Outside>, endpoint: usize, peer: Peer) {
         }
         if outside.is_out(endpoint) {
             if served > 0 {
-                outside.excuse(id);
+                outside.excuse_stale(id);
             }
             return;
         }
@@ -137,9 +139,9 @@ pub async fn serve(outside: Rc<Outside>, endpoint: usize, peer: Peer) {
                 );
                 if may_be_stale && served > 0 {
                     // If the client has not read a byte, it sends again at once, without an attempt.
-                    outside.excuse(id);
+                    outside.excuse_stale(id);
                 }
-                misbehave(&outside, &peer, &line, fault).await
+                misbehave(&outside, endpoint, &peer, &line, fault).await
             }
             None => {
                 outside.answers(id);
@@ -272,7 +274,13 @@ fn error(line: &Line, message: &str) -> String {
 }
 
 /// What goes wrong; whether the connection goes on.
-async fn misbehave(outside: &Outside, peer: &Peer, line: &Line, fault: Fault) -> bool {
+async fn misbehave(
+    outside: &Outside,
+    endpoint: usize,
+    peer: &Peer,
+    line: &Line,
+    fault: Fault,
+) -> bool {
     let world = outside.world();
     let body = line.answer().to_string();
     let whole = |status: u16, headers: &str, body: &str| {
@@ -297,8 +305,10 @@ async fn misbehave(outside: &Outside, peer: &Peer, line: &Line, fault: Fault) ->
             true
         }
         Fault::Limited => {
-            let (header, text) = HINTS[world.random(|random| random.usize(0..HINTS.len()))];
+            let (header, text, wait_ms) =
+                HINTS[world.random(|random| random.usize(0..HINTS.len()))];
             send(outside, peer, &whole(429, header, &error(line, text)), true).await;
+            outside.cools(endpoint, Duration::from_millis(wait_ms));
             true
         }
         Fault::NotJson => {

@@ -167,6 +167,20 @@ impl Disk {
         *self.durable.borrow_mut() = Some(Durable::default());
     }
 
+    /// A file that was there before the first process is durable.
+    pub fn adopt(&self, path: &Path) {
+        let file = File::open(path).ok().and_then(|file| identity(&file));
+        if let (Some(durable), Some(file)) = (&mut *self.durable.borrow_mut(), file) {
+            let synced = fs::read(path).expect("a file is read");
+            let content = Content {
+                synced,
+                changes: Vec::new(),
+            };
+            durable.files.insert(file, content);
+            durable.names.insert(path.into(), Name::File(file));
+        }
+    }
+
     /// Operations that failed since the process began.
     pub fn faults(&self) -> u64 {
         self.faults.get()

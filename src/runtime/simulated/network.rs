@@ -35,8 +35,9 @@ pub trait Watcher {
     fn welcome(&self, address: SocketAddr) -> Welcome;
     /// A request's bytes go out. `since`: when its sending began, the connection included.
     fn sends(&self, address: SocketAddr, since: Instant, request: &[u8]);
-    /// The answer to that request was read, or its connection is over for the process.
-    fn ended(&self, address: SocketAddr);
+    /// The answer to the request that began to be sent at `since` was read, or its connection is over
+    /// for the process.
+    fn ended(&self, address: SocketAddr, since: Instant);
     /// How long a packet takes.
     fn latency(&self) -> Duration;
     /// Longest piece that a read or write moves at once.
@@ -91,8 +92,8 @@ struct Link {
     down: Lane,
     /// When connecting began, until the first request is sent.
     connecting_since: Cell<Option<Instant>>,
-    /// A request is out and its answer not read.
-    outstanding: Cell<bool>,
+    /// A request is out and its answer not read: since when.
+    outstanding: Cell<Option<Instant>>,
     /// `shutdown(2)`.
     shut: Cell<bool>,
     server_gone: Cell<bool>,
@@ -158,10 +159,10 @@ impl Link {
     }
 
     fn end_request(&self) {
-        if self.outstanding.replace(false)
+        if let Some(since) = self.outstanding.take()
             && let Some(world) = self.world()
         {
-            world.network.watcher().ended(self.address);
+            world.network.watcher().ended(self.address, since);
         }
     }
 
@@ -243,7 +244,7 @@ pub(super) async fn connect(
                 up: Lane::default(),
                 down: Lane::default(),
                 connecting_since: Cell::new(Some(since)),
-                outstanding: Cell::new(false),
+                outstanding: Cell::new(None),
                 shut: Cell::new(false),
                 server_gone: Cell::new(false),
             });
@@ -349,8 +350,9 @@ impl Write for Writer {
             pending::<()>().await;
         }
         link.note("writes", buffer.len());
-        if !link.outstanding.replace(true) {
+        if link.outstanding.get().is_none() {
             let since = link.connecting_since.take().unwrap_or_else(|| world.now());
+            link.outstanding.set(Some(since));
             watcher.sends(link.address, since, &buffer);
         }
         let mut written = 0;
