@@ -99,9 +99,10 @@ fn check<R: Runtime>() {
             if turn == WARM_UP {
                 before = ALLOCATIONS.get();
             }
-            let deadline = runtime::now() + Duration::from_secs(10);
+            let start = runtime::now();
+            let deadline = start + Duration::from_secs(10);
             let write = |request: &mut Vec<u8>| request.extend_from_slice(REQUEST);
-            let exchange = pool.exchange(0, deadline, write, |_| {}).await;
+            let exchange = pool.exchange(0, start, deadline, write, |_| {}).await;
             let response = exchange.result.expect("the server answers");
             assert_eq!((response.status, response.reusable), (200, true));
             pool.sweep(runtime::now());

@@ -333,7 +333,12 @@ impl Admission {
         let line = input.line(offset);
         let tokens = match &self.source.next {
             Some((_, parsed)) if !retry_due => estimate_of(parsed, line),
-            _ => estimate_of(&parsed_before(line), line),
+            _ => {
+                let parsed = parsed_before(line, self.source.take_spare());
+                let tokens = estimate_of(&parsed, line);
+                self.source.reuse(parsed);
+                tokens
+            }
         };
         self.estimate = Some((offset, tokens));
         tokens
@@ -351,7 +356,7 @@ impl Admission {
             };
             (
                 line,
-                parsed_before(text),
+                parsed_before(text, self.source.take_spare()),
                 u32::from(parked.attempts),
                 Some(usize::from(parked.last_endpoint)),
             )
@@ -476,6 +481,11 @@ impl Admission {
         if let Some(window) = &mut self.windows[group] {
             window.release(Pool::Group(group), &mut self.reports);
         }
+    }
+
+    /// Takes back what a line was parsed into: the next one needs no memory of its own.
+    pub fn reuse(&mut self, parsed: Parsed) {
+        self.source.reuse(parsed);
     }
 
     /// The tokens that a request really took are known.
@@ -605,8 +615,7 @@ impl Admission {
 }
 
 /// A line that was parsed when it was first sent.
-fn parsed_before(line: &[u8]) -> Parsed {
-    let mut parsed = Parsed::default();
+fn parsed_before(line: &[u8], mut parsed: Parsed) -> Parsed {
     parsed
         .parse(line)
         .expect("a parked line was parsed when it was first sent");

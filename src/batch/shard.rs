@@ -2,6 +2,8 @@
 //! admit → encode → exchange → settle, one task per request in flight, nothing shared with other
 //! threads. What may be sent is decided in `admission`, what an answer means in `settle`.
 
+mod bell;
+
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::iter;
@@ -27,6 +29,8 @@ use crate::provider::ApiPath;
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
 use crate::runtime::{self, Runtime, buffers, catch_panic};
+
+use bell::Bell;
 
 /// How often deadlines are swept and idle connections dropped; a timeout fires at most this late.
 const SWEEP_EVERY: Duration = Duration::from_millis(20);
@@ -76,6 +80,10 @@ pub struct Shard<R: Runtime> {
     pool: Rc<Pool<R>>,
     events: Sender<Event>,
     flush_scheduled: Cell<bool>,
+    /// Calls [`Self::write_records`].
+    flush_due: Bell,
+    /// Calls [`Self::pump_after_flush`].
+    flushed: Bell,
     /// Tasks that have made a record and wait until it is written.
     unwritten: RefCell<Vec<Waker>>,
     wake_armed: Cell<Option<Instant>>,
@@ -96,6 +104,8 @@ impl<R: Runtime> Shard<R> {
     pub async fn run(start: ShardStart) {
         let (shard, mailbox) = Self::new(start);
         shard.clone().spawn(shard.clone().sweep());
+        shard.clone().spawn(shard.clone().write_records());
+        shard.clone().spawn(shard.clone().pump_after_flush());
         shard.pump();
         while let Some(order) = mailbox.recv().await {
             let mut exit = false;
@@ -140,6 +150,8 @@ impl<R: Runtime> Shard<R> {
             plan,
             events: start.events,
             flush_scheduled: Cell::new(false),
+            flush_due: Bell::default(),
+            flushed: Bell::default(),
             unwritten: RefCell::default(),
             wake_armed: Cell::new(None),
             drained: Cell::new(false),
@@ -172,7 +184,7 @@ impl<R: Runtime> Shard<R> {
 
     /// Starts every request that may be sent now.
     fn pump(self: &Rc<Self>) {
-        while let Some(ticket) = self.next() {
+        while let Some((ticket, _)) = self.next() {
             self.clone().spawn(self.clone().work(ticket));
         }
     }
@@ -183,14 +195,16 @@ impl<R: Runtime> Shard<R> {
     #[expect(clippy::manual_async_fn, reason = "the sentence above")]
     fn work(self: Rc<Self>, mut ticket: Ticket) -> impl Future<Output = ()> {
         async move {
+            let mut sent = runtime::now();
             loop {
-                if let Err(panic) = catch_panic(self.serve(&ticket)).await {
+                if let Err(panic) = catch_panic(self.serve(&ticket, sent)).await {
                     self.settle_panic(&ticket, &panic.to_string());
                 }
                 self.schedule_flush();
                 self.written().await;
+                self.admission.borrow_mut().reuse(ticket.parsed);
                 match self.next() {
-                    Some(next) => ticket = next,
+                    Some(next) => (ticket, sent) = next,
                     None => break,
                 }
             }
@@ -199,8 +213,7 @@ impl<R: Runtime> Shard<R> {
 
     /// One attempt of one line, from its bytes in the input to its record or its place among the
     /// retries.
-    async fn serve(self: &Rc<Self>, ticket: &Ticket) {
-        let sent = runtime::now();
+    async fn serve(self: &Rc<Self>, ticket: &Ticket, sent: Instant) {
         self.metrics.borrow_mut().attempt(ticket.endpoint);
         let path = Cell::new(None);
         let mut stream = None;
@@ -208,6 +221,7 @@ impl<R: Runtime> Shard<R> {
             .pool
             .exchange(
                 ticket.endpoint,
+                sent,
                 sent + self.plan.config.request.timeout,
                 |request| path.set(Some(self.encode(ticket, request))),
                 |bytes| {
@@ -237,18 +251,19 @@ impl<R: Runtime> Shard<R> {
         Some(stream.get_or_insert_with(|| Box::new(StreamReply::new(path, bytes_max))))
     }
 
-    /// The next line that may be sent now; arms a wake-up if that is only a matter of time.
+    /// The next line that may be sent now, and what now is; arms a wake-up if that is only a matter of time.
     ///
     /// Nothing is sent while a record waits to be written: otherwise a kill in that moment would
     /// cost more than what is in flight. The flush pumps.
-    fn next(self: &Rc<Self>) -> Option<Ticket> {
+    fn next(self: &Rc<Self>) -> Option<(Ticket, Instant)> {
         if self.left.get() || self.flush_scheduled.get() {
             return None;
         }
         loop {
+            let now = runtime::now();
             let admitted = {
                 let mut admission = self.admission.borrow_mut();
-                let admitted = admission.admit(&self.input, runtime::now());
+                let admitted = admission.admit(&self.input, now);
                 for report in admission.reports.drain(..) {
                     self.report(report);
                 }
@@ -257,7 +272,7 @@ impl<R: Runtime> Shard<R> {
             match admitted {
                 Admitted::Go(ticket) => {
                     if self.reserve_space() {
-                        return Some(ticket);
+                        return Some((ticket, now));
                     }
                     // Nothing was sent: the line is still unfinished, and the run is stopping.
                     let mut admission = self.admission.borrow_mut();
@@ -318,24 +333,35 @@ impl<R: Runtime> Shard<R> {
         });
     }
 
-    /// Writes buffered records once the tasks that are ready now have run, so that one write takes
-    /// the records of a whole turn of the loop.
-    fn schedule_flush(self: &Rc<Self>) {
-        if self.flush_scheduled.get() || self.log.borrow().buffered() == 0 {
-            return;
+    /// Has buffered records written once the tasks that are ready now have run, so that one write
+    /// takes the records of a whole turn of the loop.
+    fn schedule_flush(&self) {
+        if !self.flush_scheduled.get() && self.log.borrow().buffered() > 0 {
+            self.flush_scheduled.set(true);
+            self.flush_due.ring();
         }
-        self.flush_scheduled.set(true);
-        let shard = self.clone();
-        self.clone().spawn(async move {
-            shard.flush();
-            shard.flush_scheduled.set(false);
-            for waker in shard.unwritten.borrow_mut().drain(..) {
+    }
+
+    /// The task that [`Self::schedule_flush`] calls.
+    async fn write_records(self: Rc<Self>) {
+        loop {
+            self.flush_due.heard().await;
+            self.flush();
+            self.flush_scheduled.set(false);
+            for waker in self.unwritten.borrow_mut().drain(..) {
                 waker.wake();
             }
-            // After those tasks: what they leave may be sent by others, and when the last record of
-            // a shard is written, it may say that it is done.
-            shard.clone().spawn(async move { shard.pump() });
-        });
+            self.flushed.ring();
+        }
+    }
+
+    /// Its turn comes after the tasks whose records were written: what they leave may be sent by
+    /// others, and when the last record of a shard is written, it may say that it is done.
+    async fn pump_after_flush(self: Rc<Self>) {
+        loop {
+            self.flushed.heard().await;
+            self.pump();
+        }
     }
 
     /// Waits for the flush that is scheduled, if one is.
@@ -449,6 +475,8 @@ impl<R: Runtime> Shard<R> {
         }
         self.pool.close_idle();
         self.report_metrics();
+        self.flush_due.fall_silent();
+        self.flushed.fall_silent();
     }
 }
 

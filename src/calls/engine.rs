@@ -458,6 +458,7 @@ async fn exchange<R: Runtime>(
     let exchange = pool
         .exchange(
             endpoint,
+            runtime::now(),
             deadline,
             |out| out.extend_from_slice(&request),
             |bytes| {

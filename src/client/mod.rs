@@ -16,7 +16,7 @@ mod proxy;
 mod pump;
 mod tls;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use failure::{Failure, Phase};
 pub use http2::CONNECTIONS_MAX as HTTP2_CONNECTIONS_MAX;
@@ -47,8 +47,8 @@ pub struct Exchange {
     pub result: Result<Response, Failure>,
     /// What was received, for the caller to read and to give back ([`crate::runtime::buffers`]).
     pub reply: Vec<u8>,
-    /// When the first byte of an answer came.
-    pub first_byte_at: Option<Instant>,
+    /// Whether a byte of an answer came.
+    pub answered: bool,
     /// Whether a stale connection made a second sending necessary.
     pub resent: bool,
 }

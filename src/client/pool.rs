@@ -122,6 +122,7 @@ impl<R: Runtime> Pool<R> {
 
     /// One attempt: has `write` append the request (head and body) to an empty buffer, sends it to
     /// `target` and reads the answer. `on_body` sees the decoded body as it arrives, each byte once.
+    /// `start` is now, for the caller has looked at the clock.
     ///
     /// A reused connection that ends before the first byte of an answer had gone stale: the request
     /// is written and goes out again on a fresh one, once. Anything else that goes wrong is the result.
@@ -131,6 +132,7 @@ impl<R: Runtime> Pool<R> {
     pub fn exchange(
         &self,
         target: usize,
+        start: Instant,
         deadline: Instant,
         mut write: impl FnMut(&mut Vec<u8>),
         mut on_body: impl FnMut(&[u8]),
@@ -140,7 +142,7 @@ impl<R: Runtime> Pool<R> {
         async move {
             let mut transfer = Transfer {
                 reply: Vec::new(),
-                first_byte_at: None,
+                answered: false,
                 received: 0,
             };
             let mut parts = Parts {
@@ -148,7 +150,7 @@ impl<R: Runtime> Pool<R> {
                 on_body: &mut on_body,
                 transfer: &mut transfer,
                 deadline,
-                start: runtime::now(),
+                start,
                 resent: false,
             };
             let result = self.perform(endpoint, &mut parts).await;
@@ -157,7 +159,7 @@ impl<R: Runtime> Pool<R> {
                 result,
                 resent,
                 reply: transfer.reply,
-                first_byte_at: transfer.first_byte_at,
+                answered: transfer.answered,
             }
         }
     }
@@ -217,8 +219,8 @@ impl<R: Runtime> Pool<R> {
                 Ok(response) if !(timed_out && attempt.closed) => {
                     // A deadline that fired at the last moment has shut the connection down.
                     if response.reusable && attempt.sent && !timed_out {
-                        let since = parts.transfer.first_byte_at.unwrap_or(parts.start);
-                        let since = since.max(self.swept_at.get());
+                        // As exactly as sweeps look at it, and without another look at the clock.
+                        let since = parts.start.max(self.swept_at.get());
                         let fresh = false;
                         endpoint.idle.borrow_mut().push(Idle {
                             connection,
@@ -235,7 +237,7 @@ impl<R: Runtime> Pool<R> {
             };
             return Err(match broken {
                 _ if timed_out => parts.late(attempt.phase, &endpoint.peer),
-                Broken::Cut(_) if reused && parts.transfer.first_byte_at.is_none() => {
+                Broken::Cut(_) if reused && !parts.transfer.answered => {
                     parts.resent = true;
                     count(&self.stale_resends, 1);
                     continue;
@@ -298,9 +300,7 @@ impl<R: Runtime> Pool<R> {
                     count(&self.stale_resends, 1);
                     continue;
                 }
-                Err(Ended::Cut(_))
-                    if reused && !repeated && parts.transfer.first_byte_at.is_none() =>
-                {
+                Err(Ended::Cut(_)) if reused && !repeated && !parts.transfer.answered => {
                     (repeated, parts.resent) = (true, true);
                     count(&self.stale_resends, 1);
                     continue;

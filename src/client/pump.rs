@@ -9,12 +9,11 @@ use std::io;
 use std::mem;
 use std::pin::pin;
 use std::task::Poll;
-use std::time::Instant;
 
 use super::deadline::Lease;
 use super::failure::Phase;
 use crate::http::{Limits, Progress, ProtocolError, Response, ResponseReader};
-use crate::runtime::{self, Read, Write, buffers};
+use crate::runtime::{Read, Write, buffers};
 
 /// Least room for a read: a usual answer and its head arrive in one.
 const READ_ROOM: usize = 4 * 1024;
@@ -24,7 +23,8 @@ const READ_ROOM: usize = 4 * 1024;
 pub(super) struct Transfer {
     /// What was received; has no capacity before the first byte.
     pub(super) reply: Vec<u8>,
-    pub(super) first_byte_at: Option<Instant>,
+    /// A byte of an answer came.
+    pub(super) answered: bool,
     /// Bytes that came in.
     pub(super) received: usize,
 }
@@ -101,7 +101,7 @@ pub(super) async fn perform<R: Read, W: Write>(
             }
             Ok(count) => {
                 transfer.received += count;
-                transfer.first_byte_at = transfer.first_byte_at.or_else(|| Some(runtime::now()));
+                transfer.answered = true;
                 response.advance(reply)
             }
         };

@@ -127,12 +127,14 @@ async fn exchange<R: Runtime>(
     patience: Duration,
     on_body: impl FnMut(&[u8]),
 ) -> Exchange {
-    let deadline = runtime::now() + patience;
+    let start = runtime::now();
     let write = |out: &mut Vec<u8>| {
         assert!(out.is_empty(), "the request gets an empty buffer");
         out.extend_from_slice(sent);
     };
-    let exchange = pool.exchange(0, deadline, write, on_body).await;
+    let exchange = pool
+        .exchange(0, start, start + patience, write, on_body)
+        .await;
     buffers::give_back(b"old contents".to_vec());
     exchange
 }

@@ -168,10 +168,17 @@ impl<R: Runtime> Fetcher<R> {
                 R::sleep_until(runtime::now() + SWEEP_EVERY).await;
             }
         });
-        let deadline = runtime::now() + timeout.mul_f64(0.9);
+        let start = runtime::now();
+        let deadline = start + timeout.mul_f64(0.9);
         let request = ask.request.expose().as_bytes();
         let exchange = pool
-            .exchange(0, deadline, |out| out.extend_from_slice(request), |_| {})
+            .exchange(
+                0,
+                start,
+                deadline,
+                |out| out.extend_from_slice(request),
+                |_| {},
+            )
             .await;
         let response = exchange.result?;
         let body = exchange.reply[response.body].to_vec();

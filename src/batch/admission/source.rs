@@ -23,6 +23,8 @@ pub(super) struct Source {
     /// Unfinished lines that an earlier process has tried already: they go after all others, so that
     /// lines that always fail cannot keep a run from ever reaching those behind them.
     pub(super) tried_before: Vec<TriedBefore>,
+    /// What finished lines were parsed into.
+    spare: Vec<Parsed>,
     done: Option<Arc<DoneSet>>,
     max_line_bytes: usize,
 }
@@ -34,6 +36,9 @@ pub(super) struct TriedBefore {
     /// How often.
     pub(super) attempts: u32,
 }
+
+/// Parsed lines kept for their memory, which is little: a turn of the loop gives back some and takes as many.
+const SPARE_MAX: usize = 64;
 
 /// How looking for the next line ended.
 pub(super) enum Filled {
@@ -53,6 +58,7 @@ impl Source {
             ended: false,
             next: None,
             tried_before: Vec::new(),
+            spare: Vec::new(),
             done,
             max_line_bytes,
         }
@@ -131,13 +137,24 @@ impl Source {
             );
             return Filled::Refused(line, ErrorKind::TooLarge, message);
         }
-        let mut parsed = Parsed::default();
+        let mut parsed = self.take_spare();
         match parsed.parse(text) {
             Ok(()) => {
                 self.next = Some((line, parsed));
                 Filled::Ready
             }
             Err(InvalidLine { message }) => Filled::Refused(line, ErrorKind::InvalidInput, message),
+        }
+    }
+
+    /// Something to parse a line into.
+    pub(super) fn take_spare(&mut self) -> Parsed {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    pub(super) fn reuse(&mut self, parsed: Parsed) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(parsed);
         }
     }
 }

@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn next(&self) -> Ticket {
-        self.shard.next().expect("a line may be sent")
+        self.shard.next().expect("a line may be sent").0
     }
 
     fn fail(&self, ticket: &Ticket) {

@@ -21,7 +21,7 @@ use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
 use crate::client::pump::Transfer;
 use crate::http::{Limits, MAX_INTERIM, ProtocolError, Response, Scheme, Signals};
-use crate::runtime::{self, buffers};
+use crate::runtime::buffers;
 
 /// Most room taken for a body on the word of its `content-length`.
 const RESERVE_MAX: usize = 256 * 1024;
@@ -157,14 +157,14 @@ impl Sending<'_> {
             }))
             .await
             .ok_or_else(|| Ended::Late(unanswered()))?;
-        transfer.first_byte_at = Some(runtime::now());
+        transfer.answered = true;
         let (head, mut body) = match head {
             Ok(head) => head.into_parts(),
             Err(None) => {
                 return Err(self.broken(ProtocolError::TooManyInterim { limit: MAX_INTERIM }));
             }
             Err(Some(error)) => {
-                transfer.first_byte_at = None;
+                transfer.answered = false;
                 return Err(self.failed(&error, unanswered()));
             }
         };

@@ -18,7 +18,7 @@ fn exchanges_share_a_connection<R: Runtime>() {
         for text in ["one", "two", "three"] {
             let exchange = post(&pool, text.as_bytes(), AMPLE).await;
             assert_eq!((exchange.status(), exchange.body()), (200, text));
-            assert!(exchange.first_byte_at.is_some() && !exchange.resent);
+            assert!(exchange.answered && !exchange.resent);
             bytes_out += request(text.as_bytes()).len() as u64;
         }
         assert_eq!(server.accepted(), 1);
@@ -355,7 +355,7 @@ fn an_exchange_is_small<R: Runtime>() {
         settings(),
         target(Scheme::Http, "127.0.0.1", 1),
         async |pool| {
-            let exchange = pool.exchange(0, runtime::now(), |_| {}, |_| {});
+            let exchange = pool.exchange(0, runtime::now(), runtime::now(), |_| {}, |_| {});
             // Every request in flight holds one of these, and every move of one copies it.
             let size = size_of_val(&exchange);
             assert!(size <= 1280, "{size} bytes");

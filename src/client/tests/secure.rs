@@ -276,7 +276,7 @@ fn a_cut_anywhere_in_tls_fails_its_exchange_alone<R: Runtime>() {
                         false => ErrorKind::Connect,
                     };
                     assert_eq!(kind, expect, "{version:?}, {cut} of {whole}: {message}");
-                    assert!(!exchange.resent && exchange.first_byte_at.is_some() == late);
+                    assert!(!exchange.resent && exchange.answered == late);
                     assert_eq!(post(&pool, b"next", AMPLE).await.body(), "next");
                     assert_eq!((server.accepted(), pool.stats().open), (2, 1));
                 });

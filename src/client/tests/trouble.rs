@@ -240,7 +240,7 @@ fn a_reset_within_the_body_is_a_protocol_failure<R: Runtime>() {
             server.address
         );
         assert_eq!(exchange.failure(), (ErrorKind::Protocol, expect));
-        assert!(exchange.first_byte_at.is_some());
+        assert!(exchange.answered);
     });
 }
 

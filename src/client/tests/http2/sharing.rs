@@ -17,7 +17,7 @@ fn exchanges_share_a_connection_and_keep_their_answers_apart<R: Runtime>() {
     with_pool::<R, _>(settings(), known(&server), async |pool| {
         post_all(&pool, 100, AMPLE, |_, text, exchange| {
             assert_eq!((exchange.status(), exchange.body()), (200, text));
-            assert!(exchange.first_byte_at.is_some() && !exchange.resent);
+            assert!(exchange.answered && !exchange.resent);
         })
         .await;
         assert_eq!((server.accepted(), seen.together_max()), (1, 100));
