@@ -15,6 +15,7 @@ mod job;
 mod kill;
 mod limits;
 mod points;
+mod read_only;
 mod refused;
 mod scene;
 mod signals;
