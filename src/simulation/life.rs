@@ -341,7 +341,7 @@ impl Life {
     fn check_repeated(&self, outside: &Outside) -> Result<(), String> {
         if let Some((process, count, most)) = outside.repeated_too_often() {
             return Err(format!(
-                "{count} lines that process {process} was answered were sent again, at most {most} may be"
+                "{count} lines that process {process} was answered or had in flight were sent again, at most {most} may be"
             ));
         }
         if let Some((line, count, most)) = outside.doomed_too_often() {

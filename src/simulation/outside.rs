@@ -55,6 +55,10 @@ struct Book {
     dooms: u32,
     /// Processes to which it was answered for good, and when.
     answered: Vec<(usize, Instant)>,
+    /// It is in flight, or was when the process was killed.
+    is_out: bool,
+    /// The last process that sent it.
+    last_sender: usize,
 }
 
 /// A server has asked to wait.
@@ -65,11 +69,12 @@ struct Cooldown {
     until: Instant,
 }
 
-/// How many of the lines that a process was answered may be sent again.
-#[derive(Clone, Copy, Debug)]
+/// How many of the lines that a process was answered, or had in flight at its end, may be sent again.
+#[derive(Debug)]
 struct Repeats {
     process: usize,
     most: usize,
+    in_flight: Vec<usize>,
     ended: Instant,
     /// What has its record is synced some time later, because nothing was wrong with its disk.
     syncs: bool,
@@ -271,9 +276,16 @@ impl Outside {
     /// A process has ended; so many of the lines that it was answered may be sent again. `syncs`: what
     /// has its record becomes safe from a loss of power.
     pub fn may_repeat(&self, process: usize, most: usize, syncs: bool) {
+        let mut in_flight = Vec::new();
+        for (id, book) in self.books.borrow_mut().iter_mut().enumerate() {
+            if std::mem::take(&mut book.is_out) {
+                in_flight.push(id);
+            }
+        }
         self.repeats.borrow_mut().push(Repeats {
             process,
             most,
+            in_flight,
             ended: self.world().now(),
             syncs,
             lost_since: None,
@@ -294,24 +306,35 @@ impl Outside {
         }
     }
 
-    /// A process of which more lines were sent again than may be, with both figures.
+    /// A process of which more lines were sent again than may be, with both figures: those that it was
+    /// answered, and those that it had in flight when it was killed.
     pub fn repeated_too_often(&self) -> Option<(usize, usize, usize)> {
         let books = self.books.borrow();
         let lines = self.scenario.lines.iter().zip(books.iter());
-        let books: Vec<&Book> = lines
+        let lines: Vec<(usize, &Book)> = lines
             .filter(|(line, _)| matches!(line.fate, Fate::Answered | Fate::Refused))
-            .map(|(_, book)| book)
+            .map(|(line, book)| (line.id, book))
             .collect();
         let repeats = self.repeats.borrow();
         repeats.iter().find_map(|repeats| {
-            let repeated = books
-                .iter()
-                .filter_map(|book| book.answered_again(repeats.process));
-            let (count, most) = match repeats.lost_since {
-                None => (repeated.count(), repeats.most),
-                Some(since) => (repeated.filter(|at| *at < since).count(), 0),
+            let process = repeats.process;
+            let answered = |book: &Book| book.answered_again(process);
+            let was_in_flight = |id: &usize, book: &Book| {
+                repeats.in_flight.contains(id) && book.last_sender > process
             };
-            (count > most).then_some((repeats.process, count, most))
+            let (count, most) = match repeats.lost_since {
+                None => {
+                    let is_repeated = |(id, book): &&(usize, &Book)| {
+                        answered(book).is_some() || was_in_flight(id, book)
+                    };
+                    (lines.iter().filter(is_repeated).count(), repeats.most)
+                }
+                Some(since) => {
+                    let answered = lines.iter().filter_map(|(_, book)| answered(book));
+                    (answered.filter(|at| *at < since).count(), 0)
+                }
+            };
+            (count > most).then_some((process, count, most))
         })
     }
 
@@ -369,7 +392,7 @@ impl Watcher for Outside {
         Welcome::Accepted(self.latency())
     }
 
-    fn sends(&self, address: SocketAddr, since: Instant, request: &[u8]) {
+    fn sends(&self, address: SocketAddr, since: Instant, request: &[u8]) -> usize {
         let endpoint = endpoint_of(address);
         let mut in_flight = self.in_flight.borrow_mut();
         in_flight[endpoint] += 1;
@@ -388,26 +411,35 @@ impl Watcher for Outside {
             self.violation(format!("{all} requests in flight, --workers is {workers}"));
         }
         let Some(id) = marked(request) else {
-            return self.violation("a request of no line".to_owned());
+            self.violation("a request of no line".to_owned());
+            return usize::MAX;
         };
+        let book = &mut self.books.borrow_mut()[id];
+        (book.is_out, book.last_sender) = (true, self.number.get());
         // What goes out again for a stale connection goes out at once.
-        let may_be_resent = self.books.borrow()[id].stale > 0 || self.trouble().stale > 0.0;
+        let may_be_resent = book.stale > 0 || self.trouble().stale > 0.0;
         if !may_be_resent && self.is_within_cooldown(endpoint, since) {
             let mark = self.scenario.lines[id].mark();
             self.violation(format!(
                 "{mark} is sent to endpoint {endpoint}, which has asked to wait"
             ));
         }
-        let answered = self.books.borrow()[id].was_answered(self.number.get());
+        let answered = book.was_answered(self.number.get());
         if answered && self.scenario.lines[id].fate == Fate::Answered {
             self.violation(format!(
                 "{} is sent again though this process has its answer",
                 self.scenario.lines[id].mark()
             ));
         }
+        id
     }
 
-    fn ended(&self, address: SocketAddr, since: Instant) {
+    fn ended(&self, address: SocketAddr, since: Instant, request: usize) {
+        if !self.world().is_killed()
+            && let Some(book) = self.books.borrow_mut().get_mut(request)
+        {
+            book.is_out = false;
+        }
         let lasted = self.world().now().duration_since(since);
         let timeout = self.process.borrow().config.request.timeout;
         if lasted > timeout + TIMEOUT_LATE {

@@ -33,11 +33,12 @@ pub enum Welcome {
 pub trait Watcher {
     /// What becomes of an attempt to connect to `address`.
     fn welcome(&self, address: SocketAddr) -> Welcome;
-    /// A request's bytes go out. `since`: when its sending began, the connection included.
-    fn sends(&self, address: SocketAddr, since: Instant, request: &[u8]);
+    /// A request's bytes go out. `since`: when its sending began, the connection included. Returns what
+    /// the watcher calls it.
+    fn sends(&self, address: SocketAddr, since: Instant, request: &[u8]) -> usize;
     /// The answer to the request that began to be sent at `since` was read, or its connection is over
     /// for the process.
-    fn ended(&self, address: SocketAddr, since: Instant);
+    fn ended(&self, address: SocketAddr, since: Instant, request: usize);
     /// How long a packet takes.
     fn latency(&self) -> Duration;
     /// Longest piece that a read or write moves at once.
@@ -92,8 +93,8 @@ struct Link {
     down: Lane,
     /// When connecting began, until the first request is sent.
     connecting_since: Cell<Option<Instant>>,
-    /// A request is out and its answer not read: since when.
-    outstanding: Cell<Option<Instant>>,
+    /// A request is out and its answer not read: since when, and which.
+    outstanding: Cell<Option<(Instant, usize)>>,
     /// `shutdown(2)`.
     shut: Cell<bool>,
     server_gone: Cell<bool>,
@@ -159,10 +160,11 @@ impl Link {
     }
 
     fn end_request(&self) {
-        if let Some(since) = self.outstanding.take()
+        if let Some((since, request)) = self.outstanding.take()
             && let Some(world) = self.world()
         {
-            world.network.watcher().ended(self.address, since);
+            let watcher = world.network.watcher();
+            watcher.ended(self.address, since, request);
         }
     }
 
@@ -352,8 +354,8 @@ impl Write for Writer {
         link.note("writes", buffer.len());
         if link.outstanding.get().is_none() {
             let since = link.connecting_since.take().unwrap_or_else(|| world.now());
-            link.outstanding.set(Some(since));
-            watcher.sends(link.address, since, &buffer);
+            let request = watcher.sends(link.address, since, &buffer);
+            link.outstanding.set(Some((since, request)));
         }
         let mut written = 0;
         while written < buffer.len() {
