@@ -167,7 +167,7 @@ fn options_of_a_call_reach_the_server() {
         let configured = EndpointConfig {
             temperature: Some(1.0),
             max_completion_tokens: Some(9),
-            headers: BTreeMap::from([("x-team".to_owned(), "all".to_owned())]),
+            headers: BTreeMap::from([("x-team".to_owned(), "all".into())]),
             ..endpoint(&mock)
         };
         let client = Client::new(config(runtime, vec![configured])).expect("a client");

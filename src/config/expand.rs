@@ -1,5 +1,7 @@
 //! `${NAME}` inside a string → the environment variable's text. Pure: the caller brings the lookup.
 
+use zeroize::Zeroizing;
+
 /// Why a string could not be expanded.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ExpandError {
@@ -15,14 +17,14 @@ pub(super) fn expand(
     text: &str,
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String, ExpandError> {
-    let mut expanded = String::with_capacity(text.len());
+    let mut expanded = Zeroizing::new(String::with_capacity(text.len()));
     let mut rest = text;
     while let Some(at) = rest.find("${") {
         let (before, from_dollar) = rest.split_at(at);
         let after_open = &from_dollar["${".len()..];
         if let Some(before) = before.strip_suffix('$') {
-            expanded.push_str(before);
-            expanded.push_str("${");
+            push(&mut expanded, before);
+            push(&mut expanded, "${");
             rest = after_open;
             continue;
         }
@@ -30,12 +32,24 @@ pub(super) fn expand(
         if !is_variable_name(name) {
             return Err(ExpandError::Malformed);
         }
-        expanded.push_str(before);
-        expanded.push_str(&lookup(name).ok_or_else(|| ExpandError::Unset(name.to_owned()))?);
+        push(&mut expanded, before);
+        let value = lookup(name).ok_or_else(|| ExpandError::Unset(name.to_owned()))?;
+        push(&mut expanded, &Zeroizing::new(value));
         rest = after;
     }
-    expanded.push_str(rest);
-    Ok(expanded)
+    push(&mut expanded, rest);
+    Ok(std::mem::take(&mut expanded))
+}
+
+/// Appends; where the text moves to a larger place, the old one, which may hold a key, is wiped.
+fn push(text: &mut Zeroizing<String>, more: &str) {
+    let needed = text.len() + more.len();
+    if needed > text.capacity() {
+        let mut larger = Zeroizing::new(String::with_capacity(2 * needed));
+        larger.push_str(text);
+        *text = larger;
+    }
+    text.push_str(more);
 }
 
 fn is_variable_name(name: &str) -> bool {

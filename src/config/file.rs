@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::ConfigError;
 
 /// A larger config file is a mistaken path, most likely the input itself: 4 MiB holds some
@@ -16,14 +18,19 @@ use super::ConfigError;
 const CONFIG_FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The text of `path`. Fails when it cannot be read, is larger than 4 MiB or is not UTF-8.
-pub fn read_file(path: &Path) -> Result<String, ConfigError> {
+/// Keys may stand in it: it is wiped when dropped.
+pub fn read_file(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
     let unreadable = |source: io::Error| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
+    let file = File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    // All at once: a buffer that grows leaves copies behind.
+    let room = length.min(CONFIG_FILE_BYTES_MAX) as usize + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(CONFIG_FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
         .map_err(unreadable)?;
     if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
         let problem = format!("larger than {CONFIG_FILE_BYTES_MAX} bytes; is it a config file?");
@@ -32,11 +39,13 @@ pub fn read_file(path: &Path) -> Result<String, ConfigError> {
             problem,
         )));
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(std::mem::take(&mut bytes)).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
+        *bytes = error.into_bytes();
         let problem = format!("not UTF-8 at byte {at}; save it as UTF-8");
         unreadable(io::Error::new(io::ErrorKind::InvalidData, problem))
-    })
+    })?;
+    Ok(Zeroizing::new(text))
 }
 
 #[cfg(test)]
@@ -48,7 +57,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("blaze.json");
         std::fs::write(&path, "{}").expect("written");
-        assert_eq!(read_file(&path).expect("readable"), "{}");
+        assert_eq!(*read_file(&path).expect("readable"), "{}");
 
         let check = |path: &Path, expect: &str| {
             let message = read_file(path).expect_err("refused").to_string();

@@ -122,7 +122,7 @@ pub struct EndpointConfig {
     /// Endpoints that share one quota; `None`: the endpoint itself.
     pub quota_group: Option<String>,
     /// Added to every request.
-    pub headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, Secret>,
     /// Health check path; `None`: the provider's.
     pub health_path: Option<String>,
     /// Chat path joined to a base URL; `None`: the provider's.

@@ -330,7 +330,7 @@ impl<'a> EndpointReader<'a, '_> {
         Ok(Some(value))
     }
 
-    fn read_headers(&mut self) -> Result<BTreeMap<String, String>, ConfigError> {
+    fn read_headers(&mut self) -> Result<BTreeMap<String, Secret>, ConfigError> {
         let Some(field) = self.fields.take(&["headers"])? else {
             return Ok(BTreeMap::new());
         };
@@ -340,7 +340,7 @@ impl<'a> EndpointReader<'a, '_> {
         for (name, value) in field.members()? {
             self.origins
                 .insert(format!("{}.headers.{name}", self.prefix), value.origin());
-            headers.insert(name, value.text()?);
+            headers.insert(name, value.text()?.into());
         }
         Ok(headers)
     }

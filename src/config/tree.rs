@@ -7,6 +7,8 @@ mod yaml;
 use std::path::Path;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::{ConfigError, Origin};
 
 /// Deeper nesting than this is no configuration of ours (the schema needs four levels), and the
@@ -28,7 +30,8 @@ pub(super) enum Value {
     Boolean(bool),
     Integer(i128),
     Float(f64),
-    Text(String),
+    /// Wiped when dropped: it may be a key.
+    Text(Zeroizing<String>),
     /// TOML's dates and times; no setting takes one.
     Date,
     List(Vec<Node>),

@@ -8,7 +8,9 @@ use ::http::{HeaderName, HeaderValue};
 use url::Url;
 
 use super::scalar::DURATION_MAX;
-use super::{Config, ConfigError, EndpointConfig, Origin, Price, Rate, RequestConfig, RetryConfig};
+use super::{
+    Config, ConfigError, EndpointConfig, Origin, Price, Rate, RequestConfig, RetryConfig, Secret,
+};
 
 /// One worker is one open connection; more than a million are beyond any system's descriptors.
 const WORKERS_MAX: usize = 1_000_000;
@@ -362,15 +364,15 @@ fn validate_path(field: &str, path: &str) -> Result<(), ConfigError> {
 fn validate_header(
     field: &str,
     name: &str,
-    value: &str,
-    all: &BTreeMap<String, String>,
+    value: &Secret,
+    all: &BTreeMap<String, Secret>,
 ) -> Result<(), ConfigError> {
     let field = format!("{field}.{name}");
     if HeaderName::from_bytes(name.as_bytes()).is_err() {
         let problem = "is no HTTP header name; use letters, digits and hyphens, as x-team";
         return Err(invalid(field, problem));
     }
-    if HeaderValue::from_bytes(value.as_bytes()).is_err() {
+    if HeaderValue::from_bytes(value.expose().as_bytes()).is_err() {
         return Err(invalid(
             field,
             "its value holds a line break or another control character; remove it",

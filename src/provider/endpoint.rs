@@ -385,7 +385,7 @@ fn authorization(
 fn configured_headers(config: &EndpointConfig) -> Result<Vec<(String, Secret)>, EndpointProblem> {
     let mut headers: Vec<(String, Secret)> = Vec::with_capacity(config.headers.len());
     for (name, value) in &config.headers {
-        let name = name.to_ascii_lowercase();
+        let (name, value) = (name.to_ascii_lowercase(), value.expose());
         if HEADERS_NOT_CONFIGURABLE.contains(&name.as_str()) {
             return Err(EndpointProblem::HeaderNotConfigurable(name));
         }

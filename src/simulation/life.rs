@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::check;
+use super::kept;
 use super::lines::Fate;
 use super::outside::Outside;
 use super::scenario::{Process, Scenario, input};
@@ -160,8 +161,12 @@ impl Life {
             if self.is_shown {
                 println!("process {number}: {process:#?}");
             }
+            let kept = kept::finished(&self.run_folder(), !self.retries).unwrap_or_default();
             outside.begin(number, process.clone());
             let ended = self.run(world, &process);
+            if let Some(line) = outside.has_sent_any_of(&kept) {
+                return Err(format!("{line} had its record and was sent again"));
+            }
             self.history.requests += outside.sendings().len();
             if let Some(violation) = outside.violations().first() {
                 return Err(violation.clone());
@@ -179,6 +184,16 @@ impl Life {
                 outside.lose_power();
                 let keep = self.path("in.jsonl");
                 world.disk.lose_power(world, self.folder.path(), &keep);
+                // What earlier processes left is made durable before anything is sent.
+                let has_sent = !outside.sendings().is_empty();
+                let left = kept::finished(&self.run_folder(), !self.retries);
+                if let Some(left) = left.filter(|_| has_sent)
+                    && let Some(number) = kept.difference(&left).next()
+                {
+                    return Err(format!(
+                        "the record of line number {number} was not durable"
+                    ));
+                }
             }
             if has_finished && !manifest.exists() {
                 // Killed in its last instants, or failed to clean up: all that is left is rubbish.

@@ -8,6 +8,7 @@
 //! and tells what happens in it, `BLAZE_SIM_SEEDS=n` makes it that many, from `BLAZE_SIM_FIRST` on.
 
 mod check;
+mod kept;
 mod life;
 mod lines;
 mod outside;

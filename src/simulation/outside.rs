@@ -2,6 +2,7 @@
 //! the endpoints keep of what reaches them.
 
 use std::cell::{Cell, Ref, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -58,7 +59,7 @@ struct Book {
     /// It is in flight, or was when the process was killed.
     is_out: bool,
     /// The last process that sent it.
-    last_sender: usize,
+    last_sender: Option<usize>,
 }
 
 /// A server has asked to wait.
@@ -306,6 +307,16 @@ impl Outside {
         }
     }
 
+    /// A line of these that the process has sent.
+    pub fn has_sent_any_of(&self, numbers: &BTreeSet<u64>) -> Option<String> {
+        let number = self.number.get();
+        let books = self.books.borrow();
+        let mut lines = self.scenario.lines.iter().zip(books.iter());
+        lines
+            .find(|(line, book)| book.last_sender == Some(number) && numbers.contains(&line.number))
+            .map(|(line, _)| line.mark())
+    }
+
     /// A process of which more lines were sent again than may be, with both figures: those that it was
     /// answered, and those that it had in flight when it was killed.
     pub fn repeated_too_often(&self) -> Option<(usize, usize, usize)> {
@@ -320,7 +331,7 @@ impl Outside {
             let process = repeats.process;
             let answered = |book: &Book| book.answered_again(process);
             let was_in_flight = |id: &usize, book: &Book| {
-                repeats.in_flight.contains(id) && book.last_sender > process
+                repeats.in_flight.contains(id) && book.last_sender > Some(process)
             };
             let (count, most) = match repeats.lost_since {
                 None => {
@@ -415,7 +426,7 @@ impl Watcher for Outside {
             return usize::MAX;
         };
         let book = &mut self.books.borrow_mut()[id];
-        (book.is_out, book.last_sender) = (true, self.number.get());
+        (book.is_out, book.last_sender) = (true, Some(self.number.get()));
         // What goes out again for a stale connection goes out at once.
         let may_be_resent = book.stale > 0 || self.trouble().stale > 0.0;
         if !may_be_resent && self.is_within_cooldown(endpoint, since) {

@@ -226,16 +226,24 @@ async fn answer(outside: &Outside, peer: &Peer, line: &Line) -> bool {
         Framing::Chunks => bytes.extend_from_slice(&chunked(outside, body.as_bytes())),
         Framing::Length | Framing::Close => bytes.extend_from_slice(body.as_bytes()),
     }
-    // Bytes that nobody asked for must not reach the next request.
-    let leftover = !closes && world.chance(0.03);
-    send(outside, peer, &bytes, framing != Framing::Close).await;
-    if leftover {
-        peer.send(
-            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_vec(),
-            false,
-        );
+    if !closes && world.chance(0.03) {
+        answer_too_much(outside, peer, &bytes).await;
+        return false;
     }
-    !closes && !leftover
+    send(outside, peer, &bytes, framing != Framing::Close).await;
+    !closes
+}
+
+/// Bytes that nobody asked for come with the answer's last one. They must not reach the next request:
+/// there is none on this connection.
+async fn answer_too_much(outside: &Outside, peer: &Peer, answer: &[u8]) {
+    let (last, others) = answer.split_last().expect("an answer has bytes");
+    send(outside, peer, others, false).await;
+    let unasked = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    peer.send([std::slice::from_ref(last), unasked].concat(), true);
+    if peer.read(&mut Vec::new()).await > 0 {
+        outside.violation("a connection with bytes left over was used again".to_owned());
+    }
 }
 
 /// In pieces, sometimes with pauses.

@@ -70,7 +70,7 @@ fn the_documented_example_loads_in_all_three_formats() {
             rpm_limit: Some(10_000),
             tpm_limit: Some(2_000_000),
             quota_group: Some("org-a".into()),
-            headers: [("x-team".to_owned(), "search".to_owned())].into(),
+            headers: [("x-team".to_owned(), "search".into())].into(),
             ..EndpointConfig::default()
         };
         assert_eq!(raw.endpoints, [expect], "{path}");

@@ -192,7 +192,7 @@ fn credentials_in_a_url_are_sent_as_basic_authorization() {
         try_load(text, &Overrides::default(), &[("PASSWORD", "hunter2")]).expect("a config");
     assert_eq!(config.endpoints[0].url, "http://h/v1");
     assert_eq!(
-        config.endpoints[0].headers["authorization"],
+        config.endpoints[0].headers["authorization"].expose(),
         "Basic dXNlcjpodW50ZXIy"
     );
     assert!(!format!("{config:?}").contains("dXNlcjpodW50ZXIy"));

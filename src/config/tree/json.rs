@@ -65,7 +65,7 @@ fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SyntaxError> {
         }
         _ => match serde_json::from_str(raw.get()).map_err(failed)? {
             serde_json::Value::Bool(value) => Value::Boolean(value),
-            serde_json::Value::String(value) => Value::Text(value),
+            serde_json::Value::String(value) => Value::Text(value.into()),
             serde_json::Value::Number(number) => match number.as_i128() {
                 Some(value) => Value::Integer(value),
                 None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),

@@ -7,7 +7,7 @@ fn show(node: &Node) -> String {
         Value::Boolean(value) => value.to_string(),
         Value::Integer(value) => value.to_string(),
         Value::Float(value) => format!("{value:?}"),
-        Value::Text(value) => format!("{value:?}"),
+        Value::Text(value) => format!("{:?}", value.as_str()),
         Value::Date => "date".to_owned(),
         Value::List(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(" ")),
         Value::Table(entries) => {

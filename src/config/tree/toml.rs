@@ -23,7 +23,7 @@ fn node(text: &str, spanned: Spanned<DeValue<'_>>, depth: usize) -> Result<Node,
         return Err(too_deep(line));
     }
     let value = match spanned.into_inner() {
-        DeValue::String(value) => Value::Text(value.into_owned()),
+        DeValue::String(value) => Value::Text(value.into_owned().into()),
         DeValue::Integer(value) => i128::from_str_radix(value.as_str(), value.radix())
             .map(Value::Integer)
             .map_err(|_| SyntaxError {

@@ -113,7 +113,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Shape, E> {
-        Ok(Shape::Scalar(Value::Text(value.to_owned())))
+        Ok(Shape::Scalar(Value::Text(value.to_owned().into())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Shape, A::Error> {

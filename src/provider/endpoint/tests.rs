@@ -71,7 +71,7 @@ fn a_configured_header_replaces_ours() {
             ("X-Team", "search"),
             ("ACCEPT", "*/*"),
         ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .map(|(name, value)| (name.to_owned(), value.into()))
         .into(),
         ..config("https://h")
     };
@@ -253,7 +253,7 @@ fn what_cannot_be_sent_is_refused() {
         EndpointProblem::Key,
     );
     let header = |name: &str, value: &str| EndpointConfig {
-        headers: [(name.to_owned(), value.to_owned())].into(),
+        headers: [(name.to_owned(), value.into())].into(),
         ..config("http://h")
     };
     check(
@@ -274,7 +274,7 @@ fn what_cannot_be_sent_is_refused() {
 fn nothing_secret_is_printed() {
     let config = EndpointConfig {
         api_key: Some("secret-key".into()),
-        headers: [("x-token".to_owned(), "secret-header".to_owned())].into(),
+        headers: [("x-token".to_owned(), "secret-header".into())].into(),
         provider: Some(ProviderKind::Azure),
         ..config("http://me:secret-password@h/v1?key=secret-query")
     };

@@ -53,7 +53,7 @@ fn is_no_secret(config: &Config) -> bool {
         endpoint.api_key = None;
         endpoint
             .headers
-            .retain(|name, value| name.contains(SECRET) || !value.contains(SECRET));
+            .retain(|name, value| name.contains(SECRET) || !value.expose().contains(SECRET));
         if let Some((_, rest)) = endpoint.url.split_once('@') {
             endpoint.url = format!("http://{rest}");
         }
