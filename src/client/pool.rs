@@ -198,7 +198,7 @@ impl<R: Runtime> Pool<R> {
             };
             connection.lease.arm(parts.deadline);
             let request = parts.written(endpoint);
-            count(&self.bytes_out, request.len());
+            let length = request.len();
             let (lease, limits) = (&connection.lease, self.settings.limits);
             let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);
             let attempt = match &mut connection.stream {
@@ -214,6 +214,11 @@ impl<R: Runtime> Pool<R> {
             };
             let timed_out = connection.lease.disarm();
             count(&self.bytes_in, mem::take(&mut parts.transfer.received));
+            if reused && !timed_out && attempt.went_nowhere() {
+                // It had gone stale, and nothing was sent: as if it had not been taken.
+                continue;
+            }
+            count(&self.bytes_out, length);
 
             let broken = match attempt.outcome {
                 Ok(response) if !(timed_out && attempt.closed) => {

@@ -40,6 +40,14 @@ pub(super) struct Attempt {
     pub(super) closed: bool,
 }
 
+impl Attempt {
+    /// Whether the connection was found to be of no use before anything was sent on it (see
+    /// [`runtime::Abort::is_quiet`]).
+    pub(super) fn went_nowhere(&self) -> bool {
+        matches!(&self.outcome, Err(Broken::Cut(Some(error))) if error.kind() == io::ErrorKind::NotConnected)
+    }
+}
+
 /// Why an attempt has no response.
 pub(super) enum Broken {
     /// The connection ended: an error, or closed by the peer.

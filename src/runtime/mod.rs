@@ -114,12 +114,11 @@ impl Abort {
         }
     }
 
-    /// Whether the socket is open and holds nothing to be read, the end of the stream included. A
-    /// system call that does not wait.
+    /// Whether the socket is open and holds nothing to be read, the end of the stream included. Does not
+    /// wait. Ask right before a write: a runtime that sends later looks again then, and if something has
+    /// come, nothing is sent and both halves fail with `NotConnected`.
     pub fn is_quiet(&self) -> bool {
-        self.0.upgrade().is_some_and(|socket| {
-            matches!(socket.peek(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-        })
+        self.0.upgrade().is_some_and(|socket| socket.is_quiet())
     }
 }
 
@@ -128,8 +127,8 @@ trait Shutdown {
     /// `shutdown(2)` both ways; a connection that is already gone is fine.
     fn shutdown(&self);
 
-    /// How many bytes a read of one would give now, left where they are.
-    fn peek(&self) -> io::Result<usize>;
+    /// See [`Abort::is_quiet`].
+    fn is_quiet(&self) -> bool;
 }
 
 /// The monotonic clock.

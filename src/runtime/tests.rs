@@ -156,6 +156,174 @@ fn abort_ends_operations_in_flight_and_never_outlives_the_socket<R: Runtime>() {
     });
 }
 
+/// Bytes that tell their place, for 16 MB and more.
+fn pattern(length: usize) -> Vec<u8> {
+    let words = (0..length.div_ceil(4) as u32)
+        .flat_map(|word| word.wrapping_mul(2_654_435_761).to_le_bytes());
+    words.take(length).collect()
+}
+
+fn what_comes_while_nobody_reads_is_kept_in_order<R: Runtime>() {
+    const LENGTH: usize = 16 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    let (held, is_held) = mpsc::channel();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client comes");
+        let bytes = pattern(LENGTH);
+        stream.write_all(&bytes[..10]).expect("the client reads");
+        // More than the sockets' buffers take: it stops while nobody reads.
+        stream.set_nonblocking(true).expect("a socket");
+        let mut sent = 10;
+        while sent < LENGTH {
+            match stream.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let _ = held.send(sent);
+                    stream.set_nonblocking(false).expect("a socket");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    run::<R>(async {
+        let mut socket = R::connect(address).await.expect("loopback connects");
+        // From here on the ring may receive without being asked.
+        let (outcome, mut received) = socket.reader.read(with_capacity(10)).await;
+        outcome.expect("ten bytes");
+        while is_held.try_recv().is_err() {
+            R::yield_now().await;
+        }
+        while received.len() < LENGTH {
+            received.reserve(1 + received.len() % 5000);
+            let (outcome, buffer) = socket.reader.read(received).await;
+            assert_ne!(outcome.expect("the rest comes"), 0);
+            received = buffer;
+        }
+        assert!(received == pattern(LENGTH), "every byte in its place");
+    });
+    server.join().expect("the server passes");
+}
+
+fn more_answers_at_once_than_a_ring_has_buffers<R: Runtime>() {
+    const CONNECTIONS: usize = 400;
+    const ANSWER: usize = 9000;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    let server = thread::spawn(move || {
+        let accepted = (0..CONNECTIONS).map(|_| listener.accept().expect("a client comes").0);
+        let mut streams: Vec<_> = accepted.collect();
+        for stream in &mut streams {
+            stream.read_exact(&mut [0]).expect("each asks");
+        }
+        // Nobody is answered before everybody waits.
+        for (number, stream) in streams.iter_mut().enumerate() {
+            let answer = &pattern(CONNECTIONS + ANSWER)[number..][..ANSWER];
+            stream.write_all(answer).expect("the client reads");
+        }
+    });
+    run::<R>(async {
+        let (done, finished) = mailbox::channel();
+        let expected = Rc::new(pattern(CONNECTIONS + ANSWER));
+        for number in 0..CONNECTIONS {
+            let mut socket = R::connect(address).await.expect("loopback connects");
+            let (done, expected) = (done.clone(), Rc::clone(&expected));
+            R::spawn(async move {
+                socket
+                    .writer
+                    .write_all(vec![b'?'])
+                    .await
+                    .0
+                    .expect("a question");
+                let mut answer = with_capacity(ANSWER);
+                while answer.len() < ANSWER {
+                    let (outcome, buffer) = socket.reader.read(answer).await;
+                    assert_ne!(outcome.expect("an answer"), 0);
+                    answer = buffer;
+                }
+                assert!(
+                    answer == expected[number..][..ANSWER],
+                    "its own answer: {number}"
+                );
+                done.send(()).expect("the test waits");
+            });
+        }
+        for _ in 0..CONNECTIONS {
+            finished.recv().await.expect("each reports");
+        }
+    });
+    server.join().expect("the server passes");
+}
+
+fn sockets_that_never_rest_starve_nobody<R: Runtime>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    let server = thread::spawn(move || {
+        let accepted = (0..4).map(|_| listener.accept().expect("a client comes").0);
+        let streams: Vec<_> = accepted.collect();
+        let floods = streams.into_iter().map(|mut stream| {
+            thread::spawn(move || while stream.write_all(&[b'x'; 1 << 16]).is_ok() {})
+        });
+        floods
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|flood| flood.join().expect("no panic"));
+    });
+    let (sender, messages) = mailbox::channel();
+    run::<R>(async {
+        let over = Rc::new(Cell::new(false));
+        for _ in 0..4 {
+            let mut socket = R::connect(address).await.expect("loopback connects");
+            let over = Rc::clone(&over);
+            R::spawn(async move {
+                let mut buffer = with_capacity(1024);
+                while !over.get() {
+                    let (outcome, read) = socket.reader.read(buffer).await;
+                    outcome.expect("bytes without end");
+                    buffer = read;
+                    buffer.clear();
+                }
+            });
+        }
+        R::sleep_until(now() + Duration::from_millis(50)).await;
+        let messenger = thread::spawn(move || sender.send(7));
+        assert_eq!(messages.recv().await, Some(7));
+        over.set(true);
+        messenger
+            .join()
+            .expect("no panic")
+            .expect("the test listens");
+    });
+    server.join().expect("the server passes");
+}
+
+fn a_runtime_ends_with_operations_in_flight<R: Runtime>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    run::<R>(async {
+        for _ in 0..8 {
+            let socket = R::connect(address).await.expect("loopback connects");
+            let Socket {
+                mut reader,
+                mut writer,
+                ..
+            } = socket;
+            R::spawn(async move {
+                let _ = reader.read(with_capacity(16)).await;
+            });
+            R::spawn(async move {
+                let _ = writer.write_all(vec![b'x'; 16 << 20]).await;
+            });
+        }
+        R::yield_now().await;
+    });
+    // The peer sees every connection end, so nothing is left of them.
+    for _ in 0..8 {
+        let (mut peer, _) = listener.accept().expect("the connection is queued");
+        let _ = peer.read_to_end(&mut Vec::new());
+    }
+}
+
 fn timers_fire_in_order<R: Runtime>() {
     run::<R>(async {
         let start = now();
@@ -279,6 +447,10 @@ on_both!(
     a_reader_is_ready_when_there_is_something_to_read,
     a_refused_connection_is_an_error,
     abort_ends_operations_in_flight_and_never_outlives_the_socket,
+    what_comes_while_nobody_reads_is_kept_in_order,
+    more_answers_at_once_than_a_ring_has_buffers,
+    sockets_that_never_rest_starve_nobody,
+    a_runtime_ends_with_operations_in_flight,
     timers_fire_in_order,
     yielding_lets_tasks_and_the_kernel_work,
     a_mailbox_wakes_a_parked_shard,

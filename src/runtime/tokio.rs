@@ -112,8 +112,9 @@ impl Shutdown for RefCell<TcpStream> {
         let _ = SockRef::from(&*self.borrow()).shutdown(Direction::Both);
     }
 
-    fn peek(&self) -> io::Result<usize> {
+    fn is_quiet(&self) -> bool {
         // tokio's sockets never block.
-        SockRef::from(&*self.borrow()).peek(&mut [MaybeUninit::uninit()])
+        let peeked = SockRef::from(&*self.borrow()).peek(&mut [MaybeUninit::uninit()]);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }

@@ -1,60 +1,69 @@
-//! The Linux backend: io_uring through monoio.
+//! The Linux backend: tasks and timers by monoio on io_uring, sockets on a ring of our own beside it.
 
-use std::cell::UnsafeCell;
-use std::future::Future;
+mod buffers;
+mod connection;
+mod ring;
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::{Shutdown as Direction, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use io_uring::{IoUring, Probe, opcode};
-use monoio::buf::IoBuf;
-use monoio::io::{AsyncWriteRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
+use io_uring::{IoUring, Probe, opcode, types};
 use monoio::net::{TcpStream, UnixStream};
+use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, RuntimeBuilder};
-use socket2::SockRef;
 
+use self::buffers::Buffers;
+use self::connection::Connection;
+use self::ring::{Ring, drive};
 use super::{Abort, Read, Runtime, Shutdown, Socket, Write};
 
 /// Completion-based sockets on io_uring.
 pub struct Uring;
 
-/// How a ring is set up, best first. A kernel before 6.1 refuses the first, a small limit on locked
+/// How the rings are set up, best first. A kernel before 6.1 refuses the first, a small limit on locked
 /// memory (64 KiB is common for ordinary users on older systems) leaves only the last.
 const SETUPS: [Setup; 3] = [
     // Completions are worked off only when the shard asks, about 10 % less CPU a request.
     Setup {
-        entries: 1024,
+        socket_entries: 1024,
         deferred: true,
     },
     Setup {
-        entries: 1024,
+        socket_entries: 1024,
         deferred: false,
     },
     Setup {
-        entries: 256,
+        socket_entries: 64,
         deferred: false,
     },
 ];
+
+/// Of monoio's ring, which carries what connects and what wakes the shard: the fewest it takes.
+const RUNTIME_ENTRIES: u32 = 256;
 
 /// Resolution of monoio's timers.
 const TICK: Duration = Duration::from_millis(1);
 
 /// The kernel gives back the locked memory of a ring some time after it is closed, also of the one that
 /// [`uring_available`] tried: where little may be locked, the first try may come too early.
-const BUILD_ROUNDS: u32 = 5;
+const BUILD_ROUNDS: u32 = 10;
 /// Between two rounds.
 const BUILD_PAUSE: Duration = Duration::from_millis(20);
 
 struct Setup {
-    entries: u32,
+    /// Of the ring that carries the sockets.
+    socket_entries: u32,
     deferred: bool,
 }
 
 impl Setup {
-    fn ring(&self) -> io_uring::Builder {
+    fn builder(&self) -> io_uring::Builder {
         let mut ring = IoUring::builder();
         if self.deferred {
             ring.setup_single_issuer()
@@ -64,10 +73,26 @@ impl Setup {
         ring
     }
 
-    /// Sets a ring up, sends one operation through it and looks for the operations the backend uses.
-    /// A sandbox may allow the setup and refuse what follows.
+    fn build(&self) -> io::Result<(monoio::Runtime<TimeDriver<IoUringDriver>>, Rc<Ring>)> {
+        let mut sockets = self.builder();
+        if self.deferred {
+            sockets.setup_taskrun_flag();
+        }
+        let ring = Ring::new(sockets.build(self.socket_entries)?)?;
+        let runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .uring_builder(self.builder())
+            .with_entries(RUNTIME_ENTRIES)
+            .enable_timer()
+            .build()?;
+        Ok((runtime, ring))
+    }
+
+    /// Sets the rings up and receives something through the sockets' one. A sandbox may allow the
+    /// setup and refuse what follows.
     fn check(&self) -> io::Result<()> {
-        let mut ring = self.ring().build(self.entries)?;
+        // The large one first: a small one that worked holds its memory for a while.
+        let mut ring = self.builder().build(self.socket_entries)?;
+        let _runtime = self.builder().build(RUNTIME_ENTRIES)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         let needed = [
@@ -83,8 +108,14 @@ impl Setup {
                 "the kernel's io_uring lacks socket operations",
             ));
         }
-        // SAFETY: a no-op refers to no memory.
-        unsafe { ring.submission().push(&opcode::Nop::new().build()) }
+        // SAFETY: nothing is received into them but the end of a stream, which is no bytes.
+        let _buffers = unsafe { Buffers::register(&ring)? };
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        // A close: what is received is its end, and the receive ends with it.
+        drop(theirs);
+        let receive = opcode::RecvMulti::new(types::Fd(ours.as_raw_fd()), buffers::GROUP).build();
+        // SAFETY: the buffers and the socket outlive it.
+        unsafe { ring.submission().push(&receive) }
             .map_err(|_| io::Error::other("a new ring has no free entry"))?;
         ring.submit_and_wait(1)?;
         match ring.completion().next() {
@@ -95,17 +126,57 @@ impl Setup {
     }
 }
 
+thread_local! {
+    /// The ring of the shard that runs on this thread.
+    static RING: RefCell<Option<Rc<Ring>>> = const { RefCell::new(None) };
+}
+
+/// Ends the ring when the shard is over, also by a panic.
+struct Running {
+    ring: Rc<Ring>,
+}
+
+impl Running {
+    fn new(ring: Rc<Ring>) -> Self {
+        RING.set(Some(Rc::clone(&ring)));
+        Self { ring }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.ring.end();
+        RING.set(None);
+    }
+}
+
+/// What `attempt` makes of the best setup that the kernel accepts; its last refusal otherwise.
+fn first_that_works<T>(attempt: impl Fn(&Setup) -> io::Result<T>) -> io::Result<T> {
+    let mut refusal = io::Error::from(io::ErrorKind::Unsupported);
+    for round in 0..BUILD_ROUNDS {
+        // Large rings that were refused half-way hold memory for a while, too: not again.
+        let mut setups = &SETUPS[..];
+        if round > 0 {
+            std::thread::sleep(BUILD_PAUSE);
+            setups = &SETUPS[SETUPS.len() - 1..];
+        }
+        for setup in setups {
+            match attempt(setup) {
+                Ok(built) => return Ok(built),
+                Err(error) => refusal = error,
+            }
+        }
+        if refusal.kind() != io::ErrorKind::OutOfMemory {
+            break;
+        }
+    }
+    Err(refusal)
+}
+
 /// Whether this process may use io_uring: tries the ring setups [`Uring::run`] would use, and names
 /// the kernel's reason when it refuses them all.
 pub fn uring_available() -> Result<(), String> {
-    let mut refusal = String::new();
-    for setup in &SETUPS {
-        match setup.check() {
-            Ok(()) => return Ok(()),
-            Err(error) => refusal = error.to_string(),
-        }
-    }
-    Err(format!("the system refuses io_uring: {refusal}"))
+    first_that_works(Setup::check).map_err(|error| format!("the system refuses io_uring: {error}"))
 }
 
 impl Runtime for Uring {
@@ -114,27 +185,18 @@ impl Runtime for Uring {
     type Writer = Writer;
 
     fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
-        let mut refusal = io::Error::from(io::ErrorKind::Unsupported);
-        for round in 0..BUILD_ROUNDS {
-            if round > 0 {
-                std::thread::sleep(BUILD_PAUSE);
-            }
-            for setup in &SETUPS {
-                let built = RuntimeBuilder::<IoUringDriver>::new()
-                    .uring_builder(setup.ring())
-                    .with_entries(setup.entries)
-                    .enable_timer()
-                    .build();
-                match built {
-                    Ok(mut runtime) => return Ok(runtime.block_on(main)),
-                    Err(error) => refusal = error,
-                }
-            }
-            if refusal.kind() != io::ErrorKind::OutOfMemory {
-                break;
-            }
-        }
-        Err(refusal)
+        let (mut runtime, ring) = first_that_works(Setup::build)?;
+        let running = Running::new(ring);
+        runtime.block_on(async {
+            let event = UnixStream::from_std(running.ring.event()?.into())?;
+            Self::spawn(drive(Rc::clone(&running.ring), event));
+            let result = main.await;
+            running.ring.end();
+            // The driver ends, and tasks that were woken in the meantime find the end of their sockets.
+            Self::yield_now().await;
+            drop(running);
+            Ok(result)
+        })
     }
 
     fn spawn(task: impl Future<Output = ()> + 'static) {
@@ -149,11 +211,16 @@ impl Runtime for Uring {
     async fn connect(address: SocketAddr) -> io::Result<Socket<Self>> {
         let stream = TcpStream::connect_addr(address).await?;
         stream.set_nodelay(true)?;
-        let (reader, writer) = stream.into_split();
-        let weak: Weak<UnsafeCell<TcpStream>> = Rc::downgrade(&reader.0);
+        // SAFETY: the stream gives its descriptor away, to one owner.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
+        let ring = RING.with_borrow(|ring| ring.clone());
+        let ring = ring.expect("sockets are opened inside of `run`");
+        let connection = ring.enrol(|place| Rc::new(Connection::new(descriptor, place)));
+        let handle = Rc::new(Handle { connection, ring });
+        let weak: Weak<Handle> = Rc::downgrade(&handle);
         Ok(Socket {
-            reader: Reader(reader),
-            writer: Writer(writer),
+            reader: Reader(Rc::clone(&handle)),
+            writer: Writer(handle),
             abort: Abort(weak),
         })
     }
@@ -169,16 +236,25 @@ impl Runtime for Uring {
     }
 }
 
-/// The receiving half. Whoever waits in [`Read::ready`] has a poll in the ring and no buffer; the read
-/// after it does not wait, and so needs no place there.
-pub struct Reader(OwnedReadHalf<TcpStream>);
+/// A socket; both halves hold it.
+struct Handle {
+    connection: Rc<Connection>,
+    ring: Rc<Ring>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.connection.close(&self.ring);
+    }
+}
+
+/// The receiving half.
+pub struct Reader(Rc<Handle>);
 
 impl Read for Reader {
     async fn ready(&mut self) {
-        // SAFETY: as in `descriptor`; the future looks at the stream only when it is first polled.
-        let stream = unsafe { &*self.0.0.get() };
-        // What an error is, the read says.
-        let _ = stream.readable(true).await;
+        let Handle { connection, ring } = &*self.0;
+        poll_fn(|context| connection.poll_ready(ring, context)).await;
     }
 
     async fn read(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
@@ -186,64 +262,40 @@ impl Read for Reader {
             buffer.len() < buffer.capacity(),
             "a read needs spare capacity"
         );
-        loop {
-            match receive(&self.0.0, &mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready().await,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                outcome => return (outcome, buffer),
+        let Handle { connection, ring } = &*self.0;
+        let outcome = poll_fn(|context| {
+            loop {
+                if let Some(outcome) = connection.take(ring, &mut buffer) {
+                    return Poll::Ready(outcome);
+                }
+                ready!(connection.poll_ready(ring, context));
             }
-        }
+        })
+        .await;
+        (outcome, buffer)
     }
-}
-
-/// Receives into the spare capacity of `buffer` without waiting.
-fn receive(stream: &UnsafeCell<TcpStream>, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    let socket = descriptor(stream);
-    let count =
-        SockRef::from(&socket).recv_with_flags(buffer.spare_capacity_mut(), libc::MSG_DONTWAIT)?;
-    // SAFETY: the kernel has written that many bytes into the spare capacity.
-    unsafe { buffer.set_len(buffer.len() + count) };
-    Ok(count)
 }
 
 /// The sending half.
-pub struct Writer(OwnedWriteHalf<TcpStream>);
+pub struct Writer(Rc<Handle>);
 
 impl Write for Writer {
-    async fn write_all(&mut self, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let mut written = 0;
-        while written < buffer.len() {
-            let (outcome, slice) = self.0.write(buffer.slice(written..)).await;
-            buffer = slice.into_inner();
-            match outcome {
-                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
-                Ok(sent) => written += sent,
-                Err(error) => return (Err(error), buffer),
-            }
+    async fn write_all(&mut self, buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        if buffer.is_empty() {
+            return (Ok(()), buffer);
         }
-        (Ok(()), buffer)
+        let Handle { connection, ring } = &*self.0;
+        connection.start_sending(ring, buffer);
+        poll_fn(|context| connection.poll_sent(context)).await
     }
 }
 
-impl Shutdown for UnsafeCell<TcpStream> {
+impl Shutdown for Handle {
     fn shutdown(&self) {
-        // Fails only where the peer has already gone, which is what is wanted.
-        let _ = SockRef::from(&descriptor(self)).shutdown(Direction::Both);
+        self.connection.shutdown();
     }
 
-    fn peek(&self) -> io::Result<usize> {
-        // The ring's sockets block.
-        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        SockRef::from(&descriptor(self)).recv_with_flags(&mut [MaybeUninit::uninit()], flags)
+    fn is_quiet(&self) -> bool {
+        self.connection.is_quiet()
     }
-}
-
-/// The descriptor of a stream whose caller holds an `Rc` to it.
-fn descriptor(stream: &UnsafeCell<TcpStream>) -> BorrowedFd<'_> {
-    // SAFETY: the stream is alive, everything here is on one thread, and monoio's halves borrow
-    // the stream only for the length of a call that starts an operation, none of which calls back
-    // into this.
-    let descriptor = unsafe { &*stream.get() }.as_raw_fd();
-    // SAFETY: the stream owns the descriptor and outlives this borrow, as above.
-    unsafe { BorrowedFd::borrow_raw(descriptor) }
 }

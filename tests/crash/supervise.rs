@@ -114,10 +114,8 @@ pub fn supervise(
     let listener = listener.expect("`works` was asked before");
     let root = std::fs::canonicalize(place.path("")).expect("the folder exists");
     while !running.has_ended() {
-        let call = match next(&listener) {
-            Next::Call(call) => call,
-            Next::Nothing => continue,
-            Next::Over => break,
+        let Some(call) = next(&listener) else {
+            continue;
         };
         let verdict = match read_change(&call, &root) {
             Some(change) => decide(&change, &running),
@@ -272,17 +270,8 @@ fn receive(socket: &UnixDatagram) -> io::Result<OwnedFd> {
     }
 }
 
-/// What was waited for.
-enum Next {
-    Call(Box<libc::seccomp_notif>),
-    /// No call came for a while, or its caller is gone.
-    Nothing,
-    /// Nobody is left who could call.
-    Over,
-}
-
-/// The next call that waits.
-fn next(listener: &OwnedFd) -> Next {
+/// The next call that waits; `None` if none came for a while.
+fn next(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
     let mut poll = libc::pollfd {
         fd: listener.as_raw_fd(),
         events: libc::POLLIN,
@@ -291,10 +280,12 @@ fn next(listener: &OwnedFd) -> Next {
     // SAFETY: one valid entry; the notification must be zeros before the kernel fills it.
     unsafe {
         if libc::poll(&raw mut poll, 1, POLL_MS) != 1 {
-            return Next::Nothing;
+            return None;
         }
         if poll.revents & libc::POLLIN == 0 {
-            return Next::Over;
+            // Nobody is left who could call; the end of the process follows.
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            return None;
         }
         let mut call = std::mem::zeroed::<libc::seccomp_notif>();
         let result = libc::ioctl(
@@ -302,10 +293,7 @@ fn next(listener: &OwnedFd) -> Next {
             libc::SECCOMP_IOCTL_NOTIF_RECV,
             &raw mut call,
         );
-        match result {
-            0 => Next::Call(Box::new(call)),
-            _ => Next::Nothing,
-        }
+        (result == 0).then_some(call)
     }
 }
 

@@ -108,8 +108,8 @@ struct Lane {
 }
 
 enum Piece {
-    /// Bytes from an offset; where among them an answer ends, if it does.
-    Bytes(Vec<u8>, usize, Option<usize>),
+    /// Bytes from an offset; whether an answer ends with them.
+    Bytes(Vec<u8>, usize, bool),
     End,
     Reset,
 }
@@ -201,19 +201,15 @@ impl Shutdown for ClientEnd {
         }
     }
 
-    fn peek(&self) -> io::Result<usize> {
-        let queue = self.0.down.queue.borrow();
-        match queue.front() {
-            _ if self.0.shut.get() => Ok(0),
-            Some((at, piece)) if self.0.world().is_some_and(|world| *at <= world.now()) => {
-                match piece {
-                    Piece::Bytes(..) => Ok(1),
-                    Piece::End => Ok(0),
-                    Piece::Reset => Err(io::ErrorKind::ConnectionReset.into()),
-                }
-            }
-            _ => Err(io::ErrorKind::WouldBlock.into()),
+    fn is_quiet(&self) -> bool {
+        if self.0.shut.get() {
+            return false;
         }
+        let queue = self.0.down.queue.borrow();
+        let now = self.0.world().map(|world| world.now());
+        queue
+            .front()
+            .is_none_or(|(at, _)| now.is_none_or(|now| *at > now))
     }
 }
 
@@ -315,7 +311,7 @@ impl Read for Reader {
                     link.end_request();
                     (Err(io::ErrorKind::ConnectionReset.into()), false)
                 }
-                Piece::Bytes(bytes, offset, end) => {
+                Piece::Bytes(bytes, offset, ends) => {
                     let room = buffer.capacity() - buffer.len();
                     let most = room.min(bytes.len() - *offset);
                     let most = cut(most, world.network.watcher().piece_max());
@@ -323,8 +319,7 @@ impl Read for Reader {
                     buffer.extend_from_slice(&bytes[*offset..*offset + length]);
                     *offset += length;
                     let is_over = *offset == bytes.len();
-                    if end.is_some_and(|end| *offset >= end) {
-                        *end = None;
+                    if is_over && *ends {
                         link.end_request();
                     }
                     (Ok(length), is_over)
@@ -379,7 +374,7 @@ impl Write for Writer {
                 link.down.cut(arrives + watcher.latency(), Piece::Reset);
             } else {
                 let bytes = buffer[written..written + length].to_vec();
-                link.up.push(arrives, Piece::Bytes(bytes, 0, None));
+                link.up.push(arrives, Piece::Bytes(bytes, 0, false));
             }
             written += length;
             if written < buffer.len() && world.chance(0.5) {
@@ -424,17 +419,11 @@ impl Peer {
 
     /// Sends bytes; `ends`: an answer ends with them.
     pub fn send(&self, bytes: Vec<u8>, ends: bool) {
-        let end = ends.then_some(bytes.len());
-        self.send_ending_at(bytes, end);
-    }
-
-    /// Sends bytes, of which the first so many end an answer.
-    pub fn send_ending_at(&self, bytes: Vec<u8>, end: Option<usize>) {
         if !bytes.is_empty()
             && let Some(world) = self.0.world()
         {
             let arrives = world.now() + self.0.latency(&world);
-            self.0.down.push(arrives, Piece::Bytes(bytes, 0, end));
+            self.0.down.push(arrives, Piece::Bytes(bytes, 0, ends));
         }
     }
 

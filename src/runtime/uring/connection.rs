@@ -1,0 +1,393 @@
+//! One socket on the ring: what has come and was not read, what goes out.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::Shutdown as Direction;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use socket2::SockRef;
+
+use super::ring::Ring;
+
+/// Bytes kept of what comes while nobody reads. Beyond that the receive is taken back, so that the
+/// peer has to wait.
+const UNREAD_MAX: usize = 64 << 10;
+
+/// See the module.
+pub(super) struct Connection {
+    /// Closed when the kernel is done with the last operation.
+    pub(super) descriptor: OwnedFd,
+    /// Its number on the ring.
+    pub(super) place: usize,
+    receiving: RefCell<Receiving>,
+    sending: RefCell<Sending>,
+    /// Waits for the next turn of the ring.
+    queued: Cell<bool>,
+    /// Both halves are gone.
+    closed: Cell<bool>,
+    /// The next request goes out only if nothing comes before it.
+    expects_quiet: Cell<bool>,
+}
+
+#[derive(Default)]
+struct Receiving {
+    /// Came while nobody read; before what is in `lent`.
+    unread: Vec<u8>,
+    /// Buffers of the ring that hold what came next.
+    lent: VecDeque<Lent>,
+    /// What ended the stream: 0 by the peer's close, else the number of an error.
+    end: Option<i32>,
+    /// In the ring.
+    armed: bool,
+    /// To be put there.
+    wanted: bool,
+    /// Somebody reads: it will take what comes.
+    reading: bool,
+    reader: Option<Waker>,
+}
+
+struct Lent {
+    buffer: u16,
+    from: u16,
+    to: u16,
+}
+
+#[derive(Default)]
+struct Sending {
+    state: State,
+    writer: Option<Waker>,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Idle,
+    /// To be put into the ring, from this byte on.
+    Queued(Vec<u8>, usize),
+    /// In the ring.
+    Sending(Vec<u8>, usize),
+    Done(io::Result<()>, Vec<u8>),
+}
+
+impl Connection {
+    pub(super) fn new(descriptor: OwnedFd, place: usize) -> Self {
+        Self {
+            descriptor,
+            place,
+            receiving: RefCell::default(),
+            sending: RefCell::default(),
+            queued: Cell::new(false),
+            closed: Cell::new(false),
+            expects_quiet: Cell::new(false),
+        }
+    }
+
+    /// Waits for something to read: bytes, the end, an error.
+    pub(super) fn poll_ready(self: &Rc<Self>, ring: &Ring, context: &Context<'_>) -> Poll<()> {
+        let mut receiving = self.receiving.borrow_mut();
+        if receiving.has_news() {
+            return Poll::Ready(());
+        }
+        receiving.reading = true;
+        let reader = &mut receiving.reader;
+        if !reader
+            .as_ref()
+            .is_some_and(|known| known.will_wake(context.waker()))
+        {
+            *reader = Some(context.waker().clone());
+        }
+        if !receiving.armed && !receiving.wanted {
+            receiving.wanted = true;
+            self.enqueue(ring);
+        }
+        Poll::Pending
+    }
+
+    /// Appends what there is to `buffer`, as far as it has room; `None` if there is nothing yet.
+    pub(super) fn take(&self, ring: &Ring, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+        let mut receiving = self.receiving.borrow_mut();
+        let before = buffer.len();
+        let room = |buffer: &Vec<u8>| buffer.capacity() - buffer.len();
+        if !receiving.unread.is_empty() {
+            let count = receiving.unread.len().min(room(buffer));
+            buffer.extend_from_slice(&receiving.unread[..count]);
+            match count == receiving.unread.len() {
+                true => receiving.unread = Vec::new(),
+                false => drop(receiving.unread.drain(..count)),
+            }
+        }
+        while receiving.unread.is_empty()
+            && room(buffer) > 0
+            && let Some(lent) = receiving.lent.front_mut()
+        {
+            let bytes = ring.buffers.bytes(lent.buffer, lent.from, lent.to);
+            let count = bytes.len().min(room(buffer));
+            buffer.extend_from_slice(&bytes[..count]);
+            lent.from += count as u16;
+            if lent.from == lent.to {
+                ring.buffers.give(lent.buffer);
+                receiving.lent.pop_front();
+            }
+        }
+        let count = buffer.len() - before;
+        if count == 0 {
+            return receiving.end.map(|error| match error {
+                0 => Ok(0),
+                error => Err(io::Error::from_raw_os_error(error)),
+            });
+        }
+        receiving.reading = !receiving.lent.is_empty();
+        Some(Ok(count))
+    }
+
+    /// Begins to send; the next turn of the ring puts it in. One at a time.
+    pub(super) fn start_sending(self: &Rc<Self>, ring: &Ring, buffer: Vec<u8>) {
+        let mut sending = self.sending.borrow_mut();
+        let state = match sending.state {
+            State::Idle => State::Queued(buffer, 0),
+            // An earlier one was given up: how much of it went out, nobody knows.
+            _ => State::Done(Err(io::ErrorKind::BrokenPipe.into()), buffer),
+        };
+        let queued = matches!(state, State::Queued(..));
+        sending.state = state;
+        drop(sending);
+        if queued {
+            self.enqueue(ring);
+        }
+    }
+
+    /// Waits for what [`Connection::start_sending`] began.
+    pub(super) fn poll_sent(&self, context: &Context<'_>) -> Poll<(io::Result<()>, Vec<u8>)> {
+        let mut sending = self.sending.borrow_mut();
+        if let State::Done(..) = sending.state
+            && let State::Done(result, buffer) = std::mem::take(&mut sending.state)
+        {
+            return Poll::Ready((result, buffer));
+        }
+        let writer = &mut sending.writer;
+        if !writer
+            .as_ref()
+            .is_some_and(|known| known.will_wake(context.waker()))
+        {
+            *writer = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Whether the peer has said nothing that was not read, and has not closed. From here on until the
+    /// next request is on its way, it must not: what came before a request is no answer to it, so the
+    /// request stays here, and both halves fail with `NotConnected`.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.expects_quiet.set(true);
+        let receiving = self.receiving.borrow();
+        if receiving.has_news() {
+            return false;
+        }
+        if receiving.armed {
+            return true;
+        }
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        let peeked =
+            SockRef::from(&self.descriptor).recv_with_flags(&mut [MaybeUninit::uninit()], flags);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Both ways, also for operations in the ring.
+    pub(super) fn shutdown(&self) {
+        // Fails only where the peer has already gone, which is what is wanted.
+        let _ = SockRef::from(&self.descriptor).shutdown(Direction::Both);
+    }
+
+    /// Nobody will be woken any more.
+    pub(super) fn forget_wakers(&self) {
+        let reader = self.receiving.borrow_mut().reader.take();
+        let writer = self.sending.borrow_mut().writer.take();
+        drop((reader, writer));
+    }
+
+    /// Both halves are gone: closes the socket as soon as the kernel is done with it.
+    pub(super) fn close(&self, ring: &Ring) {
+        self.closed.set(true);
+        self.receiving.borrow_mut().discard(ring);
+        if self.is_busy() {
+            self.shutdown();
+        } else {
+            ring.dismiss(self.place);
+        }
+    }
+
+    /// Whether an operation is in the ring.
+    pub(super) fn is_busy(&self) -> bool {
+        self.receiving.borrow().armed || matches!(self.sending.borrow().state, State::Sending(..))
+    }
+
+    fn enqueue(self: &Rc<Self>, ring: &Ring) {
+        if !self.queued.replace(true) {
+            ring.enqueue(self);
+        }
+    }
+
+    /// Puts into the ring what waits for it. Whether that woke a task.
+    pub(super) fn submit(&self, ring: &Ring) -> bool {
+        self.queued.set(false);
+        if self.closed.get() {
+            return false;
+        }
+        let mut sending = self.sending.borrow_mut();
+        let mut receiving = self.receiving.borrow_mut();
+        let mut woke = false;
+        if let State::Queued(..) = sending.state
+            && let State::Queued(buffer, from) = std::mem::take(&mut sending.state)
+        {
+            if self.expects_quiet.take() && receiving.has_news() {
+                receiving.discard(ring);
+                receiving.end = Some(libc::ENOTCONN);
+                receiving.wanted = false;
+                self.shutdown();
+                sending.state = State::Done(Err(io::ErrorKind::NotConnected.into()), buffer);
+                return sending.wake() | receiving.wake();
+            }
+            // SAFETY: the buffer stays in the state, untouched, until `sent`.
+            unsafe { ring.push_send(self, &buffer[from..]) };
+            sending.state = State::Sending(buffer, from);
+        }
+        if std::mem::take(&mut receiving.wanted) {
+            if receiving.has_news() {
+                woke |= receiving.wake();
+            } else {
+                ring.push_receive(self);
+                receiving.armed = true;
+            }
+        }
+        woke
+    }
+
+    /// A completion of the receive: bytes in `buffer`, the end of the stream, or an error. `more`: it
+    /// goes on. Whether that woke a task.
+    pub(super) fn received(
+        self: &Rc<Self>,
+        ring: &Ring,
+        result: i32,
+        buffer: Option<u16>,
+        more: bool,
+    ) -> bool {
+        let mut receiving = self.receiving.borrow_mut();
+        receiving.armed = more;
+        match (result, buffer) {
+            (1.., Some(buffer)) if self.closed.get() || receiving.end.is_some() => {
+                ring.buffers.give(buffer);
+            }
+            (1.., Some(buffer)) => {
+                let to = result as u16;
+                let lent = Lent {
+                    buffer,
+                    from: 0,
+                    to,
+                };
+                receiving.lent.push_back(lent);
+                if !receiving.reading {
+                    receiving.keep(ring);
+                    if receiving.armed && receiving.unread.len() > UNREAD_MAX {
+                        ring.push_cancel(self);
+                    }
+                }
+            }
+            (result, buffer) => {
+                if let Some(buffer) = buffer {
+                    ring.buffers.give(buffer);
+                }
+                match -result {
+                    // No buffer was free, the receive was taken back, or a signal came: whoever
+                    // reads on begins a new one.
+                    libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                    error => {
+                        receiving.end.get_or_insert(error);
+                    }
+                }
+            }
+        }
+        if self.closed.get() {
+            drop(receiving);
+            if !self.is_busy() {
+                ring.dismiss(self.place);
+            }
+            return false;
+        }
+        if receiving.has_news() {
+            return receiving.wake();
+        }
+        if receiving.reading && !receiving.armed {
+            receiving.wanted = true;
+            self.enqueue(ring);
+        }
+        false
+    }
+
+    /// The completion of a send. Whether that woke a task.
+    pub(super) fn sent(self: &Rc<Self>, ring: &Ring, result: i32) -> bool {
+        let mut sending = self.sending.borrow_mut();
+        let State::Sending(buffer, from) = std::mem::take(&mut sending.state) else {
+            unreachable!("only a send in the ring completes");
+        };
+        if self.closed.get() {
+            drop(sending);
+            if !self.is_busy() {
+                ring.dismiss(self.place);
+            }
+            return false;
+        }
+        let from = from + result.max(0) as usize;
+        let outcome = match -result {
+            libc::EINTR | libc::EAGAIN => None,
+            0 => Some(Err(io::ErrorKind::WriteZero.into())),
+            error @ 1.. => Some(Err(io::Error::from_raw_os_error(error))),
+            _ => (from == buffer.len()).then_some(Ok(())),
+        };
+        let Some(outcome) = outcome else {
+            sending.state = State::Queued(buffer, from);
+            drop(sending);
+            self.enqueue(ring);
+            return false;
+        };
+        sending.state = State::Done(outcome, buffer);
+        sending.wake()
+    }
+}
+
+impl Receiving {
+    /// Whether a read would not have to wait.
+    fn has_news(&self) -> bool {
+        !self.unread.is_empty() || !self.lent.is_empty() || self.end.is_some()
+    }
+
+    /// Gives buffers back by copying what they hold.
+    fn keep(&mut self, ring: &Ring) {
+        for lent in self.lent.drain(..) {
+            let bytes = ring.buffers.bytes(lent.buffer, lent.from, lent.to);
+            self.unread.extend_from_slice(bytes);
+            ring.buffers.give(lent.buffer);
+        }
+    }
+
+    /// Throws away what was not read.
+    fn discard(&mut self, ring: &Ring) {
+        self.unread = Vec::new();
+        self.lent
+            .drain(..)
+            .for_each(|lent| ring.buffers.give(lent.buffer));
+    }
+
+    fn wake(&mut self) -> bool {
+        self.reader.take().map(Waker::wake).is_some()
+    }
+}
+
+impl Sending {
+    fn wake(&mut self) -> bool {
+        self.writer.take().map(Waker::wake).is_some()
+    }
+}
