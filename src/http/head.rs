@@ -66,9 +66,14 @@ impl Signals {
         self.0 |= match name.len() {
             8 if is("location") => Self::LOCATION,
             11 if is("retry-after") => Self::WAIT_HINT,
-            12 if is("content-type") && is_event_stream(value) => Self::EVENT_STREAM,
+            12 if is("content-type") => match is_event_stream(value) {
+                true => Self::EVENT_STREAM,
+                false => 0,
+            },
             14 if is("retry-after-ms") || is("x-should-retry") => Self::WAIT_HINT,
             16 if is("content-encoding") && is_encoding(value) => Self::CONTENT_ENCODED,
+            // Shorter than every name below.
+            0..=9 => 0,
             _ if ends_with(name, "request-id") => Self::REQUEST_ID,
             _ if is_rate_limit(name) => Self::WAIT_HINT,
             _ => 0,
@@ -77,6 +82,14 @@ impl Signals {
 }
 
 fn is_event_stream(content_type: &[u8]) -> bool {
+    // Most answers are `application/json`.
+    if !content_type
+        .trim_ascii_start()
+        .first()
+        .is_some_and(|first| first.eq_ignore_ascii_case(&b't'))
+    {
+        return false;
+    }
     let media_type = content_type
         .split(|&byte| byte == b';')
         .next()
@@ -211,6 +224,10 @@ struct FramingFields<'a> {
 impl<'a> FramingFields<'a> {
     fn observe(&mut self, name: &str, value: &'a [u8]) -> Result<(), ProtocolError> {
         match name.len() {
+            // As nearly every server writes it.
+            10 if value == b"keep-alive" && name.eq_ignore_ascii_case("connection") => {
+                self.keep_alive = true;
+            }
             10 if name.eq_ignore_ascii_case("connection") => {
                 for option in value.split(|&byte| byte == b',') {
                     let option = option.trim_ascii();

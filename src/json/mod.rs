@@ -258,11 +258,12 @@ pub fn trim(text: &[u8]) -> &[u8] {
 pub fn as_u64(raw: &[u8]) -> Option<u64> {
     if raw.iter().all(u8::is_ascii_digit) {
         let is_json = raw == b"0" || raw.first().is_some_and(|&first| first != b'0');
-        return std::str::from_utf8(raw)
-            .ok()
-            .filter(|_| is_json)?
-            .parse()
-            .ok();
+        let digits = raw.iter().map(|digit| u64::from(digit - b'0'));
+        return digits
+            .map(Some)
+            .reduce(|number, digit| number?.checked_mul(10)?.checked_add(digit?))
+            .flatten()
+            .filter(|_| is_json);
     }
     /// Up to here every whole number is an `f64`.
     const EXACT_MAX: f64 = (1_u64 << 53) as f64;
