@@ -4,6 +4,7 @@
 #   scripts/bench.sh                 HTTP/1.1, 256 in flight, one shard, 300 000 lines, three runs, medians
 #   scripts/bench.sh --tls           the same over TLS
 #   scripts/bench.sh --lines N --in-flight N --runs N --runtime uring|tokio
+#   scripts/bench.sh --profile       where the client's CPU goes, by part of the program (needs perf)
 #   scripts/bench.sh --all           the whole comparison: both runtimes, wrk, h2load, oha and an aiohttp script over
 #                                    HTTP/1.1, TLS and HTTP/2; writes docs/BENCHMARKS.md, docs/benchmarks.svg, README.md
 #
@@ -16,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-lines='' in_flight=256 runs=3 scheme=http runtime=auto all='' write=1
+lines='' in_flight=256 runs=3 scheme=http runtime=auto all='' write=1 profile=''
 while [ $# -gt 0 ]; do
   case $1 in
     --lines) lines=$2; shift 2 ;;
@@ -25,6 +26,7 @@ while [ $# -gt 0 ]; do
     --runtime) runtime=$2; shift 2 ;;
     --tls) scheme=https; shift ;;
     --all) all=1; shift ;;
+    --profile) profile=1; shift ;;
     --no-write) write=''; shift ;;
     *) echo "unknown option $1; see the head of $0" >&2; exit 2 ;;
   esac
@@ -54,8 +56,8 @@ lines=${lines:-300000}
 for tool in nginx awk taskset; do
   command -v "$tool" >/dev/null || { echo "$tool is not installed" >&2; exit 1; }
 done
-cargo build --release --quiet
-blaze=$PWD/${CARGO_TARGET_DIR:-target}/release/blaze-uring
+[ -n "${BLAZE_BINARY:-}" ] || cargo build --release --quiet
+blaze=${BLAZE_BINARY:-$PWD/${CARGO_TARGET_DIR:-target}/release/blaze-uring}
 [ -x "$blaze" ] || blaze=${CARGO_TARGET_DIR:-target}/release/blaze-uring
 
 work=$(mktemp -d)
@@ -126,13 +128,40 @@ oha_once() {
 blaze_once() {
   rm -rf "$work/records.jsonl" "$work/errors.jsonl"
   local trust=(); [ "$scheme" = https ] && trust=(--ca-file "$work/cert.pem")
-  local seconds; seconds=$(cpu "$blaze" -i "$work/in.jsonl" -o "$work/records.jsonl" -e "$work/errors.jsonl" \
+  local seconds; seconds=$(cpu "$@" "$blaze" -i "$work/in.jsonl" -o "$work/records.jsonl" -e "$work/errors.jsonl" \
     --cores 1 --workers "$in_flight" --rate 0 \
     --runtime "$runtime" --no-progress "${trust[@]}" --config "$work/caps.json")
   [ "$(wc -l <"$work/records.jsonl")" = "$lines" ] || { echo "records are missing" >&2; exit 1; }
   awk -v s="$seconds" -v n="$lines" 'BEGIN {printf "%.2f\n", s / n * 1e6}'
 }
 printf '{"endpoints":[{"url":"%s/v1/chat/completions","model":"bench","max_concurrent":%d}]}' "$base" "$in_flight" >"$work/caps.json"
+
+# Samples of the client's threads, added up by the part of the program that a symbol belongs to. The JSON scanner
+# serves lines and answers alike, and small functions are part of those that they are inlined into.
+if [ -n "$profile" ]; then
+  blaze_once perf record -q -e cpu-clock -F 4000 -o "$work/perf.data" >"$work/us"
+  perf report -i "$work/perf.data" --no-children --stdio --sort comm,dso,symbol 2>/dev/null | awk -v us="$(cat "$work/us")" '
+    function part(comm, symbol) {
+      if (symbol ~ /\[k\]/) return comm ~ /^shard/ ? "kernel, for the shard" : "kernel, for the merge and start"
+      if (comm !~ /^shard/) return "merge and start"
+      if (symbol ~ /clock_gettime/) return "clock"
+      if (symbol ~ /memmove|memcpy|memset/) return "copying"
+      if (symbol ~ / mi_|malloc|free/) return "memory"
+      if (symbol ~ /crc32|journal|segment/) return "journal: checksums, entries, buffers"
+      if (symbol ~ /hdrhistogram|ShardMetrics/) return "metrics"
+      if (symbol ~ /admission|policy|input::/) return "admit: next line, permits, endpoint"
+      if (symbol ~ /json::|simdutf8|batch::line|from_usage/) return "JSON: spans of the line, check and copy of the answer"
+      if (symbol ~ /encode|HeadTemplate/) return "encode: head and body"
+      if (symbol ~ /http::|httparse|memchr/) return "decode: head and framing"
+      if (symbol ~ /record|judge|settle|itoa/) return "record: judge and write"
+      if (symbol ~ /monoio|io_uring|runtime::uring|runtime::tokio|tokio::|mio::|libc|Abort|waker/) return "runtime: operations, tasks, wake-ups"
+      if (symbol ~ /client::|panic::|shard::|buffers/) return "exchange: tasks, pool, connection"
+      return "rest"
+    }
+    /^ +[0-9.]+%/ {share[part($2, $0)] += $1; total += $1}
+    END {for (name in share) printf "%5.1f %%  %5.2f us  %s\n", share[name] / total * 100, share[name] / total * us, name}' | sort -rn
+  exit
+fi
 
 echo "client CPU, microseconds per request: $scheme, $in_flight in flight, median of $runs runs"
 declare -A results
