@@ -37,6 +37,8 @@ pub struct Ticket {
     pub parsed: Parsed,
     /// Attempts already spent on it.
     pub attempts: u32,
+    /// This process has not sent it before.
+    pub is_first: bool,
     /// Where it goes.
     pub endpoint: usize,
     /// Tokens taken from the quota group's `tpm_limit` until its `usage` is known.
@@ -381,6 +383,7 @@ impl Admission {
             line,
             parsed,
             attempts,
+            is_first: !retry_due,
             endpoint,
             tokens: self.gates[self.groups[endpoint]].spend(tokens, now),
             sending: self.health.send(endpoint),

@@ -272,6 +272,9 @@ impl<R: Runtime> Shard<R> {
             match admitted {
                 Admitted::Go(ticket) => {
                     if self.reserve_space() {
+                        if ticket.is_first {
+                            self.log.borrow_mut().begin(ticket.line.number);
+                        }
                         return Some((ticket, now));
                     }
                     // Nothing was sent: the line is still unfinished, and the run is stopping.
@@ -284,6 +287,7 @@ impl<R: Runtime> Shard<R> {
                     kind,
                     message,
                 } => {
+                    self.log.borrow_mut().begin(line.number);
                     self.refuse(line, kind, &message);
                     if self.log.borrow().buffered() >= REFUSED_PER_FLUSH {
                         self.flush();

@@ -7,6 +7,7 @@ use super::Header;
 /// Size of an encoded entry.
 pub const ENTRY_BYTES: usize = 80;
 const CHECKED_BYTES: usize = 72;
+const OUTCOME_AT: usize = 60;
 
 /// What a line ended in; decides which segment holds its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,7 +40,8 @@ pub struct Entry {
     pub completed_us: u64,
     /// Output or error segment; `None` for an attempt that is not the line's end and has no record.
     pub outcome: Option<Outcome>,
-    /// Byte offset of the record in its segment.
+    /// Byte offset of the record in its segment. Of an attempt that is not the line's end, its number
+    /// among those of this journal, from 1: by it the same attempt is known in the write-ahead file.
     pub position: u64,
     /// Bytes of the record, its newline included; 0 for a success that is counted, not kept.
     pub length: u64,
@@ -57,6 +59,10 @@ pub struct Entry {
 impl Entry {
     /// The entry as it stands at `index` (from 0) of the journal that `header` begins.
     pub fn encode(&self, header: &Header, index: u64) -> [u8; ENTRY_BYTES] {
+        self.encode_seeded(seed(header, index))
+    }
+
+    pub(super) fn encode_seeded(&self, seed: u64) -> [u8; ENTRY_BYTES] {
         let mut bytes = [0; ENTRY_BYTES];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, &self.line_offset.to_le_bytes());
@@ -69,31 +75,37 @@ impl Entry {
         put(48, &self.tokens.prompt.to_le_bytes());
         put(52, &self.tokens.completion.to_le_bytes());
         put(56, &self.tokens.cached.to_le_bytes());
-        put(60, &outcome_code(self.outcome).to_le_bytes());
+        put(OUTCOME_AT, &outcome_code(self.outcome).to_le_bytes());
         put(64, &self.cost_nano_usd.to_le_bytes());
-        let checksum = checksum(&bytes[..CHECKED_BYTES], header, index);
+        let checksum = xxh3_64_with_seed(&bytes[..CHECKED_BYTES], seed);
         bytes[CHECKED_BYTES..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
     /// `None` if the bytes are not what [`Entry::encode`] wrote at this index of this journal.
     pub(super) fn decode(bytes: &[u8], header: &Header, index: u64) -> Option<Self> {
+        Self::decode_seeded(bytes, seed(header, index))
+    }
+
+    pub(super) fn decode_seeded(bytes: &[u8], seed: u64) -> Option<Self> {
         let bytes: &[u8; ENTRY_BYTES] = bytes.try_into().ok()?;
         let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        if checksum(&bytes[..CHECKED_BYTES], header, index) != long(CHECKED_BYTES) {
+        // First what costs nothing: most of what is looked at in search of an entry is none.
+        let outcome = match short(OUTCOME_AT) {
+            1 => Some(Outcome::Success),
+            2 => Some(Outcome::Failure),
+            3 => None,
+            _ => return None,
+        };
+        if xxh3_64_with_seed(&bytes[..CHECKED_BYTES], seed) != long(CHECKED_BYTES) {
             return None;
         }
         Some(Self {
             line_offset: long(0),
             line_number: long(8),
             completed_us: long(16),
-            outcome: match short(60) {
-                1 => Some(Outcome::Success),
-                2 => Some(Outcome::Failure),
-                3 => None,
-                _ => return None,
-            },
+            outcome,
             position: long(24),
             length: long(32),
             record_checksum: short(40),
@@ -122,7 +134,7 @@ fn outcome_code(outcome: Option<Outcome>) -> u32 {
     }
 }
 
-/// Seeded with journal and index: an entry that a bad disk moved does not pass.
-fn checksum(bytes: &[u8], header: &Header, index: u64) -> u64 {
-    xxh3_64_with_seed(bytes, header.checksum().wrapping_add(index))
+/// Of journal and index: an entry that a bad disk moved does not pass.
+fn seed(header: &Header, index: u64) -> u64 {
+    header.checksum().wrapping_add(index)
 }

@@ -10,8 +10,8 @@ pub const HEADER_BYTES: usize = MARK_OFFSET + MARK_BYTES;
 pub const MARK_OFFSET: usize = 48;
 /// Size of the mark. Within one disk sector, so it is written whole or not at all.
 pub const MARK_BYTES: usize = 16;
-/// Version of the layout. 2: entries tell what was paid.
-pub const VERSION: u32 = 2;
+/// Version of the layout. 2: entries tell what was paid. 3: a write-ahead file may hold more of them.
+pub const VERSION: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"BLZJRNL\n";
 const CHECKED_BYTES: usize = 40;

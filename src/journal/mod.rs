@@ -3,7 +3,9 @@
 //!
 //! One journal belongs to one shard of one process of a run. Layout, little endian (`docs/RUN_FOLDER.md`):
 //! a 48-byte header, a 16-byte mark that says how many entries are settled, then 80 bytes an entry.
+//! Lines that wait for their place in it are in the write-ahead file ([`ahead`]).
 
+pub mod ahead;
 mod entry;
 mod header;
 
@@ -34,6 +36,12 @@ pub enum DamageKind {
     Entry,
     /// Settled entries are missing at the end.
     Cut,
+    /// A half of a write-ahead file does not say whose it is.
+    Ahead,
+    /// An entry of a write-ahead file, or its record, does not match its checksum, and later ones do.
+    AheadEntry,
+    /// A write-ahead file is shorter than it was made.
+    AheadCut,
 }
 
 impl fmt::Display for DamageKind {
@@ -47,6 +55,9 @@ impl fmt::Display for DamageKind {
             Self::Mark => f.write_str("the journal's mark is altered"),
             Self::Entry => f.write_str("a journal entry is altered"),
             Self::Cut => f.write_str("the journal is cut short"),
+            Self::Ahead => f.write_str("the write-ahead file is altered"),
+            Self::AheadEntry => f.write_str("an entry of the write-ahead file is altered"),
+            Self::AheadCut => f.write_str("the write-ahead file is cut short"),
         }
     }
 }

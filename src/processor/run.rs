@@ -316,14 +316,17 @@ impl Setup {
         }
         let mut starts = Vec::with_capacity(shards);
         for (id, mailbox) in mailboxes.into_iter().enumerate() {
-            let durability = self.plan.config.durability;
+            let Config {
+                durability, order, ..
+            } = self.plan.config;
+            let log = ShardLog::create(folder, folder.generation(), id, keep_output, durability)?;
             starts.push(ShardStart {
                 id,
                 plan: Arc::clone(&self.plan),
                 input: Arc::clone(&input),
                 done: done.clone(),
                 permits: coordinator.first_permits(id),
-                log: ShardLog::create(folder, folder.generation(), id, keep_output, durability)?,
+                log: log.writing_ahead(folder, order),
                 events: events.clone(),
                 mailbox,
                 resolver: resolver.clone(),

@@ -13,7 +13,7 @@ use crate::config::Format;
 use crate::runtime::files;
 
 /// Version of the folder's format as a whole.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 
 /// What makes a run the same run when its command is given again.
 #[derive(Clone, Debug, PartialEq, Eq)]

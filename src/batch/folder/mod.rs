@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "the run folder is made of files")]
 
 mod claim;
+mod drain;
 mod manifest;
 mod name;
 mod resume;
@@ -110,7 +111,8 @@ impl RunFolder {
     /// Takes the folder, creating it if need be, and reads what an earlier process left.
     ///
     /// With `fresh` an unfinished run in it is thrown away first. Without, the run must be the one
-    /// that `manifest` describes; its torn tails are cut and every record is verified.
+    /// that `manifest` describes; its torn tails are cut, every record is verified, and what was written
+    /// ahead goes on to segments and journals.
     pub fn open_or_create(
         path: &Path,
         manifest: Manifest,

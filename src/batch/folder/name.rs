@@ -28,6 +28,8 @@ pub enum FileKind {
     Errors,
     /// Which lines are finished.
     Journal,
+    /// Finished lines on their way to the other three.
+    Ahead,
 }
 
 /// One shard of one generation.
@@ -38,13 +40,14 @@ pub(in crate::batch) struct ShardFiles {
 }
 
 impl FileKind {
-    pub(super) const ALL: [Self; 3] = [Self::Output, Self::Errors, Self::Journal];
+    pub(super) const ALL: [Self; 4] = [Self::Output, Self::Errors, Self::Journal, Self::Ahead];
 
     fn affixes(self) -> (&'static str, &'static str) {
         match self {
             Self::Output => ("output-", ".seg"),
             Self::Errors => ("errors-", ".seg"),
             Self::Journal => ("journal-", ".log"),
+            Self::Ahead => ("ahead-", ".wal"),
         }
     }
 }

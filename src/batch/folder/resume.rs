@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use super::drain::drain;
 use super::name::{self, FileKind, ShardFiles};
 use crate::batch::storage_error::StorageError;
 use crate::journal::{ENTRY_BYTES, Entry, Outcome, Slots, Tokens, entry_offset};
@@ -117,11 +118,12 @@ impl LineSet {
     }
 }
 
-/// Replays every journal in the folder. Cuts torn tails off; refuses damage.
+/// Replays every journal in the folder. Cuts torn tails off, drains write-ahead files; refuses damage.
 pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageError> {
     let shards = name::shards(folder).map_err(StorageError::io(folder, "list"))?;
     for &files in &shards {
         repair(folder, files, run_id)?;
+        drain(folder, files)?;
     }
     let mut resume = Resume {
         done: DoneSet::default(),
@@ -388,7 +390,7 @@ pub(in crate::batch) fn record<'a>(segment: &'a [u8], entry: &Entry) -> Result<&
 
 /// Files of a process that died before its journal had a header: then nothing was in the segments.
 fn remove_unused(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
-    for kind in [FileKind::Output, FileKind::Errors] {
+    for kind in [FileKind::Output, FileKind::Errors, FileKind::Ahead] {
         let segment = files.path(folder, kind);
         if fs::metadata(&segment).is_ok_and(|metadata| metadata.len() > 0) {
             return Err(StorageError::Damaged {

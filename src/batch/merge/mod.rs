@@ -75,8 +75,9 @@ impl fmt::Debug for Target {
 ///
 /// Call it when every line has its record and every shard's log is finished; unless exactly `lines`
 /// lines have one, nothing is published. `progress` is told the
-/// lines merged so far and in all. Each record is verified on its way; if one is damaged or space
-/// runs out, the final files do not appear and the folder stays as it was.
+/// lines merged so far and in all. Each record is verified on its way, unless this process alone wrote it
+/// to a segment that is renamed; if one is damaged or space runs out, the final files do not appear and
+/// the folder stays as it was.
 pub fn merge(
     folder: &RunFolder,
     plan: MergePlan,
@@ -150,9 +151,19 @@ fn prepare(
         unreleased: 0,
         progress,
     };
-    match order {
-        Order::Input => merge.in_input_order()?,
-        Order::Completion => merge.in_completion_order()?,
+    if let [source] = &sources[..]
+        && source.generation() == folder.generation()
+        && merge.output.is_complete()
+        && merge.errors.is_complete()
+    {
+        // This process has just written these segments, to the length that the journal says: there is
+        // no reason to read them again.
+        merge.merged = totals.merged;
+    } else {
+        match order {
+            Order::Input => merge.in_input_order()?,
+            Order::Completion => merge.in_completion_order()?,
+        }
     }
     merge.tell();
     let Merge {

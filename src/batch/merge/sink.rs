@@ -83,6 +83,15 @@ impl Sink {
         }
     }
 
+    /// Nothing has to be written: a segment is the final file, or there is none.
+    pub(super) fn is_complete(&self) -> bool {
+        match self {
+            Self::Nowhere => true,
+            Self::Stream(_) => false,
+            Self::File(file, _) => file.file.is_none(),
+        }
+    }
+
     /// Where records can be written in any order: `None` inside if they are written nowhere.
     pub(super) fn places(&self) -> Option<Option<&FinalFile>> {
         match self {

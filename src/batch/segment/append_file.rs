@@ -59,6 +59,11 @@ impl AppendFile {
         self.base + at as u64
     }
 
+    /// Where what is appended next belongs.
+    pub(super) fn end(&self) -> u64 {
+        self.position(self.buffer.len())
+    }
+
     /// Bytes in the file.
     pub(super) fn written(&self) -> u64 {
         self.position(self.flushed)
@@ -107,7 +112,7 @@ impl AppendFile {
         let Some(reserved) = self.reserved else {
             return Ok(());
         };
-        let position = self.position(self.buffer.len());
+        let position = self.end();
         let needed = position.saturating_add(bytes_ahead);
         if needed <= reserved {
             return Ok(());

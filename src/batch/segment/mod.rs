@@ -4,20 +4,34 @@
 //! Records and entries gather in buffers and go out in groups: segments first, then the journal,
 //! then its mark, so that an entry never precedes its record. A write that fails loses nothing:
 //! what is not in the file stays in the buffer, and the next flush goes on at the same place.
+//!
+//! With [`ShardLog::writing_ahead`] a flush writes to the write-ahead file instead, and what is next in
+//! the order of the input goes on from there, in large writes. Where that file cannot be had, or its
+//! space is needed, everything goes as above.
 
+mod ahead;
 mod append_file;
+mod order;
 mod syncer;
 
 pub use super::storage_error::StorageError;
 
-use super::folder::{FileKind, RunFolder};
-use crate::config::Durability;
-use crate::journal::{Entry, HEADER_BYTES, Header, MARK_OFFSET, Outcome, Tokens, entry_offset};
+use std::path::PathBuf;
+
+use super::folder::{FileKind, RunFolder, remove_if_there};
+use crate::config::{Durability, Order};
+use crate::journal::{
+    ENTRY_BYTES, Entry, HEADER_BYTES, Header, MARK_OFFSET, Outcome, Tokens, entry_offset,
+};
+use ahead::Ahead;
 use append_file::AppendFile;
 use syncer::{Job, Syncer};
 
 /// Space reserved for the journal at most: entries of 14,000 requests in flight on one shard.
 const JOURNAL_AHEAD_BYTES_MAX: u64 = 1 << 20;
+/// So much of what was written ahead goes to the segments at once: writes that large get large folios in
+/// the page cache, and the records are still in the processor's.
+const PUT_AWAY_BYTES: usize = if cfg!(test) { 1 << 10 } else { 512 << 10 };
 
 /// A finished line, before its record has a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +79,16 @@ pub struct ShardLog {
     output: Output,
     errors: AppendFile,
     journal: AppendFile,
-    /// Entries made; the next one's index.
+    /// With [`ShardLog::writing_ahead`], as long as that is possible.
+    ahead: Option<Ahead>,
+    /// A write-ahead file that is not used any more: it goes when everything in it is in the journal.
+    leftover: Option<PathBuf>,
+    /// Records and attempts so far, wherever they are.
     committed: u64,
+    /// Attempts among them that ended no line.
+    attempts: u64,
+    /// Entries made for the journal; the next one's index.
+    journalled: u64,
     /// Entries that the mark in the file covers.
     settled: u64,
     /// An fsync failed. The kernel may have dropped the pages and would report success next time.
@@ -117,15 +139,52 @@ impl ShardLog {
             output,
             errors,
             journal,
+            ahead: None,
+            leftover: None,
             committed: 0,
+            attempts: 0,
+            journalled: 0,
             settled: 0,
             sync_failed: false,
         })
     }
 
+    /// Has records wait in a write-ahead file until they are next in the order of the input
+    /// ([`ShardLog::begin`]), or, with [`Order::Completion`], until there are enough for a large write.
+    /// Without effect under [`Durability::Power`], where each of the two would have to be synced.
+    pub fn writing_ahead(mut self, folder: &RunFolder, order: Order) -> Self {
+        if self.syncer.is_none() {
+            let Header {
+                generation, shard, ..
+            } = self.header;
+            let path = folder.shard_path(FileKind::Ahead, generation, shard);
+            self.ahead = Some(Ahead::new(path, self.header, order == Order::Input));
+        }
+        self
+    }
+
+    /// A line is about to be sent for the first time, or to be refused; records of later ones wait for its
+    /// own.
+    pub fn begin(&mut self, line_number: u64) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.begin(line_number);
+        }
+    }
+
     /// The buffer that the record of a line with this outcome is appended to, its newline included;
     /// [`ShardLog::commit`] completes it, with the buffer's length before as `start`.
     pub fn record_buffer(&mut self, outcome: Outcome) -> &mut Vec<u8> {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.record_buffer();
+        }
+        self.buffer(outcome)
+    }
+
+    /// The same as it is.
+    fn buffer(&mut self, outcome: Outcome) -> &mut Vec<u8> {
+        if let Some(ahead) = &mut self.ahead {
+            return ahead.buffer();
+        }
         match (outcome, &mut self.output) {
             (Outcome::Success, Output::Kept(file)) => file.buffer(),
             (Outcome::Success, Output::Counted(buffer)) => buffer,
@@ -139,7 +198,9 @@ impl ShardLog {
     ///
     /// If what was appended is not one line: a bug that would tear the final files.
     pub fn commit(&mut self, entry: NewEntry, start: usize) {
-        let record = &self.record_buffer(entry.outcome)[start..];
+        let is_kept = self.segment(entry.outcome).is_some();
+        let buffer = self.buffer(entry.outcome);
+        let record = &buffer[start..];
         assert_eq!(
             record.last(),
             Some(&b'\n'),
@@ -150,53 +211,75 @@ impl ShardLog {
             Some(record.len() - 1),
             "a record is one line"
         );
-        let (length, record_checksum) = (record.len() as u64, crc32fast::hash(record));
-        let (position, length, record_checksum) = match (entry.outcome, &mut self.output) {
-            (Outcome::Success, Output::Kept(file)) => {
-                (file.position(start), length, record_checksum)
-            }
-            (Outcome::Failure, _) => (self.errors.position(start), length, record_checksum),
-            (Outcome::Success, Output::Counted(buffer)) => {
-                buffer.clear();
-                (0, 0, 0)
+        let (length, record_checksum) = match is_kept {
+            true => (record.len() as u64, crc32fast::hash(record)),
+            false => {
+                buffer.truncate(start);
+                (0, 0)
             }
         };
-        let entry = Entry {
+        let mut entry = Entry {
             line_offset: entry.line_offset,
             line_number: entry.line_number,
             completed_us: entry.completed_us,
             outcome: Some(entry.outcome),
-            position,
+            position: 0,
             length,
             record_checksum,
             attempts: entry.attempts,
             tokens: entry.tokens,
             cost_nano_usd: entry.cost_nano_usd,
         };
-        self.push(&entry);
+        self.committed += 1;
+        match &mut self.ahead {
+            Some(ahead) => ahead.commit(&entry, start),
+            None => {
+                let segment = entry.outcome.and_then(|outcome| self.segment(outcome));
+                entry.position = segment.map_or(0, |file| file.position(start));
+                self.push(&entry);
+            }
+        }
+    }
+
+    /// Where records of this outcome are kept, if they are.
+    fn segment(&mut self, outcome: Outcome) -> Option<&mut AppendFile> {
+        match (outcome, &mut self.output) {
+            (Outcome::Success, Output::Kept(file)) => Some(file),
+            (Outcome::Success, Output::Counted(_)) => None,
+            (Outcome::Failure, _) => Some(&mut self.errors),
+        }
     }
 
     /// Journals an attempt that is not its line's end: a process that resumes counts it.
     pub fn note_attempt(&mut self, attempt: NewAttempt) {
-        self.push(&Entry {
+        self.committed += 1;
+        self.attempts += 1;
+        let entry = Entry {
             line_offset: attempt.line_offset,
             line_number: attempt.line_number,
             completed_us: attempt.completed_us,
             outcome: None,
-            position: 0,
+            position: self.attempts,
             length: 0,
             record_checksum: 0,
             attempts: attempt.attempts,
             tokens: attempt.tokens,
             cost_nano_usd: attempt.cost_nano_usd,
-        });
+        };
+        match &mut self.ahead {
+            Some(ahead) => {
+                let start = ahead.record_buffer().len();
+                ahead.commit(&entry, start);
+            }
+            None => self.push(&entry),
+        }
     }
 
     fn push(&mut self, entry: &Entry) {
         self.journal
             .buffer()
-            .extend_from_slice(&entry.encode(&self.header, self.committed));
-        self.committed += 1;
+            .extend_from_slice(&entry.encode(&self.header, self.journalled));
+        self.journalled += 1;
     }
 
     /// [`ShardLog::record_buffer`] and [`ShardLog::commit`] in one, for a record made elsewhere.
@@ -213,10 +296,17 @@ impl ShardLog {
         self.committed
     }
 
-    /// Records of this process whose entries are not in the journal file yet.
+    /// Records of this process that are in memory only, or have left the write-ahead file and not
+    /// arrived in the journal.
     pub fn buffered(&self) -> usize {
+        let ahead = self.ahead.as_ref().map_or(0, Ahead::unwritten);
+        (self.unjournalled() + ahead) as usize
+    }
+
+    /// Entries made for the journal that are not in its file.
+    fn unjournalled(&self) -> u64 {
         let written = self.journal.written().saturating_sub(HEADER_BYTES as u64);
-        (self.committed - written / crate::journal::ENTRY_BYTES as u64) as usize
+        self.journalled - written / ENTRY_BYTES as u64
     }
 
     /// Bytes that wait in the buffers for the next flush.
@@ -225,38 +315,130 @@ impl ShardLog {
             Output::Kept(file) => file.pending(),
             Output::Counted(_) => 0,
         };
-        output + self.errors.pending() + self.journal.pending()
+        let ahead = self.ahead.as_ref().map_or(0, Ahead::unwritten_bytes);
+        output + self.errors.pending() + self.journal.pending() + ahead
     }
 
     /// Records that survive what the durability promises to survive.
     pub fn safe(&self) -> u64 {
-        self.settled
+        match self.ahead {
+            Some(_) => self.committed - self.buffered() as u64,
+            None => self.settled,
+        }
     }
 
-    /// Writes everything buffered: segments, then the journal. Under [`Durability::Process`] all
-    /// records are safe afterwards. On an error nothing is lost: call it again when there is room.
+    /// Writes everything buffered: to the write-ahead file, or to the segments, then the journal. Under
+    /// [`Durability::Process`] all records are safe afterwards. On an error nothing is lost: call it
+    /// again when there is room.
     pub fn flush(&mut self) -> Result<(), StorageError> {
+        let unjournalled = self.unjournalled();
+        match &mut self.ahead {
+            None => self.write_through(),
+            Some(ahead) if ahead.is_full() => self.turn_over(),
+            Some(ahead) => match ahead.write() {
+                Err(error) => self.go_without(&error),
+                Ok(()) if unjournalled == 0 && ahead.ready_bytes() < PUT_AWAY_BYTES => Ok(()),
+                Ok(()) => self.put_away(),
+            },
+        }
+    }
+
+    /// Segments, then the journal, then its mark.
+    fn write_through(&mut self) -> Result<(), StorageError> {
         if let Output::Kept(file) = &mut self.output {
             file.flush()?;
         }
         self.errors.flush()?;
         self.journal.flush()?;
-        match self.syncer {
-            None => self.settle(self.committed),
-            Some(_) => Ok(()),
+        if self.syncer.is_none() {
+            self.settle(self.journalled)?;
         }
+        if let Some(path) = self.leftover.take() {
+            // All that it holds is in the journal, too.
+            let _ = remove_if_there(&path);
+        }
+        Ok(())
+    }
+
+    /// Moves what was written ahead, and need not wait, on to segments and journal.
+    fn put_away(&mut self) -> Result<(), StorageError> {
+        self.take_ready();
+        self.write_through()
+    }
+
+    fn take_ready(&mut self) {
+        let Some(mut ahead) = self.ahead.take() else {
+            return;
+        };
+        ahead.take_ready(|mut entry, record| {
+            let segment = entry.outcome.and_then(|outcome| self.segment(outcome));
+            if let Some(file) = segment {
+                entry.position = file.end();
+                file.buffer().extend_from_slice(record);
+            }
+            self.push(&entry);
+        });
+        self.ahead = Some(ahead);
+    }
+
+    /// A half of the write-ahead file is full. What is in the other one goes, in order or not.
+    fn turn_over(&mut self) -> Result<(), StorageError> {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.give_up_other();
+        }
+        self.put_away()?;
+        let Some(ahead) = &mut self.ahead else {
+            return Ok(());
+        };
+        if ahead.turn_over() {
+            return match ahead.write() {
+                Ok(()) => Ok(()),
+                Err(error) => self.go_without(&error),
+            };
+        }
+        // Records that are larger than a half.
+        ahead.give_up_all();
+        self.put_away()?;
+        if let Some(ahead) = &mut self.ahead {
+            ahead.forget_unwritten();
+        }
+        Ok(())
+    }
+
+    /// The write-ahead file cannot be written: everything goes to the segments from now on, which have
+    /// the space for it.
+    fn go_without(&mut self, error: &StorageError) -> Result<(), StorageError> {
+        tracing::warn!("going on without a write-ahead file: {error}");
+        self.close_ahead()
+    }
+
+    /// Moves everything on to segments and journal, and removes the write-ahead file.
+    fn close_ahead(&mut self) -> Result<(), StorageError> {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.give_up_all();
+        }
+        self.take_ready();
+        if let Some(ahead) = self.ahead.take() {
+            self.leftover = ahead.into_path();
+        }
+        self.write_through()
     }
 
     /// Under [`Durability::Power`]: flushes and has the segments, then the journal, synced by another
     /// thread, unless it still is at what it was given before. What it has done since the last call is
     /// safe afterwards. A failed sync is final: what the disk holds is unknown from then on.
+    ///
+    /// Under [`Durability::Process`]: puts away what was written ahead and need not wait.
     pub fn sync_in_background(&mut self) -> Result<(), StorageError> {
         let Some(result) = self.syncer.as_mut().map(Syncer::poll) else {
-            return Ok(());
+            return match &self.ahead {
+                Some(ahead) if ahead.ready_bytes() > 0 => self.put_away(),
+                _ => Ok(()),
+            };
         };
         self.take_synced(result)?;
         self.flush()?;
-        if self.settled == self.committed || self.syncer.as_ref().is_some_and(Syncer::is_busy) {
+        if self.settled == self.journalled || self.syncer.as_ref().is_some_and(Syncer::is_busy) {
             return Ok(());
         }
         let job = self.unsynced()?;
@@ -274,7 +456,7 @@ impl ShardLog {
             return Ok(());
         };
         self.take_synced(result)?;
-        if self.settled == self.committed {
+        if self.settled == self.journalled {
             return Ok(());
         }
         let result = self.unsynced()?.run();
@@ -299,7 +481,7 @@ impl ShardLog {
         ];
         Ok(Job {
             files: files.into_iter().flatten().collect(),
-            entries: self.committed,
+            entries: self.journalled,
         })
     }
 
@@ -335,19 +517,34 @@ impl ShardLog {
     /// still fits.
     ///
     /// Grows in steps, so most calls cost nothing. Without effect where the file system cannot
-    /// reserve.
+    /// reserve. The write-ahead file needs no promise, and gives its space away before there is none.
     pub fn reserve(&mut self, bytes_ahead: u64) -> Result<(), StorageError> {
-        if let Output::Kept(file) = &mut self.output {
-            file.reserve(bytes_ahead)?;
+        match self.reserve_segments(bytes_ahead) {
+            Err(error @ StorageError::NoSpace { .. }) if self.ahead.is_some() => {
+                self.go_without(&error)?;
+                self.reserve_segments(bytes_ahead)
+            }
+            result => result,
         }
-        self.errors.reserve(bytes_ahead)?;
+    }
+
+    fn reserve_segments(&mut self, bytes_ahead: u64) -> Result<(), StorageError> {
+        let (output, errors, entries) = self.ahead.as_ref().map_or((0, 0, 0), Ahead::waiting);
+        if let Output::Kept(file) = &mut self.output {
+            file.reserve(bytes_ahead + output)?;
+        }
+        self.errors.reserve(bytes_ahead + errors)?;
+        let waiting = entries * ENTRY_BYTES as u64;
         self.journal
-            .reserve(bytes_ahead.min(JOURNAL_AHEAD_BYTES_MAX))
+            .reserve(bytes_ahead.min(JOURNAL_AHEAD_BYTES_MAX) + waiting)
     }
 
     /// Makes everything safe and gives unused reserved space back. The log can still be used.
     pub fn finish(&mut self) -> Result<(), StorageError> {
         self.sync()?;
+        if self.ahead.is_some() {
+            self.close_ahead()?;
+        }
         if let Output::Kept(file) = &mut self.output {
             file.trim()?;
         }
