@@ -189,7 +189,11 @@ mod tests {
     fn record(number: u64) -> Vec<u8> {
         match number % 3 {
             0 => Vec::new(),
-            _ => format!("{{\"line\":{number}}}{}\n", "x".repeat(number as usize % 30)).into_bytes(),
+            _ => format!(
+                "{{\"line\":{number}}}{}\n",
+                "x".repeat(number as usize % 30)
+            )
+            .into_bytes(),
         }
     }
 
@@ -230,7 +234,11 @@ mod tests {
         write(&mut file, &second, 9..12);
         assert_eq!(lines(&file), Ok((1..12).collect()));
         write(&mut file, &second.next(&header()), 12..14);
-        assert_eq!(lines(&file), Ok((9..14).collect()), "3 to 8 are of the first turn");
+        assert_eq!(
+            lines(&file),
+            Ok((9..14).collect()),
+            "3 to 8 are of the first turn"
+        );
         let other = Header::new(*b"0123456789abcdef", 3, 8);
         assert_eq!(
             read(&file, &other).unwrap_err().what,

@@ -43,7 +43,7 @@ pub enum Phase {
     Spool,
     /// Copying the final files of a finished run into a run folder.
     Reopen,
-    /// Repairing what an earlier process left.
+    /// Repairing what an earlier process left, and putting away what it had written ahead.
     Resume,
     /// Beginning its own segments and journal.
     Roll,
@@ -114,7 +114,16 @@ impl Follow {
         if name.starts_with("input.jsonl") && !call.starts_with("unlink") {
             return Phase::Spool;
         }
-        if name.ends_with(".seg") || name.ends_with(".log") {
+        if name.ends_with(".wal") && call.starts_with("unlink") {
+            return match self.has_rolled {
+                true => Phase::Write,
+                false => Phase::Resume,
+            };
+        }
+        if [".seg", ".log", ".wal"]
+            .iter()
+            .any(|end| name.ends_with(end))
+        {
             return self.of_shard(call);
         }
         if OF_THE_MERGE.contains(&name) && !call.starts_with("rename") {
@@ -139,7 +148,7 @@ impl Follow {
             _ if !self.has_manifest => Phase::Reopen,
             "rename" | "renameat" | "renameat2" => Phase::Publish,
             "unlink" | "unlinkat" => Phase::CleanUp,
-            "ftruncate" if !self.has_rolled => Phase::Resume,
+            "ftruncate" | "pwrite64" if !self.has_rolled => Phase::Resume,
             "openat" => {
                 self.has_rolled = true;
                 Phase::Roll

@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 
-use blaze_uring::journal::{ENTRY_BYTES, HEADER_BYTES, MARK_OFFSET, entry_offset, replay};
+use blaze_uring::journal::{ENTRY_BYTES, HEADER_BYTES, MARK_OFFSET, ahead, entry_offset, replay};
 
 use crate::scene::{Final, Kept, Lines, Scene, WORKERS, undisturbed};
 use crate::support::{WATCHDOG, run, runtimes, spawn};
@@ -19,6 +19,18 @@ fn killed(runtime: &'static str) -> (Scene, Kept) {
     assert!(scene.kill_at(40, &[]), "the run was still sending");
     let kept = scene.kept();
     assert!(kept.finished.len() > 10, "{:?}", kept.finished);
+    (scene, kept)
+}
+
+/// A run that was stopped by a signal, so that everything is in segments and journal.
+fn stopped(runtime: &'static str) -> (Scene, Kept) {
+    let scene = Scene::new(runtime, LINES);
+    let running = scene.start(&[]);
+    assert!(scene.arrivals.wait_for(40, WATCHDOG));
+    running.signal(libc::SIGINT);
+    running.wait().expect(130);
+    let kept = scene.kept();
+    assert!(kept.finished.len() >= 40, "{:?}", kept.finished);
     (scene, kept)
 }
 
@@ -154,7 +166,7 @@ fn damage_before_the_tail_is_refused_by_file_and_offset() {
             (journal, entry + 10, entry),
             (output, 30, 0),
         ];
-        let (scene, kept) = killed(runtime);
+        let (scene, kept) = stopped(runtime);
         for (name, at, named) in flips {
             let path = scene.place.path(name);
             let file = OpenOptions::new().read(true).write(true).open(&path);
@@ -187,6 +199,50 @@ fn damage_before_the_tail_is_refused_by_file_and_offset() {
     }
 }
 
+/// What was written ahead of its place: damage before the last record is refused, a torn record is
+/// dropped and its line sent again.
+#[test]
+fn damage_to_what_was_written_ahead_is_refused_too() {
+    let name = "out.jsonl.blaze/ahead-0001-000.wal";
+    let journal = "out.jsonl.blaze/journal-0001-000.log";
+    for runtime in runtimes() {
+        let (scene, kept) = killed(runtime);
+        let bytes = scene.place.read(name);
+        assert_eq!(bytes.len(), ahead::AHEAD_BYTES);
+        let first = ahead::TURN_BYTES;
+        for (at, named) in [
+            (3, 0),
+            (first + 30, first),
+            (first + ENTRY_BYTES + 9, first),
+        ] {
+            let mut altered = bytes.clone();
+            altered[at] ^= 0x40;
+            scene.place.write(name, &altered);
+            check_refused(&scene, name, &format!("at byte {named}"));
+        }
+        scene.place.write(name, &bytes[..bytes.len() / 2]);
+        check_refused(&scene, name, "cut short");
+        scene.place.write(name, &bytes);
+        let header = scene.place.read(journal);
+        fs::remove_file(scene.place.path(journal)).expect("removed");
+        check_refused(&scene, journal, "missing");
+        scene.place.write(journal, header);
+        // The last record, half written.
+        let last = bytes.iter().rposition(|byte| *byte != 0).expect("records");
+        let mut torn = bytes.clone();
+        torn[last - 20..].fill(0);
+        scene.place.write(name, &torn);
+        let on_disk = scene.kept();
+        assert_eq!(on_disk.finished.len() + 1, kept.finished.len());
+        scene.finish(&[]);
+        scene.check(
+            &undisturbed(runtime, LINES),
+            &[on_disk],
+            u64::from(WORKERS) + 1,
+        );
+    }
+}
+
 #[track_caller]
 fn check_refused(scene: &Scene, name: &str, what: &str) {
     let sent = scene.arrivals.count();
@@ -206,7 +262,7 @@ fn torn_tails_are_dropped_and_deeper_cuts_refused() {
         let expected = undisturbed(runtime, LINES);
         let mut dropped = 0;
         for round in 0..12_u64 {
-            let (scene, kept) = killed(runtime);
+            let (scene, kept) = stopped(runtime);
             let name = [
                 "journal-0001-000.log",
                 "output-0001-000.seg",
@@ -248,7 +304,7 @@ fn check_cut(scene: &Scene, name: &str, expected: &Final) {
 
 /// A kill between entries and mark: whole entries behind the mark count, a torn one does not.
 fn entries_behind_the_mark(runtime: &'static str, expected: &Final) {
-    let (scene, kept) = killed(runtime);
+    let (scene, kept) = stopped(runtime);
     let path = scene.folder().join("journal-0001-000.log");
     let bytes = fs::read(&path).expect("a journal");
     let header = replay(&bytes).expect("intact").header().expect("a header");

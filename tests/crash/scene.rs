@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use blaze_uring::journal::{Outcome, replay};
+use blaze_uring::journal::{Entry, Outcome, ahead, replay};
 use blaze_uring::mock::{Mock, MockOptions, Scripted};
 use serde_json::Value;
 
@@ -332,7 +332,19 @@ impl Scene {
         let segment = |kind: &str| file(format!("{kind}-{which}.seg"));
         let (output, errors) = (segment("output"), segment("errors"));
         let journal = file(format!("journal-{which}.log"));
-        for entry in replay(&journal).expect("a kill damages nothing").entries() {
+        let replay = replay(&journal).expect("a kill damages nothing");
+        let mut note = |entry: Entry, record: Option<&[u8]>| {
+            assert_eq!(
+                record.map(crc32fast::hash),
+                Some(entry.record_checksum),
+                "{which}"
+            );
+            // What failed is to be sent again.
+            if self.job != Job::RetryErrors || entry.outcome == Some(Outcome::Success) {
+                finished.insert(entry.line_number);
+            }
+        };
+        for entry in replay.entries() {
             let segment = match entry.outcome {
                 Some(Outcome::Success) => &output,
                 Some(Outcome::Failure) => &errors,
@@ -340,12 +352,15 @@ impl Scene {
                 None => continue,
             };
             let end = entry.end().expect("an end") as usize;
-            let record = segment.get(entry.position as usize..end);
-            let checksum = record.map(crc32fast::hash);
-            assert_eq!(checksum, Some(entry.record_checksum), "{which}");
-            // What failed is to be sent again.
-            if self.job != Job::RetryErrors || entry.outcome == Some(Outcome::Success) {
-                finished.insert(entry.line_number);
+            note(entry, segment.get(entry.position as usize..end));
+        }
+        let Some(header) = replay.header() else {
+            return;
+        };
+        let written_ahead = file(format!("ahead-{which}.wal"));
+        for frame in ahead::read(&written_ahead, &header).expect("a kill damages nothing") {
+            if frame.entry.outcome.is_some() {
+                note(frame.entry, Some(frame.record));
             }
         }
     }

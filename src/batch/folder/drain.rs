@@ -85,7 +85,7 @@ fn append_missing(
     for tail in [output, errors, journal] {
         tail.write()?;
     }
-    if entries > slots.len() {
+    if entries > slots.settled() {
         let path = files.path(folder, FileKind::Journal);
         open(&path)
             .and_then(|file| files::write_all_at(&file, &header.mark(entries), MARK_OFFSET as u64))
@@ -133,9 +133,7 @@ impl Tail {
         }
         open(&self.path)
             .and_then(|file| files::write_all_at(&file, &self.bytes, self.end))
-            .map_err(|error| {
-                StorageError::new(&self.path, "write", self.bytes.len() as u64, error)
-            })
+            .map_err(|error| StorageError::new(&self.path, "write", self.bytes.len() as u64, error))
     }
 }
 

@@ -69,6 +69,12 @@ impl Ahead {
         self.file.map(|_| self.path)
     }
 
+    /// Lets another file take the writes.
+    #[cfg(test)]
+    pub(super) fn swap(&mut self, file: File) {
+        self.file = Some(file);
+    }
+
     /// A line is sent for the first time, or refused.
     pub(super) fn begin(&mut self, line_number: u64) {
         self.order.begin(line_number);
@@ -164,8 +170,7 @@ impl Ahead {
         };
         let bytes = &self.halves[self.active][self.written..self.end];
         let offset = (self.active * HALF_BYTES + self.written) as u64;
-        files::write_all_at(file, bytes, offset)
-            .map_err(StorageError::io(&self.path, "write"))?;
+        files::write_all_at(file, bytes, offset).map_err(StorageError::io(&self.path, "write"))?;
         self.written = self.end;
         self.unwritten = 0;
         Ok(())
@@ -182,7 +187,10 @@ impl Ahead {
             let half = &self.halves[spot.half];
             let entry = self.turns[spot.half].entry(half, spot.offset);
             let entry = entry.expect("a frame stays where it was made");
-            take(entry, &half[spot.offset..spot.offset + spot.length][ENTRY_BYTES..]);
+            take(
+                entry,
+                &half[spot.offset..spot.offset + spot.length][ENTRY_BYTES..],
+            );
             self.entries -= 1;
             if let Some(bytes) = self.bytes_of(&entry) {
                 *bytes -= entry.length;
@@ -212,10 +220,17 @@ impl Ahead {
             return false;
         }
         let (from, to) = (self.active, 1 - self.active);
-        assert!(self.order.has_left(to), "a half is begun anew when it is not needed");
+        assert!(
+            self.order.has_left(to),
+            "a half is begun anew when it is not needed"
+        );
         let turn = self.turns[from].next(&self.header);
         let [first, second] = &mut self.halves;
-        let (full, next) = if from == 0 { (first, second) } else { (second, first) };
+        let (full, next) = if from == 0 {
+            (first, second)
+        } else {
+            (second, first)
+        };
         next.clear();
         next.reserve_exact(BUFFER_BYTES);
         next.extend_from_slice(&turn.encode());

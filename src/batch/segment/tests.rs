@@ -1,5 +1,7 @@
 //! What a shard writes, byte for byte.
 
+mod ahead;
+
 use std::fs;
 
 use super::*;
@@ -17,10 +19,10 @@ fn on_disk(place: &Place) -> Vec<(u64, String)> {
     );
     let replay: Replay<'_> = replay(&journal).expect("no damage");
     let text = |entry: Entry| {
-        let segment = if entry.outcome == Some(Success) {
-            &output
-        } else {
-            &errors
+        let segment = match entry.outcome {
+            Some(Success) => &output,
+            Some(Failure) => &errors,
+            None => return (entry.line_number, String::new()),
         };
         let record = &segment[entry.position as usize..entry.end().expect("a position") as usize];
         assert_eq!(crc32fast::hash(record), entry.record_checksum);
