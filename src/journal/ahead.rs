@@ -115,16 +115,16 @@ impl Turn {
         self.checksum.wrapping_add(offset as u64)
     }
 
-    /// All frames of this turn. A kill in the middle of a write leaves the beginning of it; so where
-    /// a frame is broken and a later one is whole, something else has been at the file.
-    fn frames<'a>(&self, half: &'a [u8], into: &mut Vec<Frame<'a>>) -> Result<(), Damage> {
-        let mut offset = TURN_BYTES;
+    /// All frames of this turn, up to a torn one. A kill in the middle of a write leaves the beginning of
+    /// it; so where a frame is broken and a later one is whole, something else has been at the file.
+    pub fn frames<'a>(&self, half: &'a [u8]) -> Result<Vec<Frame<'a>>, Damage> {
+        let (mut offset, mut frames) = (TURN_BYTES, Vec::new());
         while let Some(frame) = self.frame(half, offset) {
             offset += ENTRY_BYTES + frame.record.len();
-            into.push(frame);
+            frames.push(frame);
         }
         match (offset + 1..half.len()).any(|at| self.entry(half, at).is_some()) {
-            false => Ok(()),
+            false => Ok(frames),
             true => Err(Damage {
                 offset: (self.half() * HALF_BYTES + offset) as u64,
                 what: DamageKind::AheadEntry,
@@ -153,7 +153,7 @@ pub fn read<'a>(bytes: &'a [u8], header: &Header) -> Result<Vec<Frame<'a>>, Dama
     }
     turns.sort_unstable_by_key(|(turn, _)| turn.number);
     for (turn, half) in turns {
-        turn.frames(half, &mut frames)?;
+        frames.extend(turn.frames(half)?);
     }
     Ok(frames)
 }

@@ -121,7 +121,7 @@ fn at_changes() -> Vec<Point> {
         let (first, resuming): (&[u32], &[u32]) = match phase {
             // Not of this job, or only of a process that resumes.
             Phase::Send | Phase::Spool | Phase::Reopen => (&[], &[]),
-            Phase::Resume => (&[], &[1, 2, 3, 4, 5, 6]),
+            Phase::Resume => (&[], &[1, 2, 3, 4, 5, 6, 7, 8]),
             Phase::Roll => (&[1, 2, 3], &[2, 3]),
             Phase::Reserve => (&[1, 3, 4, 6], &[2, 4]),
             Phase::Write => (&[1, 2, 3, 4, 5, 8, 13, 21], &[3, 6, 9]),

@@ -211,6 +211,42 @@ fn a_segment_that_is_the_final_file_is_renamed() {
     }
 }
 
+/// Only what the same process has written, in order, is renamed without being read again.
+#[test]
+fn a_segment_of_an_earlier_process_is_read_before_it_is_renamed() {
+    for resumes in [false, true] {
+        let place = Place::new();
+        let mut opened = place.open();
+        let mut log = log(&opened.folder, 0).writing_ahead(&opened.folder, Order::Input);
+        for number in [1, 2, 3] {
+            log.begin(number);
+        }
+        for number in [3, 2, 1] {
+            log.append(entry(number, Success), record(number, Success).as_bytes());
+        }
+        log.finish().expect("space");
+        drop(log);
+        if resumes {
+            drop(opened);
+            opened = place.open();
+        }
+        flip(&place.shard_file(FileKind::Output, 1, 0), 40);
+        let merged = merge(
+            &opened.folder,
+            plan(&place, Order::Input),
+            3,
+            &mut |_, _| {},
+        );
+        match resumes {
+            true => assert!(
+                matches!(merged, Err(StorageError::Damaged { .. })),
+                "{merged:?}"
+            ),
+            false => assert_eq!(merged.expect("renamed").succeeded, 3),
+        }
+    }
+}
+
 #[test]
 fn successes_that_were_only_counted_make_no_file() {
     let place = Place::new();

@@ -1,5 +1,6 @@
-//! Journals.
+//! Journals and write-ahead files.
 
+use blaze_uring::journal::ahead::{TURN_BYTES, Turn};
 use blaze_uring::journal::{
     self, DamageKind, ENTRY_BYTES, Entry, HEADER_BYTES, Header, MARK_OFFSET, Outcome, Tokens,
 };
@@ -12,6 +13,7 @@ pub fn journal(data: &[u8]) {
         [b'+', entries, settled, kind, high, low, bits, rest @ ..] => {
             let place = usize::from(u16::from_be_bytes([*high, *low]));
             damaged(*entries, *settled, *kind, place, *bits, rest);
+            damaged_ahead(*entries, *kind, place, *bits, rest);
         }
         _ => raw(data),
     }
@@ -92,6 +94,51 @@ fn damaged(entries: u8, settled: u8, kind: u8, place: usize, bits: u8, rest: &[u
         Err(damage) => {
             assert!((intact as u64) < settled, "a torn tail is no damage");
             assert_eq!(damage.offset, journal::entry_offset(intact as u64));
+        }
+    }
+}
+
+/// The same happens to half a write-ahead file with as many lines: a torn end is dropped, damage before
+/// the last frame is told by the frame that has it.
+fn damaged_ahead(entries: u8, kind: u8, place: usize, bits: u8, rest: &[u8]) {
+    let header = Header::new([7; 16], u32::from(bits), 3);
+    let turn = Turn::first(&header).next(&header);
+    let mut half = turn.encode().to_vec();
+    let (mut written, mut starts) = (Vec::new(), Vec::new());
+    for index in 0..u64::from(entries % 16) {
+        let record = &rest[..rest.len().min(index as usize * 7)];
+        let entry = Entry {
+            length: record.len() as u64,
+            record_checksum: crc32fast::hash(record),
+            ..entry(index, rest)
+        };
+        starts.push(half.len());
+        half.extend(turn.encode_entry(&entry, half.len()));
+        half.extend(record);
+        written.push((entry, record));
+    }
+    let length = half.len();
+    let place = TURN_BYTES + place % (length + 1 - TURN_BYTES);
+    let is_torn = kind.is_multiple_of(3);
+    let touches = place < length && (is_torn || (kind % 3 == 1 && bits != 0));
+    match kind % 3 {
+        0 => half.truncate(place),
+        1 if place < length => half[place] ^= bits,
+        _ => half.extend(rest),
+    }
+    // Which frame is touched.
+    let touched = starts.partition_point(|start| *start <= place);
+    let whole = if touches { touched - 1 } else { written.len() };
+    match turn.frames(&half) {
+        Ok(frames) => {
+            assert!(is_torn || whole + 1 >= written.len(), "damage is not told");
+            let frames = frames.iter().map(|frame| (frame.entry, frame.record));
+            assert!(frames.eq(written[..whole].iter().copied()));
+        }
+        Err(damage) => {
+            assert!(touches && !is_torn && whole + 1 < written.len());
+            let offset = damage.offset as usize - journal::ahead::HALF_BYTES;
+            assert_eq!(offset, starts[whole]);
         }
     }
 }
