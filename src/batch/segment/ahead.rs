@@ -4,9 +4,9 @@
 //! to the same few megabytes: pages that the kernel has at hand, unlike those of a file that grows.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use super::StorageError;
 use super::order::{InOrder, Spot};
 use crate::journal::ahead::{AHEAD_BYTES, HALF_BYTES, TURN_BYTES, Turn};
 use crate::journal::{ENTRY_BYTES, Entry, Header, Outcome};
@@ -64,7 +64,12 @@ impl Ahead {
         }
     }
 
-    /// The file's name, if there is a file.
+    /// The file's name.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same, if there is a file.
     pub(super) fn into_path(self) -> Option<PathBuf> {
         self.file.map(|_| self.path)
     }
@@ -153,24 +158,21 @@ impl Ahead {
 
     /// Writes what is new, in one piece. What an error leaves undone cannot be told from what it did:
     /// nothing more may be written then.
-    pub(super) fn write(&mut self) -> Result<(), StorageError> {
+    pub(super) fn write(&mut self) -> io::Result<()> {
         if self.unwritten == 0 {
             return Ok(());
         }
         let file = match &self.file {
             Some(file) => file,
             None => {
-                let file = files::create_private(&self.path);
-                let file = file.map_err(StorageError::io(&self.path, "create"))?;
-                let file = self.file.insert(file);
-                files::set_length(file, AHEAD_BYTES as u64)
-                    .map_err(StorageError::io(&self.path, "set the size of"))?;
+                let file = self.file.insert(files::create_private(&self.path)?);
+                files::set_length(file, AHEAD_BYTES as u64)?;
                 file
             }
         };
         let bytes = &self.halves[self.active][self.written..self.end];
         let offset = (self.active * HALF_BYTES + self.written) as u64;
-        files::write_all_at(file, bytes, offset).map_err(StorageError::io(&self.path, "write"))?;
+        files::write_all_at(file, bytes, offset)?;
         self.written = self.end;
         self.unwritten = 0;
         Ok(())

@@ -16,6 +16,7 @@ mod syncer;
 
 pub use super::storage_error::StorageError;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::folder::{FileKind, RunFolder, remove_if_there};
@@ -405,10 +406,12 @@ impl ShardLog {
         Ok(())
     }
 
-    /// The write-ahead file cannot be written: everything goes to the segments from now on, which have
-    /// the space for it.
-    fn go_without(&mut self, error: &StorageError) -> Result<(), StorageError> {
-        tracing::warn!("going on without a write-ahead file: {error}");
+    /// Everything goes to the segments from now on, which have the space for it.
+    fn go_without(&mut self, reason: &dyn fmt::Display) -> Result<(), StorageError> {
+        if let Some(ahead) = &self.ahead {
+            let path = ahead.path().display();
+            tracing::warn!("going on without the write-ahead file {path}: {reason}");
+        }
         self.close_ahead()
     }
 
@@ -520,8 +523,8 @@ impl ShardLog {
     /// reserve. The write-ahead file needs no promise, and gives its space away before there is none.
     pub fn reserve(&mut self, bytes_ahead: u64) -> Result<(), StorageError> {
         match self.reserve_segments(bytes_ahead) {
-            Err(error @ StorageError::NoSpace { .. }) if self.ahead.is_some() => {
-                self.go_without(&error)?;
+            Err(StorageError::NoSpace { source, .. }) if self.ahead.is_some() => {
+                self.go_without(&source)?;
                 self.reserve_segments(bytes_ahead)
             }
             result => result,
