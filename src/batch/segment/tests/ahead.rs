@@ -1,11 +1,15 @@
 //! What is written ahead: safe from the flush on, in order where that can be had, counted once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::*;
 use crate::batch::folder::fixture::{cut, flip, manifest};
 use crate::batch::folder::{Opened, Resume};
 use crate::journal::ahead::HALF_BYTES;
+use crate::runtime::simulated::World;
+use crate::runtime::simulated::disk::DiskTrouble;
+use crate::runtime::simulated::world::Manners;
 
 /// What an attempt that ends no line costs here, and what a record does ([`entry`]).
 const ATTEMPT_COST: u64 = 1000;
@@ -391,4 +395,109 @@ fn what_fails_to_leave_the_write_ahead_file_is_tried_again() {
     assert_eq!((log.buffered(), copy_resumed(&place).0.len()), (0, 2));
     log.finish().expect("space");
     assert_eq!(journalled(&place), [1, 2]);
+}
+
+/// What a process is sure of when it dies, and what it was at.
+#[derive(Default)]
+struct Witness {
+    safe: BTreeSet<u64>,
+    finished: BTreeSet<u64>,
+    /// Attempts that ended no line: flushed, and made.
+    attempts: (u64, u64),
+}
+
+/// A process that finishes lines in any order until its disk ends it.
+fn live(folder: &RunFolder, seed: u64, witness: &mut Witness) -> Result<(), StorageError> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let log = ShardLog::create(folder, 1, 0, true, Durability::Process)?;
+    let mut log = log.writing_ahead(folder, Order::Input);
+    let (mut open, mut next) = (Vec::new(), 1);
+    for _ in 0..30 {
+        while open.len() < 6 {
+            log.begin(next);
+            open.push(next);
+            next += 1;
+        }
+        for _ in 0..random.usize(1..5) {
+            // The first line takes long.
+            let line = open.swap_remove(random.usize(usize::from(open[0] == 1)..open.len()));
+            if random.u8(0..4) == 0 {
+                log.note_attempt(attempt(line));
+                witness.attempts.1 += 1;
+                open.insert(usize::from(line != 1), line);
+            } else {
+                let outcome = [Success, Failure][usize::from(random.u8(0..5) == 0)];
+                log.append(entry(line, outcome), record(line, outcome).as_bytes());
+                witness.finished.insert(line);
+            }
+        }
+        log.reserve(2000)?;
+        log.flush()?;
+        witness.safe.clone_from(&witness.finished);
+        witness.attempts.0 = witness.attempts.1;
+        if random.u8(0..4) == 0 {
+            log.sync_in_background()?;
+        }
+    }
+    log.finish()
+}
+
+/// Between any two changes that it makes to the disk, and the one that resumes between any two of its.
+#[test]
+fn killed_between_any_two_changes_it_loses_nothing_that_was_flushed() {
+    let manners = Manners {
+        shuffles: 0.0,
+        main_eager: 1.0,
+        stalls: 0.0,
+        stall_max: Duration::ZERO,
+        cores: 1,
+    };
+    let mut drains = 0;
+    for kill_at in 0.. {
+        let seed = kill_at % 5;
+        let place = Place::new();
+        let opened = place.open();
+        let world = World::new(kill_at, manners.clone(), false);
+        let _here = world.enter();
+        let dies_at = |kill_at| DiskTrouble {
+            kill_at,
+            ..DiskTrouble::default()
+        };
+        world.disk.begin(dies_at(Some(kill_at)));
+        let mut witness = Witness::default();
+        let lived = live(&opened.folder, seed, &mut witness);
+        drop(opened);
+        if !world.is_killed() {
+            lived.expect("nothing is wrong with the disk");
+            assert!(kill_at > 60, "{kill_at} changes");
+            break;
+        }
+        for resume_kill in 0.. {
+            world.revive();
+            world.disk.begin(dies_at(Some(resume_kill)));
+            let had_ahead = place.shard_file(FileKind::Ahead, 1, 0).exists();
+            let resumed = RunFolder::open_or_create(&place.run(), manifest(), false);
+            if !world.is_killed() {
+                resumed.expect("nothing is damaged");
+                break;
+            }
+            drains += u32::from(had_ahead);
+            drop(resumed);
+            world.revive();
+            world.disk.begin(dies_at(None));
+            let (lines, paid) = copy_resumed(&place);
+            assert!(lines.is_superset(&witness.safe), "{kill_at} {resume_kill}");
+            assert!(
+                lines.is_subset(&witness.finished),
+                "{kill_at} {resume_kill}"
+            );
+            let attempts = (paid - lines.len() as u64 * RECORD_COST) / ATTEMPT_COST;
+            let (least, most) = witness.attempts;
+            assert!(
+                (least..=most).contains(&attempts),
+                "{kill_at} {resume_kill}"
+            );
+        }
+    }
+    assert!(drains > 200, "{drains} kills of a process that drains");
 }
