@@ -329,8 +329,11 @@ fn failing_lines_that_outnumber_the_workers_end_when_the_command_is_repeated() {
         let place = Place::new();
         let mock = scripted(|request| {
             let poisoned = memchr::memmem::find(&request.body, b"poison").is_some();
-            let status = if poisoned { 500 } else { 200 };
-            Some(Scripted::json(status, GOOD_ANSWER))
+            Some(match poisoned {
+                // Slowly: the streak is known before many more are sent.
+                true => Scripted::json(500, "{}").after(Duration::from_millis(100)),
+                false => Scripted::json(200, GOOD_ANSWER),
+            })
         });
         config(
             &place,
@@ -387,7 +390,8 @@ fn an_outage_that_is_answered_burns_no_line_however_often_the_command_is_repeate
             let first = seen.fetch_add(1, Ordering::SeqCst) < 50;
             match first || decides.load(Ordering::SeqCst) {
                 true => Some(Scripted::json(200, GOOD_ANSWER)),
-                false => Some(Scripted::json(500, "{}")),
+                // Slowly: the streak is known before many more are sent.
+                false => Some(Scripted::json(500, "{}").after(Duration::from_millis(100))),
             }
         });
         config(
