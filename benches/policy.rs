@@ -124,8 +124,9 @@ impl Shard {
     }
 }
 
-/// Line, permits, health and weights over 16 endpoints; release and report.
-#[divan::bench]
+/// Line, permits, health and weights over 16 endpoints; release and report. In rounds, as a shard meets
+/// requests: one by one, each would be measured with cold caches.
+#[divan::bench(sample_size = 1000)]
 fn request_unlimited(bencher: Bencher<'_, '_>) {
     let mut shard = Shard::new(false);
     bencher.bench_local(|| {
@@ -135,7 +136,7 @@ fn request_unlimited(bencher: Bencher<'_, '_>) {
 }
 
 /// Besides: a slot of `--rate`, a slot and tokens of the quota group, and their leases.
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn request_with_every_limit(bencher: Bencher<'_, '_>) {
     let mut shard = Shard::new(true);
     bencher.bench_local(|| {

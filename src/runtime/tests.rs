@@ -256,10 +256,12 @@ fn more_answers_at_once_than_a_ring_has_buffers<R: Runtime>() {
 }
 
 fn sockets_that_never_rest_starve_nobody<R: Runtime>() {
+    // So many that there is always something to read.
+    const FLOODS: usize = 32;
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
     let address = listener.local_addr().expect("a bound address");
     let server = thread::spawn(move || {
-        let accepted = (0..4).map(|_| listener.accept().expect("a client comes").0);
+        let accepted = (0..FLOODS).map(|_| listener.accept().expect("a client comes").0);
         let streams: Vec<_> = accepted.collect();
         let floods = streams.into_iter().map(|mut stream| {
             thread::spawn(move || while stream.write_all(&[b'x'; 1 << 16]).is_ok() {})
@@ -272,7 +274,7 @@ fn sockets_that_never_rest_starve_nobody<R: Runtime>() {
     let (sender, messages) = mailbox::channel();
     run::<R>(async {
         let over = Rc::new(Cell::new(false));
-        for _ in 0..4 {
+        for _ in 0..FLOODS {
             let mut socket = R::connect(address).await.expect("loopback connects");
             let over = Rc::clone(&over);
             R::spawn(async move {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use socket2::SockRef;
 
-use super::ring::Ring;
+use super::ring::{RECEIVES, Ring, SENDS};
 
 /// Bytes kept of what comes while nobody reads. Beyond that the receive is taken back, so that the
 /// peer has to wait.
@@ -209,14 +209,27 @@ impl Connection {
         drop((reader, writer));
     }
 
-    /// Both halves are gone: closes the socket as soon as the kernel is done with it.
-    pub(super) fn close(&self, ring: &Ring) {
+    /// Both halves are gone: closes the socket as soon as the kernel has given up its operations. They
+    /// are taken back rather than ended by a shutdown: closing then resets a peer that still sends,
+    /// which would else wait for a window that nobody opens any more.
+    pub(super) fn close(self: &Rc<Self>, ring: &Ring) {
         self.closed.set(true);
         self.receiving.borrow_mut().discard(ring);
         if self.is_busy() {
-            self.shutdown();
+            self.enqueue(ring);
         } else {
             ring.dismiss(self.place);
+        }
+    }
+
+    /// The ring ends: so does every operation, and whoever waits is told.
+    pub(super) fn abandon(self: &Rc<Self>, ring: &Ring) {
+        self.receiving
+            .borrow_mut()
+            .end
+            .get_or_insert(libc::ECONNABORTED);
+        if self.is_busy() {
+            self.enqueue(ring);
         }
     }
 
@@ -234,11 +247,17 @@ impl Connection {
     /// Puts into the ring what waits for it. Whether that woke a task.
     pub(super) fn submit(&self, ring: &Ring) -> bool {
         self.queued.set(false);
-        if self.closed.get() {
-            return false;
-        }
         let mut sending = self.sending.borrow_mut();
         let mut receiving = self.receiving.borrow_mut();
+        if self.closed.get() || ring.has_ended() {
+            if receiving.armed {
+                ring.push_cancel(self, RECEIVES);
+            }
+            if let State::Sending(..) = sending.state {
+                ring.push_cancel(self, SENDS);
+            }
+            return false;
+        }
         let mut woke = false;
         if let State::Queued(..) = sending.state
             && let State::Queued(buffer, from) = std::mem::take(&mut sending.state)
@@ -292,7 +311,7 @@ impl Connection {
                 if !receiving.reading {
                     receiving.keep(ring);
                     if receiving.armed && receiving.unread.len() > UNREAD_MAX {
-                        ring.push_cancel(self);
+                        ring.push_cancel(self, RECEIVES);
                     }
                 }
             }

@@ -38,8 +38,8 @@ const END_ROUNDS: u32 = 1000;
 const NOBODY: u64 = u64::MAX;
 
 /// What an operation does, kept in the lowest bit of its user data; the rest is the connection's place.
-const RECEIVES: u64 = 0;
-const SENDS: u64 = 1;
+pub(super) const RECEIVES: u64 = 0;
+pub(super) const SENDS: u64 = 1;
 
 /// See the module.
 pub(super) struct Ring {
@@ -204,9 +204,9 @@ impl Ring {
         unsafe { self.push(&operation) };
     }
 
-    /// Ends the receive of a connection that nobody reads; its last completion says so.
-    pub(super) fn push_cancel(&self, connection: &Connection) {
-        let operation = opcode::AsyncCancel::new((connection.place as u64) << 1 | RECEIVES)
+    /// Takes an operation of a connection back; its last completion says so.
+    pub(super) fn push_cancel(&self, connection: &Connection, operation: u64) {
+        let operation = opcode::AsyncCancel::new((connection.place as u64) << 1 | operation)
             .build()
             .user_data(NOBODY);
         // SAFETY: refers to no memory.
@@ -268,6 +268,11 @@ impl Ring {
         woke
     }
 
+    /// Whether [`Ring::end`] has begun.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
     /// Ends every operation, waiting for the kernel, so that the memory may be freed.
     pub(super) fn end(self: &Rc<Self>) {
         self.ended.set(true);
@@ -282,7 +287,7 @@ impl Ring {
             .flatten()
             .cloned()
             .collect();
-        connections.iter().for_each(|one| one.shutdown());
+        connections.iter().for_each(|one| one.abandon(self));
         for _ in 0..END_ROUNDS {
             self.turn();
             if !connections.iter().any(|one| one.is_busy()) {
