@@ -13,7 +13,7 @@ use super::{Damage, DamageKind, ENTRY_BYTES, Entry, Header};
 /// Size of a half, and where the second one begins. Larger than the records of a usual number of
 /// requests in flight, so that one slow answer does not make all others give up their order; small
 /// enough to stay in a processor's cache.
-pub const HALF_BYTES: usize = if cfg!(test) { 4 << 10 } else { 2 << 20 };
+pub const HALF_BYTES: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
 /// Size of the file, of which only what is used takes space. It never changes, so that a cut shows.
 pub const AHEAD_BYTES: usize = 2 * HALF_BYTES;
 /// Size of what a half begins with.

@@ -234,13 +234,14 @@ async fn answer(outside: &Outside, peer: &Peer, line: &Line) -> bool {
     !closes
 }
 
-/// Bytes that nobody asked for come with the answer's last one. They must not reach the next request:
-/// there is none on this connection.
+/// Bytes that nobody asked for come with the answer's last ones, and are read with them or after them.
+/// They must not reach the next request: there is none on this connection.
 async fn answer_too_much(outside: &Outside, peer: &Peer, answer: &[u8]) {
-    let (last, others) = answer.split_last().expect("an answer has bytes");
+    let last = outside.world().random(|random| random.usize(1..8));
+    let (others, last) = answer.split_at(answer.len() - last);
     send(outside, peer, others, false).await;
     let unasked = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-    peer.send([std::slice::from_ref(last), unasked].concat(), true);
+    peer.send_ending_at([last, unasked].concat(), Some(last.len()));
     if peer.read(&mut Vec::new()).await > 0 {
         outside.violation("a connection with bytes left over was used again".to_owned());
     }

@@ -226,7 +226,7 @@ fn a_terminal_that_closes_is_a_signal_like_others() {
         let mut args = scene.args(&["--grace", "20"]);
         args.retain(|arg| arg != "--no-progress");
         let (screen, terminal) = open_terminal();
-        let mut running = spawn_with(&scene.place, &args, |command| {
+        let running = spawn_with(&scene.place, &args, |command| {
             // SAFETY: only system calls between fork and exec.
             unsafe {
                 command.pre_exec(move || {
@@ -250,9 +250,6 @@ fn a_terminal_that_closes_is_a_signal_like_others() {
             assert!(started.elapsed() < WATCHDOG, "{runtime}: nothing arrives");
         }
         drop(screen);
-        while !running.has_ended() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
         running.wait().expect(130);
         let kept = scene.kept();
         let lost = kept

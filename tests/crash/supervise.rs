@@ -114,8 +114,10 @@ pub fn supervise(
     let listener = listener.expect("`works` was asked before");
     let root = std::fs::canonicalize(place.path("")).expect("the folder exists");
     while !running.has_ended() {
-        let Some(call) = next(&listener) else {
-            continue;
+        let call = match next(&listener) {
+            Next::Call(call) => call,
+            Next::Nothing => continue,
+            Next::Over => break,
         };
         let verdict = match read_change(&call, &root) {
             Some(change) => decide(&change, &running),
@@ -270,8 +272,17 @@ fn receive(socket: &UnixDatagram) -> io::Result<OwnedFd> {
     }
 }
 
-/// The next call that waits; `None` if none came for a while.
-fn next(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
+/// What was waited for.
+enum Next {
+    Call(Box<libc::seccomp_notif>),
+    /// No call came for a while, or its caller is gone.
+    Nothing,
+    /// Nobody is left who could call.
+    Over,
+}
+
+/// The next call that waits.
+fn next(listener: &OwnedFd) -> Next {
     let mut poll = libc::pollfd {
         fd: listener.as_raw_fd(),
         events: libc::POLLIN,
@@ -280,12 +291,10 @@ fn next(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
     // SAFETY: one valid entry; the notification must be zeros before the kernel fills it.
     unsafe {
         if libc::poll(&raw mut poll, 1, POLL_MS) != 1 {
-            return None;
+            return Next::Nothing;
         }
         if poll.revents & libc::POLLIN == 0 {
-            // Nobody is left who could call; the end of the process follows.
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            return None;
+            return Next::Over;
         }
         let mut call = std::mem::zeroed::<libc::seccomp_notif>();
         let result = libc::ioctl(
@@ -293,7 +302,10 @@ fn next(listener: &OwnedFd) -> Option<libc::seccomp_notif> {
             libc::SECCOMP_IOCTL_NOTIF_RECV,
             &raw mut call,
         );
-        (result == 0).then_some(call)
+        match result {
+            0 => Next::Call(Box::new(call)),
+            _ => Next::Nothing,
+        }
     }
 }
 

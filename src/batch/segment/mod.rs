@@ -32,7 +32,7 @@ use syncer::{Job, Syncer};
 const JOURNAL_AHEAD_BYTES_MAX: u64 = 1 << 20;
 /// So much of what was written ahead goes to the segments at once: writes that large get large folios in
 /// the page cache, and the records are still in the processor's.
-const PUT_AWAY_BYTES: usize = if cfg!(test) { 1 << 10 } else { 512 << 10 };
+const PUT_AWAY_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 /// A finished line, before its record has a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -371,6 +371,10 @@ impl ShardLog {
         let Some(mut ahead) = self.ahead.take() else {
             return;
         };
+        if let Output::Kept(file) = &mut self.output {
+            // At once: to grow by and by would leave several times as much behind in the allocator.
+            file.buffer().reserve(ahead.ready_bytes());
+        }
         ahead.take_ready(|mut entry, record| {
             let segment = entry.outcome.and_then(|outcome| self.segment(outcome));
             if let Some(file) = segment {

@@ -108,8 +108,8 @@ struct Lane {
 }
 
 enum Piece {
-    /// Bytes from an offset; whether an answer ends with them.
-    Bytes(Vec<u8>, usize, bool),
+    /// Bytes from an offset; where among them an answer ends, if it does.
+    Bytes(Vec<u8>, usize, Option<usize>),
     End,
     Reset,
 }
@@ -311,7 +311,7 @@ impl Read for Reader {
                     link.end_request();
                     (Err(io::ErrorKind::ConnectionReset.into()), false)
                 }
-                Piece::Bytes(bytes, offset, ends) => {
+                Piece::Bytes(bytes, offset, end) => {
                     let room = buffer.capacity() - buffer.len();
                     let most = room.min(bytes.len() - *offset);
                     let most = cut(most, world.network.watcher().piece_max());
@@ -319,7 +319,8 @@ impl Read for Reader {
                     buffer.extend_from_slice(&bytes[*offset..*offset + length]);
                     *offset += length;
                     let is_over = *offset == bytes.len();
-                    if is_over && *ends {
+                    if end.is_some_and(|end| *offset >= end) {
+                        *end = None;
                         link.end_request();
                     }
                     (Ok(length), is_over)
@@ -374,7 +375,7 @@ impl Write for Writer {
                 link.down.cut(arrives + watcher.latency(), Piece::Reset);
             } else {
                 let bytes = buffer[written..written + length].to_vec();
-                link.up.push(arrives, Piece::Bytes(bytes, 0, false));
+                link.up.push(arrives, Piece::Bytes(bytes, 0, None));
             }
             written += length;
             if written < buffer.len() && world.chance(0.5) {
@@ -419,11 +420,17 @@ impl Peer {
 
     /// Sends bytes; `ends`: an answer ends with them.
     pub fn send(&self, bytes: Vec<u8>, ends: bool) {
+        let end = ends.then_some(bytes.len());
+        self.send_ending_at(bytes, end);
+    }
+
+    /// Sends bytes, of which the first so many end an answer.
+    pub fn send_ending_at(&self, bytes: Vec<u8>, end: Option<usize>) {
         if !bytes.is_empty()
             && let Some(world) = self.0.world()
         {
             let arrives = world.now() + self.0.latency(&world);
-            self.0.down.push(arrives, Piece::Bytes(bytes, 0, ends));
+            self.0.down.push(arrives, Piece::Bytes(bytes, 0, end));
         }
     }
 
