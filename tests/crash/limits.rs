@@ -315,7 +315,9 @@ fn a_wall_clock_that_jumps_disturbs_nothing() {
                 while scene.arrivals.count() < part && !running.has_ended() {
                     clock.set(off);
                     off = -off;
-                    std::thread::sleep(Duration::from_millis(2));
+                    // With each request that arrives, and if none does.
+                    let next = scene.arrivals.count() + 1;
+                    scene.arrivals.wait_for(next, Duration::from_millis(5));
                 }
                 running.kill();
                 kept.push(scene.kept());

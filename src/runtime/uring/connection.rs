@@ -31,6 +31,8 @@ pub(super) struct Connection {
     closed: Cell<bool>,
     /// The next request goes out only if nothing comes before it.
     expects_quiet: Cell<bool>,
+    /// The ring holds something that was received.
+    expects_news: Cell<bool>,
 }
 
 #[derive(Default)]
@@ -83,6 +85,7 @@ impl Connection {
             queued: Cell::new(false),
             closed: Cell::new(false),
             expects_quiet: Cell::new(false),
+            expects_news: Cell::new(false),
         }
     }
 
@@ -184,7 +187,7 @@ impl Connection {
     pub(super) fn is_quiet(&self) -> bool {
         self.expects_quiet.set(true);
         let receiving = self.receiving.borrow();
-        if receiving.has_news() {
+        if receiving.has_news() || self.expects_news.get() {
             return false;
         }
         if receiving.armed {
@@ -194,6 +197,11 @@ impl Connection {
         let peeked =
             SockRef::from(&self.descriptor).recv_with_flags(&mut [MaybeUninit::uninit()], flags);
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// A completion of the receive waits to be handed out.
+    pub(super) fn expect_news(&self) {
+        self.expects_news.set(true);
     }
 
     /// Both ways, also for operations in the ring.
@@ -262,7 +270,7 @@ impl Connection {
         if let State::Queued(..) = sending.state
             && let State::Queued(buffer, from) = std::mem::take(&mut sending.state)
         {
-            if self.expects_quiet.take() && receiving.has_news() {
+            if self.expects_quiet.take() && (receiving.has_news() || self.expects_news.get()) {
                 receiving.discard(ring);
                 receiving.end = Some(libc::ENOTCONN);
                 receiving.wanted = false;
@@ -294,6 +302,7 @@ impl Connection {
         buffer: Option<u16>,
         more: bool,
     ) -> bool {
+        self.expects_news.set(false);
         let mut receiving = self.receiving.borrow_mut();
         receiving.armed = more;
         match (result, buffer) {

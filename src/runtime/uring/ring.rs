@@ -10,6 +10,7 @@
 //! work nothing else wakes a thread that waits elsewhere.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -30,6 +31,11 @@ const ENTER_GETEVENTS: u32 = 1;
 /// Turns in a row that found work, before the runtime gets its own turn at the kernel: its timers and
 /// messages of other threads must not starve on a busy shard.
 const TURNS_MAX: u32 = 8;
+/// Completions handed out before what they lead to is sent. When thousands of answers come at once, their
+/// tasks go one batch after the other, with the same buffers.
+const ARRIVALS_MAX: usize = 128;
+/// How soon a ring that may hold something back is looked at again.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How often the end of a run looks whether the kernel is done, and how long in all it waits.
 const END_PAUSE: Duration = Duration::from_millis(1);
 const END_ROUNDS: u32 = 1000;
@@ -49,8 +55,8 @@ pub(super) struct Ring {
     places: RefCell<Places>,
     /// Connections that want a receive or a send in the ring.
     queue: RefCell<Vec<Rc<Connection>>>,
-    /// Reused by every turn.
-    arrived: RefCell<Vec<(u64, i32, u32)>>,
+    /// Completions that were taken and not handed out: user data, result, flags.
+    arrived: RefCell<VecDeque<(u64, i32, u32)>>,
     /// Counts up whenever there may be work, for a thread that sleeps.
     event: OwnedFd,
     driver: RefCell<Option<Waker>>,
@@ -129,17 +135,19 @@ impl Ring {
         submission.taskrun() || submission.cq_overflow()
     }
 
-    /// Whether there is anything to take.
-    fn has_arrivals(&self) -> bool {
-        self.holds_back() || !self.io.borrow_mut().completion().is_empty()
-    }
-
     /// Takes what has come, then puts into the ring what is queued. Whether that made work for a task
     /// or for another turn.
     fn turn(&self) -> bool {
-        // First: what came before a request went out is no answer to it.
-        if self.holds_back() {
+        // First: what came before a request went out is no answer to it. The kernel posts a few
+        // completions each time.
+        while self.holds_back() {
             self.enter();
+            let before = self.arrived.borrow().len();
+            self.collect();
+            let after = self.arrived.borrow().len();
+            if after == before || after >= ARRIVALS_MAX {
+                break;
+            }
         }
         let mut woke = self.dispatch();
         let mut queued = std::mem::take(&mut *self.queue.borrow_mut());
@@ -237,35 +245,41 @@ impl Ring {
         self.arrived.borrow_mut().extend(arrived);
     }
 
-    /// Hands out the completions. Whether that woke a task.
+    /// Hands out completions, but not so many that everything they lead to needs memory at once. Whether
+    /// that woke a task, or there are more.
     fn dispatch(&self) -> bool {
         self.collect();
         let mut woke = false;
-        let mut arrived = std::mem::take(&mut *self.arrived.borrow_mut());
-        while !arrived.is_empty() {
-            for (number, result, flags) in arrived.drain(..) {
-                if number == NOBODY {
-                    continue;
+        for _ in 0..ARRIVALS_MAX {
+            let next = self.arrived.borrow_mut().pop_front();
+            let Some((number, result, flags)) = next else {
+                return woke;
+            };
+            let Some(connection) = self.connection(number) else {
+                continue;
+            };
+            woke |= match number & 1 {
+                RECEIVES => {
+                    let buffer = cqueue::buffer_select(flags);
+                    connection.received(self, result, buffer, cqueue::more(flags))
                 }
-                let connection = self.places.borrow().taken[(number >> 1) as usize].clone();
-                let connection = connection.expect("a place is kept until its operations are over");
-                woke |= match number & 1 {
-                    RECEIVES => {
-                        let buffer = cqueue::buffer_select(flags);
-                        connection.received(self, result, buffer, cqueue::more(flags))
-                    }
-                    _ => connection.sent(self, result),
-                };
-            }
-            // What a full submission queue made room for in the meantime.
-            std::mem::swap(&mut arrived, &mut *self.arrived.borrow_mut());
+                _ => connection.sent(self, result),
+            };
         }
-        let mut kept = self.arrived.borrow_mut();
-        if kept.capacity() < arrived.capacity() {
-            // Used again.
-            *kept = arrived;
+        let arrived = self.arrived.borrow();
+        for (number, ..) in arrived.iter().filter(|(number, ..)| number & 1 == RECEIVES) {
+            self.connection(*number).inspect(|one| one.expect_news());
         }
-        woke
+        woke || !arrived.is_empty()
+    }
+
+    /// Whose operation has this user data.
+    fn connection(&self, number: u64) -> Option<Rc<Connection>> {
+        if number == NOBODY {
+            return None;
+        }
+        let connection = self.places.borrow().taken[(number >> 1) as usize].clone();
+        Some(connection.expect("a place is kept until its operations are over"))
     }
 
     /// Whether [`Ring::end`] has begun.
@@ -335,34 +349,48 @@ pub(super) async fn drive(ring: Rc<Ring>, event: UnixStream) {
     while !ring.ended.get() {
         let (mut turns, mut resting, mut asleep) = (0, false, false);
         let mut signal = pin!(event.readable(true));
+        let mut pause = pin!(None);
         poll_fn(|context| {
             if ring.ended.get() {
                 return Poll::Ready(());
             }
             if !resting {
                 ring.know(context.waker());
-                if ring.turn() {
-                    if turns < TURNS_MAX {
-                        turns += 1;
-                        // Behind the tasks that the turn has woken.
-                        context.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
+                let mut found = ring.turn();
+                if !found && !asleep {
+                    // From here on the event tells of what comes; what came before is taken now.
+                    ring.clear_event();
+                    found = ring.turn();
+                }
+                if found && turns < TURNS_MAX {
+                    turns += 1;
+                    // Behind the tasks that the turn has woken.
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if found {
                     // Back from the kernel at once, but with what the runtime waits for. Nothing
                     // goes out until then, so that the tasks come to rest.
                     ring.signal_event();
                     resting = true;
                 } else {
                     ring.awake.set(false);
-                    if !asleep {
-                        ring.clear_event();
-                        asleep = true;
-                        if ring.has_arrivals() {
-                            asleep = false;
-                            context.waker().wake_by_ref();
-                            return Poll::Pending;
-                        }
-                    }
+                    asleep = true;
+                }
+            }
+            if asleep && ring.holds_back() {
+                // The kernel sets its flag a moment after it has queued work, which may be done by
+                // then; nothing clears it before the next. So it proves nothing, and no event need
+                // follow: look again soon.
+                if pause.is_none() {
+                    pause.set(Some(monoio::time::sleep(PAUSE)));
+                }
+                if let Some(over) = pause.as_mut().as_pin_mut()
+                    && over.poll(context).is_ready()
+                {
+                    pause.set(None);
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
             }
             signal.as_mut().poll(context).map(drop)
