@@ -50,10 +50,8 @@ fn the_number_in_flight_is_found_for_each_quota_group() {
             );
             let stats = mock.stats();
             let refused = stats.statuses.get(&429).copied().unwrap_or(0);
-            // Eight at once without a search: more than half. The exact figure is
-            // `scripts/auto_workers.sh`'s, on a quiet machine.
             assert!(
-                refused * 5 < stats.requests,
+                refused * 20 < stats.requests,
                 "{runtime}, {name}: {refused} of {} refused",
                 stats.requests
             );
