@@ -1,6 +1,8 @@
 //! The main thread of a run: owns the global halves of the traffic policy, hands out input, listens
 //! to the shards and decides when the run is over. It sees messages only; no shard waits for it.
 
+mod telling;
+
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use crate::batch::quotas::{Quotas, TokenLease};
 use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
-use crate::metrics::{Availability, EndpointState, Gauges, Snapshot, Totals};
+use crate::metrics::{Gauges, Snapshot, Totals};
 use crate::policy::health::{Health, MAX_OUTAGE_NEVER, State, StopReason};
 use crate::policy::pacer::{Pacer, Slots};
 use crate::policy::permits::{Action, Permits};
@@ -565,34 +567,6 @@ impl Coordinator {
         }
     }
 
-    /// Why the run cannot go on: one clause per endpoint.
-    fn unusable_because(&self, reason: &StopReason, now: Instant) -> String {
-        let clauses: Vec<String> = self
-            .plan
-            .endpoints
-            .iter()
-            .enumerate()
-            .map(|(index, endpoint)| {
-                let why = match (self.health.state(index, now), &self.last_failure[index]) {
-                    (State::Disabled { reason }, _) => format!("disabled: {reason}"),
-                    (_, Some(message)) => format!("last failure: {message}"),
-                    (_, None) => "cooling".to_owned(),
-                };
-                format!("{}: {why}", endpoint.name)
-            })
-            .collect();
-        let head = match reason {
-            StopReason::AllDisabled(_) => "no endpoint can be used any more".to_owned(),
-            StopReason::Outage(lasted) => {
-                format!(
-                    "no endpoint has been usable for {:.0} s",
-                    lasted.as_secs_f64()
-                )
-            }
-        };
-        format!("{head} ({})", clauses.join("; "))
-    }
-
     /// Nothing more is sent; what is in flight may finish within the grace.
     fn stop(&mut self, stopped: Stopped, now: Instant) {
         if self.stopped.is_some() {
@@ -610,34 +584,6 @@ impl Coordinator {
         orders.set(orders.get() + 1);
         // A shard that has left needs no orders.
         let _ = self.shards[shard].orders.send(order);
-    }
-
-    /// The run as it stands.
-    fn snapshot(&self, now: Instant) -> Snapshot {
-        let states = (0..self.plan.endpoints.len())
-            .map(|index| self.endpoint_state(index, now))
-            .collect();
-        let elapsed = now.duration_since(self.started);
-        Snapshot {
-            rate_found: self.quotas.found_rate(),
-            groups: self.plan.found(&self.quotas),
-            ..self.totals.snapshot(&self.gauges, elapsed, states)
-        }
-    }
-
-    fn endpoint_state(&self, index: usize, now: Instant) -> EndpointState {
-        let failure = self.last_failure[index].clone();
-        let (state, reason) = match self.health.state(index, now) {
-            State::Usable => (Availability::Healthy, failure),
-            State::Cooling { .. } => (Availability::Cooling, failure),
-            State::HalfOpen { .. } => (Availability::HalfOpen, failure),
-            State::Disabled { reason } => (Availability::Disabled, Some(reason)),
-        };
-        EndpointState {
-            name: self.plan.endpoints[index].name.clone(),
-            state,
-            reason,
-        }
     }
 }
 
