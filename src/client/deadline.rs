@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::runtime::Abort;
+use crate::runtime::{Abort, remember_waker};
 
 /// The deadlines of every open connection of a pool, and of exchanges on shared connections.
 #[derive(Default)]
@@ -133,10 +133,8 @@ impl Lease {
     pub(super) fn has_fired(&self, waker: &Waker) -> bool {
         let mut slots = self.deadlines.slots.borrow_mut();
         let slot = &mut slots[self.slot];
-        if let Bound::Exchange(known) = &mut slot.bound
-            && !known.as_ref().is_some_and(|known| known.will_wake(waker))
-        {
-            *known = Some(waker.clone());
+        if let Bound::Exchange(known) = &mut slot.bound {
+            remember_waker(known, waker);
         }
         slot.fired
     }

@@ -34,6 +34,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Weak;
+use std::task::Waker;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub use cores::{available_cores, parallel_threads, pin_current_thread};
@@ -129,6 +130,14 @@ trait Shutdown {
 
     /// See [`Abort::is_quiet`].
     fn is_quiet(&self) -> bool;
+}
+
+/// Has `slot` hold `waker`, without a copy if it would wake the same task already.
+pub fn remember_waker(slot: &mut Option<Waker>, waker: &Waker) {
+    match slot {
+        Some(known) => known.clone_from(waker),
+        None => *slot = Some(waker.clone()),
+    }
 }
 
 /// The monotonic clock.

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use socket2::SockRef;
 
 use super::ring::{RECEIVES, Ring, SENDS};
+use crate::runtime::remember_waker;
 
 /// Bytes kept of what comes while nobody reads. Beyond that the receive is taken back, so that the
 /// peer has to wait.
@@ -96,13 +97,7 @@ impl Connection {
             return Poll::Ready(());
         }
         receiving.reading = true;
-        let reader = &mut receiving.reader;
-        if !reader
-            .as_ref()
-            .is_some_and(|known| known.will_wake(context.waker()))
-        {
-            *reader = Some(context.waker().clone());
-        }
+        remember_waker(&mut receiving.reader, context.waker());
         if !receiving.armed && !receiving.wanted {
             receiving.wanted = true;
             self.enqueue(ring);
@@ -171,13 +166,7 @@ impl Connection {
         {
             return Poll::Ready((result, buffer));
         }
-        let writer = &mut sending.writer;
-        if !writer
-            .as_ref()
-            .is_some_and(|known| known.will_wake(context.waker()))
-        {
-            *writer = Some(context.waker().clone());
-        }
+        remember_waker(&mut sending.writer, context.waker());
         Poll::Pending
     }
 

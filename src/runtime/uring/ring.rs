@@ -25,6 +25,7 @@ use monoio::net::UnixStream;
 
 use super::buffers::{self, Buffers};
 use super::connection::Connection;
+use crate::runtime::remember_waker;
 
 /// `io_uring_enter(2)`: run deferred work and post completions.
 const ENTER_GETEVENTS: u32 = 1;
@@ -318,10 +319,7 @@ impl Ring {
     /// The driver runs: whom to wake when it does not.
     fn know(&self, waker: &Waker) {
         self.awake.set(true);
-        let mut driver = self.driver.borrow_mut();
-        if !driver.as_ref().is_some_and(|known| known.will_wake(waker)) {
-            *driver = Some(waker.clone());
-        }
+        remember_waker(&mut self.driver.borrow_mut(), waker);
     }
 
     /// The descriptor of the eventfd.
