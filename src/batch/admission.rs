@@ -398,13 +398,16 @@ impl Admission {
         if !self.source.exhausted {
             return Admitted::Wait(self.parked.next_due());
         }
-        self.workers.surrender(Pool::Workers, &mut self.reports);
+        self.workers.surrender(0, Pool::Workers, &mut self.reports);
+        // One for each endpoint while a line may still be retried: else it would go to the endpoint
+        // whose permit comes back first, though that has just failed it.
+        let keep = u32::from(self.in_flight + self.parked.len() > 0);
         for (index, permits) in self.endpoints.iter_mut().enumerate() {
-            permits.surrender(Pool::Endpoint(index), &mut self.reports);
+            permits.surrender(keep, Pool::Endpoint(index), &mut self.reports);
         }
         for (group, window) in self.windows.iter_mut().enumerate() {
             if let Some(window) = window {
-                window.surrender(Pool::Group(group), &mut self.reports);
+                window.surrender(keep, Pool::Group(group), &mut self.reports);
             }
         }
         if let Some(slots) = &mut self.slots {

@@ -385,11 +385,15 @@ impl Coordinator {
         self.shards[shard].working = working;
         if !working {
             self.quotas.handle_idle(shard);
-            self.workers.handle_idle(shard);
-            let windows = self.windows.iter_mut().flatten();
-            for permits in self.endpoints.iter_mut().chain(windows) {
-                permits.handle_idle(shard);
-            }
+        }
+        let endpoints = (0..self.endpoints.len()).map(Pool::Endpoint);
+        let groups: Vec<Pool> = (self.windows.iter().enumerate())
+            .filter_map(|(group, window)| window.is_some().then_some(Pool::Group(group)))
+            .collect();
+        for pool in [Pool::Workers].into_iter().chain(endpoints).chain(groups) {
+            self.permits(pool, |permits, actions| {
+                permits.handle_working(shard, working, actions);
+            });
         }
     }
 

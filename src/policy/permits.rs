@@ -6,8 +6,8 @@
 //!
 //! When a shard runs short, others are asked to hand over ([`Action::Recall`]): half of what they
 //! have to spare, else the next permit a finished request frees. A shard holding none is served
-//! first and may recall from everybody; otherwise only a shard holding at least two more than the
-//! asker is asked, so that saturated shards settle at equal counts and stay there.
+//! first and may recall from everybody; otherwise only shards without work are asked, and one holding
+//! at least two more than the asker, so that saturated shards settle at equal counts and stay there.
 //!
 //! A cap may move (`--workers auto`). What a lower one takes away is called in at once
 //! ([`Action::Withdraw`]) and vanishes as it comes back, whoever returns it first.
@@ -55,6 +55,8 @@ struct Holder {
     held: u32,
     /// A recall is on its way and nothing has come back since: one at a time.
     recalled: bool,
+    /// It has nothing to send now, and keeps at most what its next retry may need.
+    idle: bool,
 }
 
 impl Permits {
@@ -70,7 +72,7 @@ impl Permits {
         let mut holders = vec![
             Holder {
                 held: total / count,
-                recalled: false
+                ..Holder::default()
             };
             shards
         ];
@@ -162,9 +164,14 @@ impl Permits {
         held.sum()
     }
 
-    /// `shard` has nothing to send any more; what it had to spare came in a return of its own.
-    pub fn handle_idle(&mut self, shard: usize) {
-        self.waiting.retain(|&waiting| waiting != shard);
+    /// `shard` has something to send again, or nothing any more: what it had to spare then came in a
+    /// return of its own, and what it kept is for whoever asks.
+    pub fn handle_working(&mut self, shard: usize, working: bool, actions: &mut Vec<Action>) {
+        self.shards[shard].idle = !working;
+        if !working {
+            self.waiting.retain(|&waiting| waiting != shard);
+            self.serve(actions);
+        }
     }
 
     /// Grants what is free, then recalls for those who still wait.
@@ -204,6 +211,11 @@ impl Permits {
                 }
             }
         } else {
+            for shard in 0..self.shards.len() {
+                if self.shards[shard].idle && self.shards[shard].held > 0 {
+                    self.recall(shard, actions);
+                }
+            }
             let richest = (0..self.shards.len()).max_by_key(|&shard| self.shards[shard].held);
             if let Some(shard) = richest.filter(|&shard| self.shards[shard].held >= own + 2) {
                 self.recall(shard, actions);
@@ -282,10 +294,10 @@ impl Lease {
         returned
     }
 
-    /// The shard has nothing to send: returns every spare permit, to be returned. To be called
-    /// again after each [`release`](Self::release) while that is so.
-    pub fn surrender(&mut self) -> u32 {
-        let returned = self.available();
+    /// The shard has nothing to send: returns what it has to spare beyond `keep` permits, to be
+    /// returned. To be called again after each [`release`](Self::release) while that is so.
+    pub fn surrender(&mut self, keep: u32) -> u32 {
+        let returned = self.available().saturating_sub(keep);
         self.granted -= returned;
         self.owed = self.owed.saturating_sub(returned);
         returned

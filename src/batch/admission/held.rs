@@ -61,8 +61,9 @@ impl Permits {
         }
     }
 
-    pub(super) fn surrender(&mut self, pool: Pool, reports: &mut Vec<Report>) {
-        let returned = self.lease.surrender();
+    /// Returns what is to spare beyond `keep`.
+    pub(super) fn surrender(&mut self, keep: u32, pool: Pool, reports: &mut Vec<Report>) {
+        let returned = self.lease.surrender(keep);
         if returned > 0 {
             reports.push(Report::ReturnPermits(pool, returned));
         }
