@@ -6,10 +6,10 @@
 use std::cell::RefCell;
 
 /// Buffers kept by a thread: more are in use at once only while a whole turn of its loop writes or
-/// settles.
-const KEPT_MAX: usize = 64;
+/// settles, or the answers of a turn wait to be read.
+const KEPT_MAX: usize = 192;
 /// One that grew beyond this is given back to the allocator: a rare huge answer must not hold its
-/// memory for the rest of the run. All together that is 4 MiB at most.
+/// memory for the rest of the run. All together that is 12 MiB at most.
 const KEPT_BYTES_MAX: usize = 64 << 10;
 
 thread_local! {

@@ -281,7 +281,8 @@ fn sockets_that_never_rest_starve_nobody<R: Runtime>() {
                 let mut buffer = with_capacity(1024);
                 while !over.get() {
                     let (outcome, read) = socket.reader.read(buffer).await;
-                    outcome.expect("bytes without end");
+                    // The end of the run ends whoever waits just then.
+                    assert!(outcome.is_ok() || over.get(), "bytes without end");
                     buffer = read;
                     buffer.clear();
                 }

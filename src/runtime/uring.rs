@@ -265,7 +265,7 @@ impl Read for Reader {
         let Handle { connection, ring } = &*self.0;
         let outcome = poll_fn(|context| {
             loop {
-                if let Some(outcome) = connection.take(ring, &mut buffer) {
+                if let Some(outcome) = connection.take(&mut buffer) {
                     return Poll::Ready(outcome);
                 }
                 ready!(connection.poll_ready(ring, context));

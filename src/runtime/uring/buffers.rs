@@ -10,7 +10,7 @@ use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
 /// Buffers of a ring; a power of two. More answers may come at once: their sockets then wait a turn.
-const COUNT: u16 = 256;
+pub(super) const COUNT: u16 = 256;
 /// Bytes of a buffer: a usual answer and its head.
 const BYTES: usize = 4096;
 /// The only group of buffers on a ring.
@@ -85,17 +85,12 @@ impl Buffers {
         }
     }
 
-    /// The bytes `from..to` of a buffer that the kernel has filled and that was not given back.
-    pub(super) fn bytes(&self, number: u16, from: u16, to: u16) -> &[u8] {
-        assert!(from <= to && usize::from(to) <= BYTES, "within one buffer");
+    /// The first `count` bytes of a buffer that the kernel has filled and that was not given back.
+    pub(super) fn bytes(&self, number: u16, count: u16) -> &[u8] {
+        assert!(usize::from(count) <= BYTES, "within one buffer");
         // SAFETY: within the allocation, initialised (zeroed at first), and the kernel does not
         // write to a buffer before it is given back, which the borrow of its finder forbids.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.start(number).add(usize::from(from)),
-                usize::from(to - from),
-            )
-        }
+        unsafe { std::slice::from_raw_parts(self.start(number), usize::from(count)) }
     }
 
     fn start(&self, number: u16) -> *mut u8 {

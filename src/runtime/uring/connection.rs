@@ -1,9 +1,8 @@
 //! One socket on the ring: what has come and was not read, what goes out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::net::Shutdown as Direction;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use socket2::SockRef;
 
 use super::ring::{RECEIVES, Ring, SENDS};
-use crate::runtime::remember_waker;
+use crate::runtime::{buffers, remember_waker};
 
 /// Bytes kept of what comes while nobody reads. Beyond that the receive is taken back, so that the
 /// peer has to wait.
@@ -38,10 +37,9 @@ pub(super) struct Connection {
 
 #[derive(Default)]
 struct Receiving {
-    /// Came while nobody read; before what is in `lent`.
+    /// What has come, the first `taken` bytes of it read; without capacity if nothing is left.
     unread: Vec<u8>,
-    /// Buffers of the ring that hold what came next.
-    lent: VecDeque<Lent>,
+    taken: usize,
     /// What ended the stream: 0 by the peer's close, else the number of an error.
     end: Option<i32>,
     /// In the ring.
@@ -51,12 +49,6 @@ struct Receiving {
     /// Somebody reads: it will take what comes.
     reading: bool,
     reader: Option<Waker>,
-}
-
-struct Lent {
-    buffer: u16,
-    from: u16,
-    to: u16,
 }
 
 #[derive(Default)]
@@ -106,39 +98,16 @@ impl Connection {
     }
 
     /// Appends what there is to `buffer`, as far as it has room; `None` if there is nothing yet.
-    pub(super) fn take(&self, ring: &Ring, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
+    pub(super) fn take(&self, buffer: &mut Vec<u8>) -> Option<io::Result<usize>> {
         let mut receiving = self.receiving.borrow_mut();
-        let before = buffer.len();
-        let room = |buffer: &Vec<u8>| buffer.capacity() - buffer.len();
-        if !receiving.unread.is_empty() {
-            let count = receiving.unread.len().min(room(buffer));
-            buffer.extend_from_slice(&receiving.unread[..count]);
-            match count == receiving.unread.len() {
-                true => receiving.unread = Vec::new(),
-                false => drop(receiving.unread.drain(..count)),
-            }
-        }
-        while receiving.unread.is_empty()
-            && room(buffer) > 0
-            && let Some(lent) = receiving.lent.front_mut()
-        {
-            let bytes = ring.buffers.bytes(lent.buffer, lent.from, lent.to);
-            let count = bytes.len().min(room(buffer));
-            buffer.extend_from_slice(&bytes[..count]);
-            lent.from += count as u16;
-            if lent.from == lent.to {
-                ring.buffers.give(lent.buffer);
-                receiving.lent.pop_front();
-            }
-        }
-        let count = buffer.len() - before;
+        let count = receiving.take(buffer);
         if count == 0 {
             return receiving.end.map(|error| match error {
                 0 => Ok(0),
                 error => Err(io::Error::from_raw_os_error(error)),
             });
         }
-        receiving.reading = !receiving.lent.is_empty();
+        receiving.reading = !receiving.unread.is_empty();
         Some(Ok(count))
     }
 
@@ -162,7 +131,7 @@ impl Connection {
     pub(super) fn poll_sent(&self, context: &Context<'_>) -> Poll<(io::Result<()>, Vec<u8>)> {
         let mut sending = self.sending.borrow_mut();
         if let State::Done(..) = sending.state
-            && let State::Done(result, buffer) = std::mem::take(&mut sending.state)
+            && let State::Done(result, buffer) = mem::take(&mut sending.state)
         {
             return Poll::Ready((result, buffer));
         }
@@ -211,7 +180,7 @@ impl Connection {
     /// which would else wait for a window that nobody opens any more.
     pub(super) fn close(self: &Rc<Self>, ring: &Ring) {
         self.closed.set(true);
-        self.receiving.borrow_mut().discard(ring);
+        self.receiving.borrow_mut().discard();
         if self.is_busy() {
             self.enqueue(ring);
         } else {
@@ -242,7 +211,7 @@ impl Connection {
     }
 
     /// Puts into the ring what waits for it. Whether that woke a task.
-    pub(super) fn submit(&self, ring: &Ring) -> bool {
+    pub(super) fn submit(self: &Rc<Self>, ring: &Ring) -> bool {
         self.queued.set(false);
         let mut sending = self.sending.borrow_mut();
         let mut receiving = self.receiving.borrow_mut();
@@ -257,10 +226,10 @@ impl Connection {
         }
         let mut woke = false;
         if let State::Queued(..) = sending.state
-            && let State::Queued(buffer, from) = std::mem::take(&mut sending.state)
+            && let State::Queued(buffer, from) = mem::take(&mut sending.state)
         {
             if self.expects_quiet.take() && (receiving.has_news() || self.expects_news.get()) {
-                receiving.discard(ring);
+                receiving.discard();
                 receiving.end = Some(libc::ENOTCONN);
                 receiving.wanted = false;
                 self.shutdown();
@@ -271,12 +240,15 @@ impl Connection {
             unsafe { ring.push_send(self, &buffer[from..]) };
             sending.state = State::Sending(buffer, from);
         }
-        if std::mem::take(&mut receiving.wanted) {
+        if mem::take(&mut receiving.wanted) {
             if receiving.has_news() {
                 woke |= receiving.wake();
-            } else {
+            } else if ring.lend() {
                 ring.push_receive(self);
                 receiving.armed = true;
+            } else {
+                receiving.wanted = true;
+                self.enqueue(ring);
             }
         }
         woke
@@ -295,23 +267,15 @@ impl Connection {
         let mut receiving = self.receiving.borrow_mut();
         receiving.armed = more;
         match (result, buffer) {
-            (1.., Some(buffer)) if self.closed.get() || receiving.end.is_some() => {
-                ring.buffers.give(buffer);
-            }
             (1.., Some(buffer)) => {
-                let to = result as u16;
-                let lent = Lent {
-                    buffer,
-                    from: 0,
-                    to,
-                };
-                receiving.lent.push_back(lent);
-                if !receiving.reading {
-                    receiving.keep(ring);
-                    if receiving.armed && receiving.unread.len() > UNREAD_MAX {
+                if !self.closed.get() && receiving.end.is_none() {
+                    receiving.keep(ring.buffers.bytes(buffer, result as u16));
+                    let held_back = !receiving.reading && receiving.unread.len() > UNREAD_MAX;
+                    if held_back && receiving.armed {
                         ring.push_cancel(self, RECEIVES);
                     }
                 }
+                ring.buffers.give(buffer);
             }
             (result, buffer) => {
                 if let Some(buffer) = buffer {
@@ -347,7 +311,7 @@ impl Connection {
     /// The completion of a send. Whether that woke a task.
     pub(super) fn sent(self: &Rc<Self>, ring: &Ring, result: i32) -> bool {
         let mut sending = self.sending.borrow_mut();
-        let State::Sending(buffer, from) = std::mem::take(&mut sending.state) else {
+        let State::Sending(buffer, from) = mem::take(&mut sending.state) else {
             unreachable!("only a send in the ring completes");
         };
         if self.closed.get() {
@@ -378,24 +342,41 @@ impl Connection {
 impl Receiving {
     /// Whether a read would not have to wait.
     fn has_news(&self) -> bool {
-        !self.unread.is_empty() || !self.lent.is_empty() || self.end.is_some()
+        !self.unread.is_empty() || self.end.is_some()
     }
 
-    /// Gives buffers back by copying what they hold.
-    fn keep(&mut self, ring: &Ring) {
-        for lent in self.lent.drain(..) {
-            let bytes = ring.buffers.bytes(lent.buffer, lent.from, lent.to);
-            self.unread.extend_from_slice(bytes);
-            ring.buffers.give(lent.buffer);
+    /// Copies what has come, so that its buffer is free for the next.
+    fn keep(&mut self, bytes: &[u8]) {
+        if self.unread.capacity() == 0 {
+            self.unread = buffers::take();
         }
+        self.unread.extend_from_slice(bytes);
     }
 
-    /// Throws away what was not read.
-    fn discard(&mut self, ring: &Ring) {
-        self.unread = Vec::new();
-        self.lent
-            .drain(..)
-            .for_each(|lent| ring.buffers.give(lent.buffer));
+    /// Moves what has come to `buffer`, as far as it has room; how much. Into an empty one without a copy.
+    fn take(&mut self, buffer: &mut Vec<u8>) -> usize {
+        let unread = &self.unread[self.taken..];
+        let count = unread.len().min(buffer.capacity() - buffer.len());
+        if count == 0 {
+            return 0;
+        }
+        if buffer.is_empty() && count == self.unread.len() {
+            mem::swap(buffer, &mut self.unread);
+        } else {
+            buffer.extend_from_slice(&unread[..count]);
+            self.taken += count;
+            if self.taken < self.unread.len() {
+                return count;
+            }
+        }
+        self.discard();
+        count
+    }
+
+    /// Lets go of what was not read.
+    fn discard(&mut self) {
+        buffers::give_back(mem::take(&mut self.unread));
+        self.taken = 0;
     }
 
     fn wake(&mut self) -> bool {

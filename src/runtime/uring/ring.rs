@@ -58,6 +58,8 @@ pub(super) struct Ring {
     queue: RefCell<Vec<Rc<Connection>>>,
     /// Completions that were taken and not handed out: user data, result, flags.
     arrived: RefCell<VecDeque<(u64, i32, u32)>>,
+    /// Receives that may be put into the ring before it has to be looked at again: see `lend`.
+    loans: Cell<u16>,
     /// Counts up whenever there may be work, for a thread that sleeps.
     event: OwnedFd,
     driver: RefCell<Option<Waker>>,
@@ -92,6 +94,7 @@ impl Ring {
             places: RefCell::default(),
             queue: RefCell::default(),
             arrived: RefCell::default(),
+            loans: Cell::new(0),
             event,
             driver: RefCell::default(),
             awake: Cell::new(false),
@@ -153,6 +156,10 @@ impl Ring {
         let mut woke = self.dispatch();
         let mut queued = std::mem::take(&mut *self.queue.borrow_mut());
         if !queued.is_empty() {
+            // What has arrived and was not handed out holds the others.
+            let held = self.arrived.borrow().len();
+            let free = usize::from(buffers::COUNT).saturating_sub(held);
+            self.loans.set(free as u16);
             for connection in queued.drain(..) {
                 woke |= connection.submit(self);
             }
@@ -183,6 +190,14 @@ impl Ring {
             // The kernel may take nothing more before these are out of its way.
             self.collect();
         }
+    }
+
+    /// Whether a receive may be put into the ring in this turn. When buffers have run out, thousands of
+    /// connections may want one again whose bytes wait in the kernel. Each takes a buffer at once, and those
+    /// for whom none is left would be refused, and want one again: turn after turn.
+    pub(super) fn lend(&self) -> bool {
+        let left = self.loans.get().checked_sub(1);
+        left.inspect(|left| self.loans.set(*left)).is_some()
     }
 
     /// A receive that goes on until the connection ends or buffers run out.
