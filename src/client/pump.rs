@@ -74,7 +74,7 @@ pub(super) async fn perform<R: Read, W: Write>(
     let mut reserve = READ_ROOM;
     // Whether the write is over, and if so, whether it succeeded.
     let mut sent: Option<bool> = None;
-    let mut write = pin!(writer.write_all(request));
+    let mut write = pin!(writer.send(request));
 
     let outcome = loop {
         let (read, reply) = {
@@ -89,10 +89,9 @@ pub(super) async fn perform<R: Read, W: Write>(
             });
             poll_fn(|context| {
                 if sent.is_none()
-                    && let Poll::Ready((outcome, request)) = write.as_mut().poll(context)
+                    && let Poll::Ready(outcome) = write.as_mut().poll(context)
                 {
                     sent = Some(outcome.is_ok());
-                    buffers::give_back(request);
                 }
                 read.as_mut().poll(context)
             })
@@ -132,9 +131,8 @@ pub(super) async fn perform<R: Read, W: Write>(
         Some(false) | None => Phase::Sending,
     };
     if sent.is_none() {
-        // Nobody will read the rest; the abort ends the write, and its buffer comes back.
+        // Nobody will read the rest.
         lease.abort();
-        buffers::give_back(write.await.1);
     }
     Attempt {
         outcome,

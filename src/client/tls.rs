@@ -262,9 +262,21 @@ impl<W: Write> Write for TlsWriter<W> {
                 Ok(count) => taken += count,
                 Err(error) => return (Err(error), buffer),
             }
-            if let Err(error) = self.send().await {
+            if let Err(error) = self.send_cipher().await {
                 return (Err(error), buffer);
             }
+        }
+    }
+
+    async fn send(&mut self, buffer: Vec<u8>) -> io::Result<()> {
+        let mut taken = 0;
+        loop {
+            taken += self.encrypt(&buffer[taken..])?;
+            if taken == buffer.len() {
+                buffers::give_back(buffer);
+                return self.inner.send(mem::take(&mut self.cipher)).await;
+            }
+            self.send_cipher().await?;
         }
     }
 }
@@ -292,7 +304,7 @@ impl<W: Write> TlsWriter<W> {
     }
 
     /// Sends what is encrypted.
-    async fn send(&mut self) -> io::Result<()> {
+    async fn send_cipher(&mut self) -> io::Result<()> {
         let (outcome, cipher) = self.inner.write_all(mem::take(&mut self.cipher)).await;
         buffers::give_back(cipher);
         outcome
@@ -304,7 +316,7 @@ impl<W: Write> TlsWriter<W> {
         if self.cipher.is_empty() {
             Ok(())
         } else {
-            self.send().await
+            self.send_cipher().await
         }
     }
 }

@@ -97,6 +97,17 @@ pub trait Read: 'static {
 pub trait Write: 'static {
     /// Sends all of `buffer` and hands it back unchanged.
     fn write_all(&mut self, buffer: Vec<u8>) -> impl Future<Output = (io::Result<()>, Vec<u8>)>;
+
+    /// The same for whoever waits for an answer meanwhile: `buffer` goes to [`buffers`] when it is sent.
+    /// Failure wakes the task, success need not: poll this again when the answer comes. Who drops it before
+    /// its end must write nothing more.
+    fn send(&mut self, buffer: Vec<u8>) -> impl Future<Output = io::Result<()>> {
+        async {
+            let (outcome, buffer) = self.write_all(buffer).await;
+            buffers::give_back(buffer);
+            outcome
+        }
+    }
 }
 
 /// Ends whatever is in flight on a socket without dropping a future: `shutdown(2)` both ways, so

@@ -1,11 +1,14 @@
 //! What every backend must do, checked on each of them.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -94,6 +97,56 @@ fn a_reader_is_ready_when_there_is_something_to_read<R: Runtime>() {
         let (outcome, _) = socket.reader.read(with_capacity(16)).await;
         assert_eq!(outcome.expect("a clean close"), 0);
     });
+}
+
+fn a_send_is_over_when_the_answer_comes_and_wakes_only_if_it_fails<R: Runtime>() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    let server = thread::spawn(move || {
+        for length in [1000, 16 << 20] {
+            let (mut stream, _) = listener.accept().expect("a client comes");
+            let mut request = vec![0; length];
+            stream.read_exact(&mut request).expect("all of it");
+            assert!(request == pattern(length), "every byte in its place");
+            stream.write_all(b"!").expect("the client reads");
+        }
+        // What nobody has read makes the close a reset.
+        let (mut stream, _) = listener.accept().expect("a client comes");
+        stream.read_exact(&mut [0]).expect("its first byte");
+    });
+    run::<R>(async {
+        let (done, finished) = mailbox::channel();
+        for length in [1000, 16 << 20] {
+            let mut socket = R::connect(address).await.expect("loopback connects");
+            let done = done.clone();
+            R::spawn(async move {
+                let mut send = pin!(socket.writer.send(pattern(length)));
+                let mut read = pin!(socket.reader.read(with_capacity(1)));
+                let (mut polls, mut sent) = (0, None);
+                let (outcome, answer) = poll_fn(|context| {
+                    polls += 1;
+                    if sent.is_none()
+                        && let Poll::Ready(outcome) = send.as_mut().poll(context)
+                    {
+                        sent = Some(outcome.is_ok());
+                    }
+                    read.as_mut().poll(context)
+                })
+                .await;
+                assert_eq!((outcome.expect("a byte"), &answer[..]), (1, &b"!"[..]));
+                done.send((sent, polls)).expect("the test waits");
+            });
+            let (sent, polls) = finished.recv().await.expect("it reports");
+            assert_eq!(sent, Some(true));
+            if R::NAME == Uring::NAME {
+                assert_eq!(polls, 2, "woken by the answer alone");
+            }
+        }
+        let mut socket = R::connect(address).await.expect("loopback connects");
+        let outcome = socket.writer.send(pattern(16 << 20)).await;
+        outcome.expect_err("the server closes");
+    });
+    server.join().expect("the server passes");
 }
 
 fn a_refused_connection_is_an_error<R: Runtime>() {
@@ -448,6 +501,7 @@ macro_rules! on_both {
 on_both!(
     reads_append_and_writes_return_the_buffer,
     a_reader_is_ready_when_there_is_something_to_read,
+    a_send_is_over_when_the_answer_comes_and_wakes_only_if_it_fails,
     a_refused_connection_is_an_error,
     abort_ends_operations_in_flight_and_never_outlives_the_socket,
     what_comes_while_nobody_reads_is_kept_in_order,

@@ -19,8 +19,9 @@ use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, RuntimeBuilder};
 
 use self::buffers::Buffers;
-use self::connection::Connection;
+use self::connection::{Connection, Told};
 use self::ring::{Ring, drive};
+use super::buffers::give_back;
 use super::{Abort, Read, Runtime, Shutdown, Socket, Write};
 
 /// Completion-based sockets on io_uring.
@@ -285,8 +286,19 @@ impl Write for Writer {
             return (Ok(()), buffer);
         }
         let Handle { connection, ring } = &*self.0;
-        connection.start_sending(ring, buffer);
+        connection.start_sending(ring, buffer, Told::Always);
         poll_fn(|context| connection.poll_sent(context)).await
+    }
+
+    async fn send(&mut self, buffer: Vec<u8>) -> io::Result<()> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let Handle { connection, ring } = &*self.0;
+        connection.start_sending(ring, buffer, Told::OfFailure);
+        let (outcome, buffer) = poll_fn(|context| connection.poll_sent(context)).await;
+        give_back(buffer);
+        outcome
     }
 }
 

@@ -54,7 +54,18 @@ struct Receiving {
 #[derive(Default)]
 struct Sending {
     state: State,
+    told: Told,
     writer: Option<Waker>,
+}
+
+/// When the task that sends is woken.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Told {
+    /// When everything is sent, or that has failed.
+    #[default]
+    Always,
+    /// Only when it has failed; what is sent goes to [`buffers`].
+    OfFailure,
 }
 
 #[derive(Default)]
@@ -112,7 +123,7 @@ impl Connection {
     }
 
     /// Begins to send; the next turn of the ring puts it in. One at a time.
-    pub(super) fn start_sending(self: &Rc<Self>, ring: &Ring, buffer: Vec<u8>) {
+    pub(super) fn start_sending(self: &Rc<Self>, ring: &Ring, buffer: Vec<u8>, told: Told) {
         let mut sending = self.sending.borrow_mut();
         let state = match sending.state {
             State::Idle => State::Queued(buffer, 0),
@@ -121,6 +132,7 @@ impl Connection {
         };
         let queued = matches!(state, State::Queued(..));
         sending.state = state;
+        sending.told = told;
         drop(sending);
         if queued {
             self.enqueue(ring);
@@ -334,6 +346,12 @@ impl Connection {
             self.enqueue(ring);
             return false;
         };
+        if outcome.is_ok() && sending.told == Told::OfFailure {
+            buffers::give_back(buffer);
+            sending.state = State::Done(outcome, Vec::new());
+            sending.writer = None;
+            return false;
+        }
         sending.state = State::Done(outcome, buffer);
         sending.wake()
     }
