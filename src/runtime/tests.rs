@@ -20,7 +20,7 @@ use crate::runtime::uring::Uring;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs `test` on a thread of its own and fails if it panics or hangs.
-fn bounded(test: impl FnOnce() + Send + 'static) {
+pub(super) fn bounded(test: impl FnOnce() + Send + 'static) {
     let (done, outcome) = mpsc::channel();
     let runner = thread::spawn(move || {
         test();

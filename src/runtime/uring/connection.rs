@@ -229,10 +229,10 @@ impl Connection {
         let mut receiving = self.receiving.borrow_mut();
         if self.closed.get() || ring.has_ended() {
             if receiving.armed {
-                ring.push_cancel(self, RECEIVES);
+                self.cancel(ring, RECEIVES);
             }
             if let State::Sending(..) = sending.state {
-                ring.push_cancel(self, SENDS);
+                self.cancel(ring, SENDS);
             }
             return false;
         }
@@ -249,21 +249,39 @@ impl Connection {
                 return sending.wake() | receiving.wake();
             }
             // SAFETY: the buffer stays in the state, untouched, until `sent`.
-            unsafe { ring.push_send(self, &buffer[from..]) };
-            sending.state = State::Sending(buffer, from);
+            let pushed = unsafe { ring.push_send(self, &buffer[from..]) };
+            if let Err(error) = pushed {
+                sending.state = State::Done(Err(error), buffer);
+                woke = sending.wake();
+            } else {
+                sending.state = State::Sending(buffer, from);
+            }
         }
         if mem::take(&mut receiving.wanted) {
             if receiving.has_news() {
                 woke |= receiving.wake();
             } else if ring.lend() {
-                ring.push_receive(self);
-                receiving.armed = true;
+                match ring.push_receive(self) {
+                    Ok(()) => receiving.armed = true,
+                    Err(error) => {
+                        receiving.end = error.raw_os_error();
+                        woke |= receiving.wake();
+                    }
+                }
             } else {
                 receiving.wanted = true;
                 self.enqueue(ring);
             }
         }
         woke
+    }
+
+    /// Takes an operation back.
+    fn cancel(&self, ring: &Ring, operation: u64) {
+        if ring.push_cancel(self, operation).is_err() {
+            // This ends it, too.
+            self.shutdown();
+        }
     }
 
     /// A completion of the receive: bytes in `buffer`, the end of the stream, or an error. `more`: it
@@ -284,7 +302,7 @@ impl Connection {
                     receiving.keep(ring.buffers.bytes(buffer, result as u16));
                     let held_back = !receiving.reading && receiving.unread.len() > UNREAD_MAX;
                     if held_back && receiving.armed {
-                        ring.push_cancel(self, RECEIVES);
+                        self.cancel(ring, RECEIVES);
                     }
                 }
                 ring.buffers.give(buffer);

@@ -35,6 +35,8 @@ const TURNS_MAX: u32 = 8;
 /// Completions handed out before what they lead to is sent. When thousands of answers come at once, their
 /// tasks go one batch after the other, with the same buffers.
 const ARRIVALS_MAX: usize = 128;
+/// Times that the kernel may leave a full ring full before an operation fails.
+const PUSH_ROUNDS: u32 = 8;
 /// How soon a ring that may hold something back is looked at again.
 const PAUSE: Duration = Duration::from_millis(1);
 /// How often the end of a run looks whether the kernel is done, and how long in all it waits.
@@ -145,7 +147,7 @@ impl Ring {
         // First: what came before a request went out is no answer to it. The kernel posts a few
         // completions each time.
         while self.holds_back() {
-            self.enter();
+            let _ = self.enter();
             let before = self.arrived.borrow().len();
             self.collect();
             let after = self.arrived.borrow().len();
@@ -163,7 +165,7 @@ impl Ring {
             for connection in queued.drain(..) {
                 woke |= connection.submit(self);
             }
-            self.enter();
+            let _ = self.enter();
             woke |= self.dispatch();
         }
         let mut queue = self.queue.borrow_mut();
@@ -175,21 +177,25 @@ impl Ring {
         true
     }
 
-    /// Puts an operation into the ring.
+    /// Puts an operation into the ring. Fails if the ring is full and the kernel takes nothing from it.
     ///
     /// # Safety
     ///
-    /// What the operation refers to must stay as it is until its completion.
-    pub(super) unsafe fn push(&self, operation: &Entry) {
-        loop {
+    /// What the operation refers to must stay as it is until its completion, unless this fails.
+    unsafe fn push(&self, operation: &Entry) -> io::Result<()> {
+        let mut refusal = io::Error::from_raw_os_error(libc::EAGAIN);
+        for _ in 0..PUSH_ROUNDS {
             // SAFETY: the caller's promise.
             if unsafe { self.io.borrow_mut().submission().push(operation) }.is_ok() {
-                return;
+                return Ok(());
             }
-            self.enter();
+            if let Err(error) = self.enter() {
+                refusal = error;
+            }
             // The kernel may take nothing more before these are out of its way.
             self.collect();
         }
+        Err(refusal)
     }
 
     /// Whether a receive may be put into the ring in this turn. When buffers have run out, thousands of
@@ -201,22 +207,22 @@ impl Ring {
     }
 
     /// A receive that goes on until the connection ends or buffers run out.
-    pub(super) fn push_receive(&self, connection: &Connection) {
+    pub(super) fn push_receive(&self, connection: &Connection) -> io::Result<()> {
         let descriptor = types::Fd(connection.descriptor.as_raw_fd());
         let operation = opcode::RecvMulti::new(descriptor, buffers::GROUP)
             .build()
             .user_data((connection.place as u64) << 1 | RECEIVES);
         // SAFETY: the buffers outlive the ring; the connection keeps its descriptor until the
         // completion that ends this.
-        unsafe { self.push(&operation) };
+        unsafe { self.push(&operation) }
     }
 
     /// Sends all of `bytes`.
     ///
     /// # Safety
     ///
-    /// They must stay where they are until the completion.
-    pub(super) unsafe fn push_send(&self, connection: &Connection, bytes: &[u8]) {
+    /// They must stay where they are until the completion, unless this fails.
+    pub(super) unsafe fn push_send(&self, connection: &Connection, bytes: &[u8]) -> io::Result<()> {
         let descriptor = types::Fd(connection.descriptor.as_raw_fd());
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let operation = opcode::Send::new(descriptor, bytes.as_ptr(), length)
@@ -225,20 +231,21 @@ impl Ring {
             .build()
             .user_data((connection.place as u64) << 1 | SENDS);
         // SAFETY: the caller's promise.
-        unsafe { self.push(&operation) };
+        unsafe { self.push(&operation) }
     }
 
     /// Takes an operation of a connection back; its last completion says so.
-    pub(super) fn push_cancel(&self, connection: &Connection, operation: u64) {
+    pub(super) fn push_cancel(&self, connection: &Connection, operation: u64) -> io::Result<()> {
         let operation = opcode::AsyncCancel::new((connection.place as u64) << 1 | operation)
             .build()
             .user_data(NOBODY);
         // SAFETY: refers to no memory.
-        unsafe { self.push(&operation) };
+        unsafe { self.push(&operation) }
     }
 
-    /// One system call: submits what is in the ring and lets the kernel post what has come.
-    fn enter(&self) {
+    /// One system call: submits what is in the ring and lets the kernel post what has come. If it was
+    /// interrupted, short of memory, or completions have to be taken first, the next turn tries again.
+    fn enter(&self) -> io::Result<()> {
         let mut io = self.io.borrow_mut();
         let waiting = io.submission().len() as u32;
         // SAFETY: no argument that could be wrong.
@@ -246,11 +253,8 @@ impl Ring {
             io.submitter()
                 .enter::<libc::sigset_t>(waiting, 0, ENTER_GETEVENTS, None)
         };
-        if let Err(error) = result {
-            // Interrupted, out of memory, or completions have to be taken first: the next turn
-            // tries again.
-            tracing::trace!("io_uring_enter: {error}");
-        }
+        let outcome = result.map(drop);
+        outcome.inspect_err(|error| tracing::trace!("io_uring_enter: {error}"))
     }
 
     /// Takes the completions from the ring.
@@ -411,3 +415,6 @@ pub(super) async fn drive(ring: Rc<Ring>, event: UnixStream) {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests;
