@@ -14,7 +14,7 @@ root=$PWD
 seconds=${1:-30}
 shift || true
 targets=("$@")
-[ "${#targets[@]}" -gt 0 ] || targets=(line response stream verdict journal config)
+[ "${#targets[@]}" -gt 0 ] || targets=(line response http2 stream verdict journal config)
 
 missing() { echo "not fuzzing: $1" >&2; exit 0; }
 # Asking for a toolchain must not install it.

@@ -59,6 +59,7 @@ pub mod entra;
 pub mod error;
 #[doc(hidden)]
 pub mod http;
+pub mod http2;
 #[doc(hidden)]
 pub mod journal;
 #[doc(hidden)]

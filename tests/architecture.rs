@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("policy", 2),
     ("provider", 2),
     ("http", 2),
+    ("http2", 2),
     ("journal", 2),
     ("tls", 2),
     ("runtime", 1),
@@ -146,7 +147,7 @@ fn imports_point_down() {
 #[test]
 fn provider_names_stay_with_the_providers() {
     assert_none(offences(|source, _, line| {
-        let hot = ["batch", "client", "http", "journal", "runtime"];
+        let hot = ["batch", "client", "http", "http2", "journal", "runtime"];
         if !hot.contains(&source.module.as_str()) || is_test(source) {
             return None;
         }
@@ -191,7 +192,7 @@ fn only_the_runtime_and_the_mock_name_tokio() {
 #[test]
 fn no_locks_in_the_hot_path() {
     assert_none(offences(|source, _, line| {
-        if !["batch", "client", "policy", "http"].contains(&source.module.as_str()) {
+        if !["batch", "client", "policy", "http", "http2"].contains(&source.module.as_str()) {
             return None;
         }
         [
@@ -209,7 +210,8 @@ fn no_locks_in_the_hot_path() {
 #[test]
 fn pure_machines_do_no_io_and_read_no_clock() {
     assert_none(offences(|source, _, line| {
-        if !["policy", "provider", "http", "journal", "json"].contains(&source.module.as_str())
+        if !["policy", "provider", "http", "http2", "journal", "json"]
+            .contains(&source.module.as_str())
             || is_test(source)
         {
             return None;

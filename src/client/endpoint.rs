@@ -11,8 +11,9 @@ use super::connect::{self, Connection, Stream};
 use super::deadline::{Deadlines, Lease};
 use super::failure::Failure;
 use super::http2::{self, Group, Opening, Slot, Turn};
+use super::pool::PoolSettings;
 use super::{Target, proxy};
-use crate::http::Scheme;
+use crate::http::{Limits, Scheme};
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime, catch_panic};
 use crate::tls;
@@ -22,6 +23,7 @@ pub(super) struct Endpoint<R: Runtime> {
     pub(super) target: Target,
     /// Host and port, for messages.
     pub(super) peer: String,
+    limits: Limits,
     tls: Option<Arc<ClientConfig>>,
     resolver: Resolver,
     deadlines: Rc<Deadlines>,
@@ -52,10 +54,11 @@ pub(super) enum Way {
 impl<R: Runtime> Endpoint<R> {
     pub(super) fn new(
         target: Target,
-        tls: Option<&Arc<ClientConfig>>,
+        settings: &PoolSettings,
         resolver: Resolver,
         deadlines: Rc<Deadlines>,
     ) -> Rc<Self> {
+        let tls = settings.tls.as_ref();
         let multiplexes = match target.origin.scheme {
             // By ALPN: the server chooses.
             Scheme::Https => target.http2 != Some(false),
@@ -69,6 +72,7 @@ impl<R: Runtime> Endpoint<R> {
         Rc::new(Self {
             peer: connect::peer_name(&target.origin),
             target,
+            limits: settings.limits,
             tls,
             resolver,
             deadlines,
@@ -109,7 +113,7 @@ impl<R: Runtime> Endpoint<R> {
             return Ok(Some(connection));
         }
         self.multiplexes.set(true);
-        R::spawn(http2::serve(connection, self.announce()));
+        R::spawn(http2::serve(connection, self.limits, self.announce()));
         Ok(None)
     }
 
@@ -131,7 +135,7 @@ impl<R: Runtime> Endpoint<R> {
             }
             match self.group.wait(lease, again).await {
                 Turn::Look => again = true,
-                Turn::Failed(failure) => return Some(Err(failure)),
+                Turn::Failed(failure) => return Some(Err(*failure)),
                 Turn::Late => return None,
             }
         }
@@ -172,8 +176,9 @@ async fn open_shared<R: Runtime>(endpoint: Rc<Endpoint<R>>, mut opening: Opening
         Ok(Ok(connection)) if connection.speaks_http2 => {
             // The settings that the server opens with are part of connecting.
             connection.lease.arm(deadline);
+            let limits = endpoint.limits;
             drop(endpoint);
-            http2::serve(connection, opening).await;
+            http2::serve(connection, limits, opening).await;
         }
         Ok(Ok(connection)) => {
             endpoint.multiplexes.set(false);

@@ -107,7 +107,7 @@ impl<R: Runtime> Pool<R> {
         let deadlines = Rc::<Deadlines>::default();
         let targets = targets.into_iter().map(|target| {
             let (resolver, deadlines) = (resolver.clone(), Rc::clone(&deadlines));
-            Endpoint::new(target, settings.tls.as_ref(), resolver, deadlines)
+            Endpoint::new(target, &settings, resolver, deadlines)
         });
         Rc::new(Self {
             targets: targets.collect(),
@@ -174,8 +174,7 @@ impl<R: Runtime> Pool<R> {
         let mut shared = endpoint.multiplexes();
         loop {
             if shared {
-                // In a box, because it is large, and would make every exchange as large.
-                if let Some(result) = Box::pin(self.perform_shared(endpoint, parts)).await {
+                if let Some(result) = self.perform_shared(endpoint, parts).await {
                     return result;
                 }
                 shared = false;
@@ -271,6 +270,9 @@ impl<R: Runtime> Pool<R> {
                 Some(Ok(Way::Http1)) => return None,
                 Some(Ok(Way::Http2(slot))) => slot,
             };
+            if !http2::room(&slot, &lease).await {
+                return Some(Err(parts.late(Phase::Sending, &endpoint.peer)));
+            }
             let reused = slot.is_reused();
             let request = parts.written(endpoint);
             let length = request.len();
@@ -279,7 +281,6 @@ impl<R: Runtime> Pool<R> {
                 heads: &endpoint.group.heads,
                 scheme: endpoint.target.origin.scheme,
                 peer: &endpoint.peer,
-                limits: self.settings.limits,
                 lease: &lease,
             };
             let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);

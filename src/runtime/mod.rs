@@ -16,7 +16,6 @@ pub mod dns;
 pub mod files;
 pub mod mailbox;
 mod panic;
-pub mod pipe;
 pub mod process;
 #[cfg(test)]
 pub mod simulated;

@@ -2,257 +2,331 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::io;
+use std::mem;
+use std::ops::Deref;
 use std::pin::pin;
-use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
+use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
-
-use ::h2::client::{Builder, SendRequest};
-use bytes::Bytes;
 
 use super::group::Opening;
 use crate::client::connect::{Connection, Stream};
 use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
-use crate::http::MAX_HEAD_BYTES;
-use crate::runtime::pipe::Pipe;
-use crate::runtime::{self, Read, Runtime, Write, catch_panic};
+use crate::http::Limits;
+use crate::http2::{self, Reason};
+use crate::runtime::{self, Read, Runtime, Write, buffers, catch_panic};
 
-/// What a server may send on one stream, and on all of them, before we have read it. Answers are
-/// read as they come, so this bounds not memory but what a fast link can have under way:
-/// 1 MiB × 1 / 50 ms = 160 Mbit/s for one stream.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// The protocol's own default: larger frames would only delay other streams.
-const FRAME_BYTES_MAX: u32 = 16 * 1024;
-/// Cap of a response head; larger ones end their stream, and floods of them the connection.
-const HEAD_BYTES: u32 = MAX_HEAD_BYTES as u32;
-/// Bytes of the header compression's table, the protocol's default.
-const HEADER_TABLE_BYTES: u32 = 4096;
-/// Streams that we reset (deadlines, too large answers) and whose late frames are passed over: as
-/// many as a connection carries, for as long as an answer may be under way.
-const RESET_STREAMS_KEPT: usize = 256;
-const RESET_STREAMS_KEPT_FOR: Duration = Duration::from_secs(10);
-/// Streams that the peer may reset before we have looked at them; the rapid-reset bound.
-const PEER_RESETS_PENDING_MAX: usize = 20;
-/// Streams on which the peer may break the protocol before the connection is ended.
-const STREAM_ERRORS_MAX: usize = 1024;
+/// Room for a read: the answers of many streams come together, and a TLS record holds up to this much.
+const READ_ROOM: usize = 16 << 10;
 /// How long the last bytes of a connection that closes may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// A connection as exchanges see it. It closes when the last handle goes.
+/// A connection as exchanges see it.
 pub(in crate::client) struct Shared {
-    sender: RefCell<SendRequest<Bytes>>,
-    pub(super) pipe: Pipe,
+    pub(super) machine: RefCell<http2::Connection>,
     /// Streams the server allows; 0 until its settings have come.
     pub(super) streams_max: Cell<usize>,
     /// Streams in use.
     pub(super) active: Cell<usize>,
     /// No further stream may be opened.
     pub(super) closing: Cell<bool>,
-    /// Heads and pieces of bodies that have come over it: once there is one, it may merely have
-    /// gone stale if it ends.
-    pub(super) answers: Cell<u64>,
     pub(super) idle_since: Cell<Instant>,
+    /// What ended the socket's stream, once it has ended: an error, or (`None`) the peer's close.
+    end: RefCell<Option<Option<io::Error>>>,
+    /// Something has happened that another half of the driver may act upon.
+    changed: Cell<bool>,
+}
+
+/// Keeps a connection open: it closes when the last handle goes.
+pub(in crate::client) struct Handle(Rc<Shared>);
+
+impl Clone for Handle {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl Deref for Handle {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // This one and the driver's own.
+        if Rc::strong_count(&self.0) == 2 {
+            self.0.machine.borrow_mut().nudge();
+        }
+    }
 }
 
 impl Shared {
-    /// A handle to open one stream with.
-    pub(super) fn sender(&self) -> SendRequest<Bytes> {
-        self.sender.borrow().clone()
+    fn new(limits: Limits) -> Rc<Self> {
+        Rc::new(Self {
+            machine: RefCell::new(http2::Connection::new(limits)),
+            streams_max: Cell::new(0),
+            active: Cell::new(0),
+            closing: Cell::new(false),
+            idle_since: Cell::new(runtime::now()),
+            end: RefCell::new(None),
+            changed: Cell::new(false),
+        })
+    }
+
+    /// Heads and pieces of bodies that have come over it: once there is one, it may merely have
+    /// gone stale if it ends.
+    pub(super) fn answers(&self) -> u64 {
+        self.machine.borrow().answers()
     }
 
     /// A deadline fired for a stream that was taken when `answers` had come. If no stream has been
     /// answered since, none is opened here any more: the peer is gone, or hangs, and control frames
     /// prove little (a proxy answers pings for a server that hangs). What is under way may go on.
     pub(super) fn note_late(&self, answers: u64) {
-        if self.answers.get() == answers {
+        if self.answers() == answers {
             self.closing.set(true);
         }
+    }
+
+    /// How the connection ended, while `phase` was going on.
+    pub(super) fn cut(&self, phase: Phase, peer: &str) -> Failure {
+        let end = self.end.borrow();
+        Failure::cut(end.as_ref().and_then(Option::as_ref), phase, peer)
+    }
+
+    /// Takes over how many streams are allowed and whether the connection takes any; whether that
+    /// is news.
+    fn look(&self) -> bool {
+        let machine = self.machine.borrow();
+        let streams_max = machine.streams_max();
+        let more = self.streams_max.replace(streams_max) < streams_max;
+        let closing = self.closing.get() || machine.is_closing();
+        self.closing.replace(closing) != closing || more
+    }
+
+    /// The socket's stream is over.
+    fn ended(&self, error: Option<io::Error>) {
+        self.end.borrow_mut().get_or_insert(error);
+        self.machine.borrow_mut().cut();
+        self.changed.set(true);
     }
 }
 
 /// Drives `connection` until it ends: in good time after the last handle to it has gone. `opening`
 /// hears when it can be used, or why it never could.
-pub(in crate::client) async fn serve<R: Runtime>(connection: Box<Connection<R>>, opening: Opening) {
+pub(in crate::client) async fn serve<R: Runtime>(
+    connection: Box<Connection<R>>,
+    limits: Limits,
+    opening: Opening,
+) {
     let Connection { stream, lease, .. } = *connection;
-    // A panic ends the connection: what the task owns is dropped, and streams see the end.
-    let _ = match stream {
+    let shared = Shared::new(limits);
+    // A panic ends the connection: streams see the end.
+    let driven = match stream {
         Stream::Plain {
             reader,
             writer,
             early,
-        } => catch_panic(drive(Pipe::new(early), reader, writer, lease, opening)).await,
+        } => {
+            let driver = Driver::new(&shared, lease, opening);
+            catch_panic(driver.drive(reader, writer, early)).await
+        }
         Stream::Tls { reader, writer } => {
-            catch_panic(drive(Pipe::default(), reader, writer, lease, opening)).await
+            let driver = Driver::new(&shared, lease, opening);
+            catch_panic(driver.drive(reader, writer, Vec::new())).await
         }
     };
+    if driven.is_err() {
+        shared.closing.set(true);
+        shared.ended(None);
+    }
 }
 
-async fn drive(
-    pipe: Pipe,
-    reader: impl Read,
-    writer: impl Write,
+/// The task's own part.
+struct Driver<'a> {
+    shared: &'a Rc<Shared>,
     lease: Lease,
-    mut opening: Opening,
-) {
-    // Cannot wait: all it does is to write the preface into the pipe.
-    let (sender, connection) = match builder().handshake::<_, Bytes>(pipe.clone()).await {
-        Ok(opened) => opened,
-        Err(error) => return opening.fail(Failure::Connect(error.to_string())),
-    };
-    let mut connection = Box::pin(connection);
-    let mut turn = Turn::Opening(Rc::new(Shared {
-        sender: RefCell::new(sender),
-        pipe: pipe.clone(),
-        streams_max: Cell::new(0),
-        active: Cell::new(0),
-        closing: Cell::new(false),
-        answers: Cell::new(0),
-        idle_since: Cell::new(runtime::now()),
-    }));
-    let mut receive = pin!(pipe.receive(reader));
-    let mut send = pin!(pipe.send(writer));
-    let (mut receiving, mut sending, mut outcome) = (true, true, None);
-    poll_fn(|context| {
-        loop {
-            pipe.take_changed();
-            if receiving {
-                receiving = receive.as_mut().poll(context).is_pending();
-            }
-            if outcome.is_none()
-                && let Poll::Ready(ended) = connection.as_mut().poll(context)
-            {
-                pipe.shut();
-                turn.end(&opening);
-                if !lease.disarm() {
-                    lease.arm(runtime::now() + CLOSE_GRACE);
-                }
-                outcome = Some(ended);
-            }
-            turn.observe(&mut opening, &lease, context);
-            if sending {
-                sending = send.as_mut().poll(context).is_pending();
-            }
-            if !sending && outcome.is_some() {
-                return Poll::Ready(());
-            }
-            if !pipe.take_changed() {
-                return Poll::Pending;
-            }
+    opening: Opening,
+    /// Exchanges and the group have handles.
+    is_open: bool,
+}
+
+impl<'a> Driver<'a> {
+    fn new(shared: &'a Rc<Shared>, lease: Lease, opening: Opening) -> Self {
+        Self {
+            shared,
+            lease,
+            opening,
+            is_open: false,
         }
-    })
-    .await;
-    if !opening.is_over() {
-        let late = lease.disarm();
-        let failure = never_opened(outcome, &pipe, late, &opening);
-        opening.fail(failure);
     }
-    lease.abort();
-    if receiving {
-        pipe.discard_input();
-        // Its buffer comes back before the socket goes.
-        receive.await;
+
+    async fn drive(mut self, reader: impl Read, writer: impl Write, early: Vec<u8>) {
+        let shared = self.shared;
+        let mut late = false;
+        // The last bytes are on their way, and nothing is read any more.
+        let closing = Cell::new(false);
+        let mut receive = pin!(receive(shared, reader, early, &closing));
+        let mut send = pin!(send(shared, writer, &closing));
+        let (mut receiving, mut sending) = (true, true);
+        poll_fn(|context| {
+            shared.machine.borrow_mut().remember(context.waker());
+            loop {
+                shared.changed.set(false);
+                if receiving {
+                    receiving = receive.as_mut().poll(context).is_pending();
+                }
+                self.observe();
+                if !closing.get() && self.is_over() {
+                    closing.set(true);
+                    // Until now it may have been the connect timeout's.
+                    late = self.lease.disarm();
+                    if !late {
+                        self.lease.arm(runtime::now() + CLOSE_GRACE);
+                    }
+                    self.announce_end();
+                }
+                if sending {
+                    sending = send.as_mut().poll(context).is_pending();
+                }
+                if !sending && closing.get() {
+                    return Poll::Ready(());
+                }
+                if !shared.changed.get() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
+        if !self.opening.is_over() {
+            let failure = self.never_opened(late);
+            self.opening.fail(failure);
+        }
+        self.lease.abort();
+        if receiving {
+            // Its buffer comes back before the socket goes.
+            receive.await;
+        }
     }
-}
 
-/// The driver's view of the handle's life.
-enum Turn {
-    /// The server's settings have not come; nobody else has the handle yet.
-    Opening(Rc<Shared>),
-    /// Exchanges and the group have it.
-    Open(Weak<Shared>),
-    Ended,
-}
-
-impl Turn {
     /// Tells the group what the last turn has changed for its exchanges.
-    fn observe(&mut self, opening: &mut Opening, lease: &Lease, context: &mut Context<'_>) {
-        match self {
-            Self::Opening(shared) => {
-                shared.look(context);
-                if shared.streams_max.get() > 0 {
-                    // The connect timeout ends here.
-                    lease.disarm();
-                    let handle = Rc::downgrade(shared);
-                    opening.succeed(Rc::clone(shared));
-                    *self = Self::Open(handle);
+    fn observe(&mut self) {
+        let news = self.shared.look();
+        if self.is_open {
+            if news {
+                self.opening.connection_changed();
+            }
+        } else if self.shared.streams_max.get() > 0 && !self.shared.closing.get() {
+            // The connect timeout ends here.
+            self.lease.disarm();
+            self.is_open = true;
+            self.opening.succeed(Handle(Rc::clone(self.shared)));
+        }
+    }
+
+    /// Whether nothing more is to be read.
+    fn is_over(&self) -> bool {
+        let is_left = match self.is_open {
+            true => Rc::strong_count(self.shared) == 1,
+            // It will never be of use.
+            false => self.shared.closing.get(),
+        };
+        is_left
+            || self.shared.machine.borrow().over().is_some()
+            || self.shared.end.borrow().is_some()
+    }
+
+    /// Takes leave of the server, unless there is nobody to take leave of.
+    fn announce_end(&self) {
+        if self.shared.end.borrow().is_none() {
+            self.shared.machine.borrow_mut().end(Reason::NO_ERROR);
+        }
+        self.shared.look();
+        if self.is_open {
+            self.opening.connection_changed();
+        }
+    }
+
+    /// Why the connection ended before the server's settings came.
+    fn never_opened(&self, late: bool) -> Failure {
+        let peer = self.opening.peer();
+        if late {
+            return self.opening.timed_out();
+        }
+        let machine = self.shared.machine.borrow();
+        match (machine.farewell(), machine.over()) {
+            (Some(reason), _) => {
+                Failure::Connect(format!("{peer} turned the connection away ({reason:?})"))
+            }
+            (None, Some(reason)) if reason != Reason::NO_ERROR => {
+                Failure::Protocol(format!("{peer} does not speak HTTP/2 ({reason:?})"))
+            }
+            _ => self.shared.cut(Phase::Connecting, peer),
+        }
+    }
+}
+
+/// Moves bytes from the socket to the machine, until the connection ends. A connection that waits
+/// holds no buffer, unless it has half a frame.
+async fn receive(shared: &Shared, mut reader: impl Read, early: Vec<u8>, closing: &Cell<bool>) {
+    let mut buffer = early;
+    loop {
+        // What has come, as far as the machine takes it now.
+        poll_fn(|_| {
+            let mut machine = shared.machine.borrow_mut();
+            if !buffer.is_empty() {
+                let taken = machine.receive(&buffer);
+                buffer.drain(..taken);
+                if taken > 0 {
+                    shared.changed.set(true);
                 }
             }
-            Self::Open(handle) => {
-                if let Some(shared) = handle.upgrade()
-                    && shared.look(context)
-                {
-                    opening.connection_changed();
-                }
+            match machine.is_full() && !closing.get() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
             }
-            Self::Ended => {}
+        })
+        .await;
+        if closing.get() || shared.machine.borrow().over().is_some() {
+            return;
         }
-    }
-
-    fn end(&mut self, opening: &Opening) {
-        if let Self::Open(handle) = self
-            && let Some(shared) = handle.upgrade()
-        {
-            shared.closing.set(true);
-            opening.connection_changed();
+        if buffer.is_empty() {
+            buffers::give_back(mem::take(&mut buffer));
+            reader.ready().await;
+            buffer = buffers::take();
         }
-        *self = Self::Ended;
+        buffer.reserve(READ_ROOM);
+        let (outcome, filled) = reader.read(mem::take(&mut buffer)).await;
+        buffer = filled;
+        match outcome {
+            Ok(0) => return shared.ended(None),
+            Err(error) => return shared.ended(Some(error)),
+            Ok(_) => {}
+        }
     }
 }
 
-impl Shared {
-    /// Takes over how many streams are allowed and whether the connection takes any; whether that
-    /// is news.
-    fn look(&self, context: &mut Context<'_>) -> bool {
-        let mut sender = self.sender.borrow_mut();
-        let closing = matches!(sender.poll_ready(context), Poll::Ready(Err(_)));
-        let streams_max = sender.current_max_send_streams();
-        let more = self.streams_max.replace(streams_max) < streams_max;
-        self.closing.replace(self.closing.get() || closing) != self.closing.get() || more
-    }
-}
-
-/// Why a connection ended before the server's settings came.
-fn never_opened(
-    outcome: Option<Result<(), ::h2::Error>>,
-    pipe: &Pipe,
-    late: bool,
-    opening: &Opening,
-) -> Failure {
-    let peer = opening.peer();
-    match outcome {
-        _ if late => opening.timed_out(),
-        Some(Err(error)) if error.is_go_away() && error.is_remote() => {
-            Failure::Connect(format!("{peer} turned the connection away ({error})"))
+/// Moves bytes from the machine to the socket, until all is sent at its end, or sending fails.
+async fn send(shared: &Shared, mut writer: impl Write, closing: &Cell<bool>) {
+    loop {
+        let batch = poll_fn(|_| match shared.machine.borrow_mut().take_output() {
+            Some(batch) => Poll::Ready(Some(batch)),
+            None if closing.get() => Poll::Ready(None),
+            None => Poll::Pending,
+        })
+        .await;
+        let Some(batch) = batch else { return };
+        // There is room again, and a machine that was held up by its lack may go on.
+        shared.changed.set(true);
+        let (outcome, batch) = writer.write_all(batch).await;
+        buffers::give_back(batch);
+        if let Err(error) = outcome {
+            return shared.ended(Some(error));
         }
-        Some(Err(error)) if !error.is_io() => {
-            Failure::Protocol(format!("{peer} does not speak HTTP/2 ({error})"))
-        }
-        _ => pipe
-            .end(|error| Failure::cut(error, Phase::Connecting, peer))
-            .unwrap_or_else(|| Failure::cut(None, Phase::Connecting, peer)),
     }
-}
-
-/// Every bound is set here, also where it is the crate's default: a default may change unseen.
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_BYTES_MAX)
-        .header_table_size(HEADER_TABLE_BYTES)
-        .max_header_list_size(HEAD_BYTES)
-        .enable_push(false)
-        // None before the server's settings say how many it takes.
-        .initial_max_send_streams(0)
-        .max_concurrent_reset_streams(RESET_STREAMS_KEPT)
-        .reset_stream_duration(RESET_STREAMS_KEPT_FOR)
-        .max_pending_accept_reset_streams(PEER_RESETS_PENDING_MAX)
-        .max_local_error_reset_streams(Some(STREAM_ERRORS_MAX))
-        // Tiny frames may cost this much more memory than they hold; tokens of an event stream are
-        // such frames, and are given back as soon as they are read.
-        .data_frame_budget(CONNECTION_WINDOW as usize / 2);
-    builder
 }

@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::HeadCache;
-use super::connection::Shared;
+use super::connection::{Handle, Shared};
 use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
 use crate::runtime;
@@ -25,7 +25,7 @@ const STREAMS_EXPECTED: usize = 100;
 
 /// See the module.
 pub(in crate::client) struct Group {
-    connections: RefCell<Vec<Rc<Shared>>>,
+    connections: RefCell<Vec<Handle>>,
     waiting: RefCell<VecDeque<Rc<Waiter>>>,
     /// Connections under way.
     opening: Cell<usize>,
@@ -51,7 +51,7 @@ pub(in crate::client) enum Turn {
     /// Something has changed: look again.
     Look,
     /// No connection could be opened.
-    Failed(Failure),
+    Failed(Box<Failure>),
     /// The deadline came first.
     Late,
 }
@@ -73,8 +73,8 @@ impl Group {
             .max_by_key(|one| one.active.get())?;
         connection.active.set(connection.active.get() + 1);
         Some(Slot {
-            answers: connection.answers.get(),
-            connection: Rc::clone(connection),
+            answers: connection.answers(),
+            connection: connection.clone(),
             group: Rc::downgrade(self),
         })
     }
@@ -145,7 +145,7 @@ impl Group {
             .count()
     }
 
-    fn add(&self, connection: Rc<Shared>) {
+    fn add(&self, connection: Handle) {
         let room = connection.room();
         self.streams_expected.set(room);
         self.connections.borrow_mut().push(connection);
@@ -197,7 +197,7 @@ impl Drop for Waiting<'_> {
 
 /// One stream's place on a connection; gives it back when dropped.
 pub(in crate::client) struct Slot {
-    pub(super) connection: Rc<Shared>,
+    pub(super) connection: Handle,
     /// [`Shared::answers`] when the stream was taken.
     pub(super) answers: u64,
     group: Weak<Group>,
@@ -263,7 +263,7 @@ impl Opening {
     }
 
     /// The connection can be used.
-    pub(super) fn succeed(&mut self, connection: Rc<Shared>) {
+    pub(super) fn succeed(&mut self, connection: Handle) {
         if let Some(group) = self.end() {
             group.add(connection);
         }
@@ -288,7 +288,7 @@ impl Opening {
         if !others {
             let waiting: Vec<_> = group.waiting.borrow_mut().drain(..).collect();
             for waiter in waiting {
-                waiter.end(Turn::Failed(failure.clone()));
+                waiter.end(Turn::Failed(Box::new(failure.clone())));
             }
         }
     }

@@ -1,8 +1,8 @@
-//! HTTP/2: many exchanges share a connection. The `h2` crate does frames, header compression and
-//! flow control, fed through a [`crate::runtime::pipe`] by one task per connection.
+//! HTTP/2: many exchanges share a connection. [`crate::http2`] does frames, header compression and
+//! flow control; one task per connection moves its bytes.
 //!
 //! [`connection`] is that task and its handle, [`group`] the connections to one target and the
-//! queue for their streams, [`stream`] one exchange, [`request`] its head in HTTP/2's terms.
+//! queue for their streams, [`stream`] one exchange, [`request`] the heads that were translated.
 
 mod connection;
 mod group;
@@ -14,4 +14,4 @@ pub use group::CONNECTIONS_MAX;
 pub(super) use connection::serve;
 pub(super) use group::{Group, Opening, Slot, Turn};
 pub(super) use request::HeadCache;
-pub(super) use stream::{Ended, Sending, perform};
+pub(super) use stream::{Ended, Sending, perform, room};

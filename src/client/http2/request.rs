@@ -1,28 +1,20 @@
-//! A rendered HTTP/1.1 head → the same request in HTTP/2's terms. Pure.
+//! The heads of a target's requests, translated once. Pure.
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::rc::Rc;
 
-use ::http::header::{CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
-use ::http::uri::{PathAndQuery, Scheme};
-use ::http::{Method, Request, Uri};
 use memchr::memmem;
 use zeroize::Zeroizing;
 
-use crate::http::MAX_HEADERS;
+use crate::http::Scheme;
+use crate::http2::RequestHead;
 
-/// Heads kept parsed per target; a file with more distinct routes parses the rest anew.
+/// Heads kept per target; in a file with more distinct routes the others take turns.
 const HEADS_KEPT: usize = 8;
-
-/// Fields that speak of the connection, which HTTP/2 has no use for (RFC 9113 section 8.2.2).
-const OF_THE_CONNECTION: [&str; 6] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
+/// The last field of a rendered head, without its value.
+const LAST_FIELD: &[u8] = b"\r\ncontent-length: ";
+const BLANK_LINE: &[u8] = b"\r\n\r\n";
 
 /// Parsed heads of one target. Its requests differ in little but the length of their bodies, which
 /// is the last field of a rendered head, so that what stands before it is the key.
@@ -32,71 +24,71 @@ pub(in crate::client) struct HeadCache {
 }
 
 /// What stands before the length, and what it means.
-type Known = (Zeroizing<Vec<u8>>, Request<()>);
+type Known = (Zeroizing<Vec<u8>>, Rc<RequestHead>);
+
+/// A request in HTTP/2's terms.
+pub(super) struct Translated {
+    pub(super) head: Rc<RequestHead>,
+    /// The head is not expected again.
+    pub(super) once: bool,
+    /// Where in what was rendered the value of its content-length stands, if it is not in the head.
+    pub(super) length: Option<Range<usize>>,
+    /// Where the body is.
+    pub(super) body: Range<usize>,
+}
 
 impl HeadCache {
-    /// The head of `rendered` for HTTP/2, and where in `rendered` the body is. `None` for what is
-    /// no request.
-    pub(super) fn translate(
-        &self,
-        rendered: &[u8],
-        scheme: &Scheme,
-    ) -> Option<(Request<()>, Range<usize>)> {
-        const LAST_FIELD: &[u8] = b"\r\ncontent-length: ";
-        let end = memmem::find(rendered, b"\r\n\r\n")?;
-        let body = end + 4..rendered.len();
-        let last = memmem::rfind(&rendered[..end], LAST_FIELD)
-            .map(|at| (&rendered[..at], &rendered[at + LAST_FIELD.len()..end]))
-            .filter(|(_, length)| !length.contains(&b'\r'));
-        let Some((key, length)) = last else {
-            return Some((parse(&rendered[..body.start], scheme)?, body));
-        };
+    /// `rendered` in HTTP/2's terms; `None` for what is no request.
+    pub(super) fn translate(&self, rendered: &[u8], scheme: Scheme) -> Option<Translated> {
         let mut heads = self.heads.borrow_mut();
-        let known = heads.iter().position(|(known, _)| known[..] == *key);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let request = parse(&rendered[..body.start], scheme)?;
-                if heads.len() == HEADS_KEPT {
-                    heads.pop();
-                }
-                heads.push((Zeroizing::new(key.to_vec()), request));
-                heads.len() - 1
-            }
+        let known = heads.iter().find_map(|(key, head)| {
+            let length = length_behind(key, rendered)?;
+            Some((head, length))
+        });
+        if let Some((head, length)) = known {
+            return Some(Translated {
+                head: Rc::clone(head),
+                once: false,
+                body: length.end + BLANK_LINE.len()..rendered.len(),
+                length: Some(length),
+            });
+        }
+        let end = memmem::find(rendered, BLANK_LINE)?;
+        let body = end + BLANK_LINE.len()..rendered.len();
+        let key = memmem::rfind(&rendered[..end], LAST_FIELD).map(|at| &rendered[..at]);
+        let Some((key, length)) = key.and_then(|key| Some((key, length_behind(key, rendered)?)))
+        else {
+            return Some(Translated {
+                head: Rc::new(RequestHead::parse(&rendered[..body.start], scheme)?),
+                once: true,
+                length: None,
+                body,
+            });
         };
-        let mut request = heads[index].1.clone();
-        let length = HeaderValue::from_bytes(length).ok()?;
-        request.headers_mut().insert(CONTENT_LENGTH, length);
-        Some((request, body))
+        let without_length = [key, BLANK_LINE].concat();
+        let head = Rc::new(RequestHead::parse(&Zeroizing::new(without_length), scheme)?);
+        let once = heads.len() == HEADS_KEPT;
+        if once {
+            heads.pop();
+        }
+        heads.push((Zeroizing::new(key.to_vec()), Rc::clone(&head)));
+        Some(Translated {
+            head,
+            once,
+            length: Some(length),
+            body,
+        })
     }
 }
 
-/// `head` through its blank line.
-fn parse(head: &[u8], scheme: &Scheme) -> Option<Request<()>> {
-    let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut parsed = httparse::Request::new(&mut slots);
-    if !parsed.parse(head).ok()?.is_complete() {
-        return None;
-    }
-    let mut request = Request::new(());
-    *request.method_mut() = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
-    let mut authority = None;
-    for field in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        if name == HOST {
-            authority = Some(field.value);
-        } else if !OF_THE_CONNECTION.contains(&name.as_str()) {
-            let value = HeaderValue::from_bytes(field.value).ok()?;
-            request.headers_mut().append(name, value);
-        }
-    }
-    *request.uri_mut() = Uri::builder()
-        .scheme(scheme.clone())
-        .authority(authority?)
-        .path_and_query(PathAndQuery::try_from(parsed.path?).ok()?)
-        .build()
-        .ok()?;
-    Some(request)
+/// Where the length stands, if `rendered` begins with `key` and its head ends with that field.
+fn length_behind(key: &[u8], rendered: &[u8]) -> Option<Range<usize>> {
+    let rest = rendered.strip_prefix(key)?.strip_prefix(LAST_FIELD)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let start = key.len() + LAST_FIELD.len();
+    rest[digits..]
+        .starts_with(BLANK_LINE)
+        .then_some(start..start + digits)
 }
 
 #[cfg(test)]
@@ -110,18 +102,25 @@ mod tests {
         let check = |rendered: &str, expect: Expected<'_>| {
             // Twice: parsed, and from the cache.
             for _ in 0..2 {
-                let translated = cache.translate(rendered.as_bytes(), &Scheme::HTTPS);
-                let found = translated.map(|(request, body)| {
-                    let line = format!("{} {}", request.method(), request.uri());
-                    let fields: Vec<(String, String)> = request
-                        .headers()
-                        .iter()
-                        .map(|(name, value)| {
-                            let value = String::from_utf8_lossy(value.as_bytes());
-                            (name.to_string(), value.into_owned())
-                        })
+                let translated = cache.translate(rendered.as_bytes(), Scheme::Https);
+                let found = translated.map(|translated| {
+                    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+                    let mut fields: Vec<(String, String)> = translated
+                        .head
+                        .fields()
+                        .map(|(name, value)| (text(name), text(value)))
                         .collect();
-                    (line, fields, rendered[body].to_owned())
+                    if let Some(length) = translated.length {
+                        fields.push(("content-length".to_owned(), rendered[length].to_owned()));
+                    }
+                    let rest = fields.split_off(4);
+                    let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+                    assert_eq!(names, [":method", ":scheme", ":authority", ":path"]);
+                    let line = format!(
+                        "{} {}://{}{}",
+                        fields[0].1, fields[1].1, fields[2].1, fields[3].1
+                    );
+                    (line, rest, rendered[translated.body].to_owned())
                 });
                 let expect = expect.map(|(line, fields, body)| {
                     let fields = fields
@@ -154,7 +153,31 @@ mod tests {
             &format!("{start}Connection: close\r\nKeep-Alive: 1\r\nTE: trailers\r\na: b\r\n\r\n"),
             Some((line, &[("a", "b")], "")),
         );
+        // The length comes first, so it is a field like any other.
+        check(
+            &format!("{start}content-length: 1\r\na: b\r\n\r\nx"),
+            Some((line, &[("content-length", "1"), ("a", "b")], "x")),
+        );
         check("GET / HTTP/1.1\r\na: b\r\n\r\n", None);
         check("nonsense", None);
+    }
+
+    #[test]
+    fn a_head_that_pushes_another_out_is_not_expected_again() {
+        let cache = HeadCache::default();
+        let once = |number: usize| {
+            let head = format!("POST /{number} HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n");
+            cache
+                .translate(head.as_bytes(), Scheme::Http)
+                .expect("a request")
+                .once
+        };
+        for number in 0..HEADS_KEPT {
+            assert!(!once(number));
+        }
+        assert!(once(HEADS_KEPT));
+        assert!(!once(HEADS_KEPT), "it has come again");
+        assert!(!once(0));
+        assert!(once(HEADS_KEPT - 1));
     }
 }

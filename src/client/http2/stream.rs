@@ -1,30 +1,18 @@
 //! One exchange on one stream.
 
-use std::future::{Future, poll_fn};
-use std::io::Write as _;
+use std::future::poll_fn;
 use std::mem;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, ready};
-
-use ::h2::client::ResponseFuture;
-use ::h2::{Reason, RecvStream, SendStream};
-use ::http::HeaderMap;
-use ::http::header::CONTENT_LENGTH;
-use ::http::uri;
-use bytes::Bytes;
+use std::task::{Context, Poll};
 
 use super::HeadCache;
+use super::connection::Shared;
 use super::group::Slot;
 use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
 use crate::client::pump::Transfer;
-use crate::http::{Limits, MAX_INTERIM, ProtocolError, Response, Scheme, Signals};
+use crate::http::{Response, Scheme};
+use crate::http2::{Fault, Key, Reason, State, Stream};
 use crate::runtime::buffers;
-
-/// Most room taken for a body on the word of its `content-length`.
-const RESERVE_MAX: usize = 256 * 1024;
 
 /// Why an exchange has no response.
 #[derive(Debug)]
@@ -50,253 +38,177 @@ pub(in crate::client) struct Sending<'a> {
     pub(in crate::client) scheme: Scheme,
     /// Host and port, for messages.
     pub(in crate::client) peer: &'a str,
-    pub(in crate::client) limits: Limits,
     pub(in crate::client) lease: &'a Lease,
 }
 
-/// Sends the request on a stream and reads the answer. Whatever comes of it, the stream is over
-/// then, and the connection's other streams have noticed nothing.
+/// Waits until the connection of `slot` has room for a request, before it is written: those that wait
+/// hold no buffer. `false` when the deadline of `lease` comes first.
+pub(in crate::client) async fn room(slot: &Slot, lease: &Lease) -> bool {
+    poll_fn(|context| {
+        if lease.has_fired(context.waker()) {
+            slot.connection.note_late(slot.answers);
+            return Poll::Ready(false);
+        }
+        let mut machine = slot.connection.machine.borrow_mut();
+        match machine.has_room(context.waker()) {
+            true => Poll::Ready(true),
+            false => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// A stream of our own; ends it when dropped, and the connection's other streams notice nothing.
+struct Open<'a> {
+    connection: &'a Shared,
+    key: Key,
+    /// Bytes of the body that the caller has seen.
+    delivered: usize,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.connection.machine.borrow_mut().leave(self.key);
+    }
+}
+
+/// Sends the request on a stream and reads the answer. Whatever comes of it, the stream is over then.
 pub(in crate::client) async fn perform(
     sending: &Sending<'_>,
     request: Vec<u8>,
     transfer: &mut Transfer,
     on_body: &mut impl FnMut(&[u8]),
 ) -> Result<Response, Ended> {
-    let (mut response, mut upload, pending) = sending.open(request)?;
-    let outcome = sending
-        .receive(&mut response, &pending, transfer, on_body)
-        .await;
-    // Also when the answer came before the request was out: nobody will read the rest of it.
-    if outcome.is_err() || pending.load(Ordering::Relaxed) {
-        upload.send_reset(Reason::CANCEL);
-    }
-    if let Err(Ended::Late(_)) = outcome {
-        let slot = &sending.slot;
-        slot.connection.note_late(slot.answers);
-    }
-    outcome
-}
-
-/// A request's bytes while frames are cut from them. Whoever waits for the answer holds only the
-/// flag: it falls, and the buffer goes back, when the last frame is out.
-struct Upload {
-    request: Vec<u8>,
-    pending: Arc<AtomicBool>,
-}
-
-impl AsRef<[u8]> for Upload {
-    fn as_ref(&self) -> &[u8] {
-        &self.request
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        self.pending.store(false, Ordering::Relaxed);
-        buffers::give_back(mem::take(&mut self.request));
-    }
+    let mut open = sending.open(request)?;
+    poll_fn(|context| sending.poll(&mut open, transfer, on_body, context)).await
 }
 
 impl Sending<'_> {
-    /// Sends the request as far as it goes; whether some of it is still to be sent is in the flag.
-    fn open(
-        &self,
-        request: Vec<u8>,
-    ) -> Result<(ResponseFuture, SendStream<Bytes>, Arc<AtomicBool>), Ended> {
-        let scheme = match self.scheme {
-            Scheme::Http => uri::Scheme::HTTP,
-            Scheme::Https => uri::Scheme::HTTPS,
-        };
-        let Some((head, body)) = self.heads.translate(&request, &scheme) else {
+    /// Hands the request to the connection.
+    fn open(&self, request: Vec<u8>) -> Result<Open<'_>, Ended> {
+        let Some(translated) = self.heads.translate(&request, self.scheme) else {
+            buffers::give_back(request);
             let text = format!(
                 "{}: the request's head cannot be sent over HTTP/2",
                 self.peer
             );
             return Err(Ended::Failed(Failure::Protocol(text)));
         };
-        let connection = &self.slot.connection;
-        let pending = Arc::new(AtomicBool::new(true));
-        let request = Bytes::from_owner(Upload {
+        let connection: &Shared = &self.slot.connection;
+        let mut machine = connection.machine.borrow_mut();
+        let opened = machine.open(
+            &translated.head,
+            translated.once,
+            translated.length,
             request,
-            pending: Arc::clone(&pending),
-        });
-        let opened = connection.sender().send_request(head, body.is_empty());
-        let Ok((response, mut upload)) = opened else {
+            translated.body,
+        );
+        let Some(key) = opened else {
             connection.closing.set(true);
             return Err(Ended::NotSent);
         };
-        if !body.is_empty() {
-            // All at once and without a copy: frames are cut from it as the server's windows allow.
-            // An error would show in the response as well.
-            let _ = upload.send_data(request.slice(body), true);
-        }
-        Ok((response, upload, pending))
+        Ok(Open {
+            connection,
+            key,
+            delivered: 0,
+        })
     }
 
-    async fn receive(
+    fn poll(
         &self,
-        response: &mut ResponseFuture,
-        pending: &AtomicBool,
+        open: &mut Open<'_>,
         transfer: &mut Transfer,
         on_body: &mut impl FnMut(&[u8]),
-    ) -> Result<Response, Ended> {
-        let unanswered = || match pending.load(Ordering::Relaxed) {
-            true => Phase::Sending,
-            false => Phase::Waiting,
-        };
-        let mut interim = 0;
-        let head = self
-            .in_time(poll_fn(|context| {
-                while let Poll::Ready(Some(Ok(_))) = response.poll_informational(context) {
-                    interim += 1;
-                    if interim > MAX_INTERIM {
-                        return Poll::Ready(Err(None));
-                    }
-                }
-                pin!(&mut *response).poll(context).map_err(Some)
-            }))
-            .await
-            .ok_or_else(|| Ended::Late(unanswered()))?;
-        transfer.answered = true;
-        let (head, mut body) = match head {
-            Ok(head) => head.into_parts(),
-            Err(None) => {
-                return Err(self.broken(ProtocolError::TooManyInterim { limit: MAX_INTERIM }));
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Response, Ended>> {
+        let mut machine = open.connection.machine.borrow_mut();
+        let stream = machine.stream(open.key);
+        if self.lease.has_fired(context.waker()) {
+            let phase = phase(stream);
+            drop(machine);
+            let slot = &self.slot;
+            slot.connection.note_late(slot.answers);
+            return Poll::Ready(Err(Ended::Late(phase)));
+        }
+        let head_end = stream.head_end();
+        transfer.answered = head_end > 0;
+        let (status, signals) = (stream.status(), stream.signals());
+        let failure = match stream.state() {
+            State::Waiting => {
+                stream.remember(context.waker());
+                return Poll::Pending;
             }
-            Err(Some(error)) => {
-                transfer.answered = false;
-                return Err(self.failed(&error, unanswered()));
+            State::Answering => {
+                stream.remember(context.waker());
+                // Out of the machine while the caller looks at it.
+                let reply = mem::take(stream.reply());
+                drop(machine);
+                open.deliver(&reply[head_end..], on_body);
+                let mut machine = open.connection.machine.borrow_mut();
+                *machine.stream(open.key).reply() = reply;
+                return Poll::Pending;
             }
+            State::Done => None,
+            State::Failed(fault) => Some((fault.clone(), phase(stream))),
         };
-        self.note_answer();
-
-        let reply = &mut transfer.reply;
-        if reply.capacity() == 0 {
-            *reply = buffers::take();
+        let reply = mem::take(stream.reply());
+        drop(machine);
+        if head_end > 0 {
+            open.deliver(&reply[head_end..], on_body);
         }
-        let signals = render(head.status.as_u16(), &head.headers, reply);
-        let head_end = reply.len();
-        if head_end > self.limits.head_bytes {
-            let limit = self.limits.head_bytes;
-            return Err(self.broken(ProtocolError::HeadTooLarge { limit }));
+        let body = head_end..reply.len();
+        buffers::give_back(mem::replace(&mut transfer.reply, reply));
+        if let Some((fault, phase)) = failure {
+            return Poll::Ready(Err(self.failed(fault, phase)));
         }
-        let length = head.headers.get(CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if length.is_some_and(|length| length > self.limits.body_bytes as u64) {
-            return Err(self.too_large());
-        }
-        reply.reserve(length.map_or(0, |length| length as usize).min(RESERVE_MAX));
-        self.receive_body(&mut body, head_end, reply, on_body)
-            .await?;
-        Ok(Response {
-            status: head.status.as_u16(),
+        Poll::Ready(Ok(Response {
+            status,
             head: 0..head_end,
-            body: head_end..reply.len(),
+            body,
             reusable: true,
             signals,
-        })
+        }))
     }
 
-    async fn receive_body(
-        &self,
-        body: &mut RecvStream,
-        head_end: usize,
-        reply: &mut Vec<u8>,
-        on_body: &mut impl FnMut(&[u8]),
-    ) -> Result<(), Ended> {
-        while !body.is_end_stream() {
-            let piece = self
-                .in_time(poll_fn(|context| body.poll_data(context)))
-                .await
-                .ok_or(Ended::Late(Phase::Receiving))?;
-            let piece = match piece {
-                None => break,
-                Some(Ok(piece)) => piece,
-                // A server that answers before it has read the request may refuse the rest of it
-                // when all of its answer is out (RFC 9113 section 8.1); that is not this.
-                Some(Err(error)) => return Err(self.failed(&error, Phase::Receiving)),
-            };
-            if reply.len() - head_end + piece.len() > self.limits.body_bytes {
-                return Err(self.too_large());
-            }
-            self.note_answer();
-            reply.extend_from_slice(&piece);
-            // Fails only when the stream is over, and then windows matter no more.
-            let _ = body.flow_control().release_capacity(piece.len());
-            on_body(&piece);
-        }
-        Ok(())
-    }
-
-    fn note_answer(&self) {
-        let answers = &self.slot.connection.answers;
-        answers.set(answers.get() + 1);
-    }
-
-    /// The outcome of `work`; `None` when the deadline comes first.
-    async fn in_time<F: Future>(&self, work: F) -> Option<F::Output> {
-        let mut work = pin!(work);
-        poll_fn(|context| {
-            if self.lease.has_fired(context.waker()) {
-                return Poll::Ready(None);
-            }
-            Poll::Ready(Some(ready!(work.as_mut().poll(context))))
-        })
-        .await
-    }
-
-    fn broken(&self, error: ProtocolError) -> Ended {
-        Ended::Failed(Failure::protocol(&error, self.peer))
-    }
-
-    fn too_large(&self) -> Ended {
-        let limit = self.limits.body_bytes;
-        self.broken(ProtocolError::BodyTooLarge { limit })
-    }
-
-    /// What `error` on the stream means while `phase` was going on.
-    fn failed(&self, error: &::h2::Error, phase: Phase) -> Ended {
+    /// What `fault` of the stream means while `phase` was going on.
+    fn failed(&self, fault: Fault, phase: Phase) -> Ended {
         let peer = self.peer;
-        let reason = error.reason().unwrap_or(Reason::NO_ERROR);
-        if error.is_io() {
-            let pipe = &self.slot.connection.pipe;
-            let failure = pipe
-                .end(|error| Failure::cut(error, phase, peer))
-                .unwrap_or_else(|| Failure::cut(None, phase, peer));
-            return Ended::Cut(failure);
-        }
-        let before_answer = phase != Phase::Receiving;
-        match (error.is_remote(), error.is_go_away()) {
-            (true, true) => Ended::Undone(Failure::Connect(format!(
+        match fault {
+            Fault::Cut => Ended::Cut(self.slot.connection.cut(phase, peer)),
+            Fault::Undone(reason) => Ended::Undone(Failure::Connect(format!(
                 "{peer} closed the connection before it took the request ({reason:?})"
             ))),
-            (true, false) if reason == Reason::REFUSED_STREAM => {
+            Fault::Reset(Reason::REFUSED_STREAM) => {
                 Ended::Refused(Failure::Connect(format!("{peer} refused the stream twice")))
             }
-            (true, false) if before_answer => Ended::Failed(Failure::Connect(format!(
+            Fault::Reset(reason) if phase == Phase::Receiving => Ended::Failed(Failure::Protocol(
+                format!("{peer} reset the stream within the response ({reason:?})"),
+            )),
+            Fault::Reset(reason) => Ended::Failed(Failure::Connect(format!(
                 "{peer} reset the stream before it answered ({reason:?})"
             ))),
-            (true, false) => Ended::Failed(Failure::Protocol(format!(
-                "{peer} reset the stream within the response ({reason:?})"
-            ))),
-            (false, _) => Ended::Failed(Failure::Protocol(format!(
+            Fault::Broken(reason) => Ended::Failed(Failure::Protocol(format!(
                 "{peer}: the response breaks HTTP/2, or its head is too large ({reason:?})"
             ))),
+            Fault::Protocol(error) => Ended::Failed(Failure::protocol(&error, peer)),
         }
     }
 }
 
-/// Writes the head as HTTP/1.1 would have it, which is what readers of a reply know.
-fn render(status: u16, fields: &HeaderMap, reply: &mut Vec<u8>) -> Signals {
-    let mut signals = Signals::default();
-    // Writing into a vector cannot fail.
-    let _ = write!(reply, "HTTP/1.1 {status}\r\n");
-    for (name, value) in fields {
-        signals.observe(name.as_str(), value.as_bytes());
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            reply.extend_from_slice(part);
+impl Open<'_> {
+    /// Shows the caller what it has not seen of the body.
+    fn deliver(&mut self, body: &[u8], on_body: &mut impl FnMut(&[u8])) {
+        if body.len() > self.delivered {
+            on_body(&body[self.delivered..]);
+            self.delivered = body.len();
         }
     }
-    reply.extend_from_slice(b"\r\n");
-    signals
+}
+
+fn phase(stream: &Stream) -> Phase {
+    match stream.is_sent() {
+        _ if stream.head_end() > 0 => Phase::Receiving,
+        true => Phase::Waiting,
+        false => Phase::Sending,
+    }
 }

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each fuzz target uses one entry function")]
 
 mod config;
+mod http2;
 mod journal;
 mod line;
 mod members;
@@ -15,6 +16,7 @@ mod stream;
 mod verdict;
 
 pub use config::config;
+pub use http2::http2;
 pub use journal::journal;
 pub use line::line;
 pub use response::response;
@@ -25,9 +27,10 @@ pub use verdict::verdict;
 pub type Entry = (&'static str, fn(&[u8]));
 
 /// Every entry function.
-pub const ENTRIES: [Entry; 6] = [
+pub const ENTRIES: [Entry; 7] = [
     ("line", line),
     ("response", response),
+    ("http2", http2),
     ("stream", stream),
     ("verdict", verdict),
     ("journal", journal),
