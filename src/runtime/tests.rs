@@ -308,6 +308,61 @@ fn more_answers_at_once_than_a_ring_has_buffers<R: Runtime>() {
     server.join().expect("the server passes");
 }
 
+/// Bytes, and right behind them the end: the shard looks when all of that has happened.
+fn an_end_right_behind_bytes_is_told<R: Runtime>() {
+    const CONNECTIONS: usize = 50;
+    for reset in [false, true] {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+        let address = listener.local_addr().expect("a bound address");
+        let (ask, asked) = mpsc::channel::<()>();
+        let (ended, all_ended) = mpsc::channel::<()>();
+        let server = thread::spawn(move || {
+            let accepted = (0..CONNECTIONS).map(|_| listener.accept().expect("a client comes").0);
+            let mut streams: Vec<_> = accepted.collect();
+            asked.recv().expect("everybody reads");
+            for stream in &mut streams {
+                stream.write_all(b"half").expect("the client reads");
+                if reset {
+                    let linger = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+                    linger.expect("a socket takes it");
+                }
+            }
+            drop(streams);
+            ended.send(()).expect("the test waits");
+        });
+        run::<R>(async {
+            let (done, finished) = mailbox::channel();
+            for _ in 0..CONNECTIONS {
+                let mut socket = R::connect(address).await.expect("loopback connects");
+                let done = done.clone();
+                R::spawn(async move {
+                    let mut answer = with_capacity(64);
+                    let end = loop {
+                        let (outcome, buffer) = socket.reader.read(answer).await;
+                        answer = buffer;
+                        match outcome {
+                            Ok(0) => break None,
+                            Ok(_) => {}
+                            Err(error) => break Some(error.kind()),
+                        }
+                    };
+                    done.send((answer, end)).expect("the test waits");
+                });
+            }
+            R::yield_now().await;
+            R::sleep_until(now() + Duration::from_millis(1)).await;
+            ask.send(()).expect("the server waits");
+            all_ended.recv().expect("the server ends them");
+            let end = reset.then_some(std::io::ErrorKind::ConnectionReset);
+            for number in 0..CONNECTIONS {
+                let told = finished.recv().await.expect("each reports");
+                assert_eq!(told, (b"half".to_vec(), end), "{number}, reset: {reset}");
+            }
+        });
+        server.join().expect("the server passes");
+    }
+}
+
 fn sockets_that_never_rest_starve_nobody<R: Runtime>() {
     // So many that there is always something to read.
     const FLOODS: usize = 32;
@@ -506,6 +561,7 @@ on_both!(
     abort_ends_operations_in_flight_and_never_outlives_the_socket,
     what_comes_while_nobody_reads_is_kept_in_order,
     more_answers_at_once_than_a_ring_has_buffers,
+    an_end_right_behind_bytes_is_told,
     sockets_that_never_rest_starve_nobody,
     a_runtime_ends_with_operations_in_flight,
     timers_fire_in_order,
