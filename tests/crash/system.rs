@@ -216,6 +216,16 @@ fn standard_error_without_a_reader_ends_nothing() {
     }
 }
 
+/// Arguments for strace that have a system call fail.
+fn failing(call: &str, how: &str) -> Vec<String> {
+    let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{how}"));
+    let quietly = ["-f", "-qq", "--seccomp-bpf", "-o", "/dev/null"];
+    (quietly.into_iter())
+        .chain(["-e", &trace, "-e", &inject])
+        .map(str::to_owned)
+        .collect()
+}
+
 /// A kernel, sandbox or limit that refuses io_uring.
 #[test]
 fn without_io_uring_it_runs_on_tokio() {
@@ -223,24 +233,7 @@ fn without_io_uring_it_runs_on_tokio() {
         skip(&reason);
         return;
     }
-    let refuse = |how: &str| -> Vec<String> {
-        let inject = format!("inject=io_uring_setup:{how}");
-        let trace = "trace=io_uring_setup";
-        [
-            "-f",
-            "-qq",
-            "--seccomp-bpf",
-            "-o",
-            "/dev/null",
-            "-e",
-            trace,
-            "-e",
-            &inject,
-        ]
-        .map(str::to_owned)
-        .to_vec()
-    };
-    if !strace_works(&refuse("error=EPERM")) {
+    if !strace_works(&failing("io_uring_setup", "error=EPERM")) {
         return;
     }
     let undisturbed = undisturbed("tokio", LINES);
@@ -248,7 +241,7 @@ fn without_io_uring_it_runs_on_tokio() {
         for (runtime, status) in [("auto", 3), ("uring", 1)] {
             let scene = scene(runtime, LINES, "1ms");
             let run = run_with(&scene.place, &scene.args(&[]), |command| {
-                behind(command, "strace", &refuse(how));
+                behind(command, "strace", &failing("io_uring_setup", how));
             });
             let run = run.expect(status);
             assert_eq!(
@@ -260,5 +253,27 @@ fn without_io_uring_it_runs_on_tokio() {
                 scene.check(&undisturbed, &[], 0);
             }
         }
+    }
+}
+
+/// A signal, a lack of memory, a full completion queue: what the kernel did not take is not left behind.
+#[test]
+fn a_ring_whose_calls_fail_now_and_then_loses_no_request() {
+    if let Err(reason) = uring_available() {
+        skip(&reason);
+        return;
+    }
+    if !strace_works(&failing("io_uring_enter", "error=EINTR:when=1")) {
+        return;
+    }
+    let undisturbed = undisturbed("uring", LINES);
+    for error in ["EINTR", "EAGAIN", "EBUSY"] {
+        let scene = scene("uring", LINES, "1ms");
+        let how = format!("error={error}:when=20+7");
+        let run = run_with(&scene.place, &scene.args(&["--cores", "1"]), |command| {
+            behind(command, "strace", &failing("io_uring_enter", &how));
+        });
+        run.expect(3);
+        scene.check(&undisturbed, &[], 0);
     }
 }

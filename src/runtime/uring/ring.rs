@@ -141,6 +141,11 @@ impl Ring {
         submission.taskrun() || submission.cq_overflow()
     }
 
+    /// Whether the kernel has left some operations in the ring.
+    fn has_unsubmitted(&self) -> bool {
+        !self.io.borrow_mut().submission().is_empty()
+    }
+
     /// Takes what has come, then puts into the ring what is queued. Whether that made work for a task
     /// or for another turn.
     fn turn(&self) -> bool {
@@ -157,7 +162,7 @@ impl Ring {
         }
         let mut woke = self.dispatch();
         let mut queued = std::mem::take(&mut *self.queue.borrow_mut());
-        if !queued.is_empty() {
+        if !queued.is_empty() || self.has_unsubmitted() {
             // What has arrived and was not handed out holds the others.
             let held = self.arrived.borrow().len();
             let free = usize::from(buffers::COUNT).saturating_sub(held);
@@ -167,6 +172,8 @@ impl Ring {
             }
             let _ = self.enter();
             woke |= self.dispatch();
+            // Nothing else would come back to what the kernel has not taken.
+            woke |= self.has_unsubmitted();
         }
         let mut queue = self.queue.borrow_mut();
         if queue.is_empty() {
