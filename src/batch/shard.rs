@@ -38,6 +38,9 @@ const SWEEP_EVERY: Duration = Duration::from_millis(20);
 const SWEEPS_PER_REPORT: u32 = 5;
 /// Records buffered at most while many lines in a row are refused without being sent.
 const REFUSED_PER_FLUSH: usize = 1024;
+/// Records that are written at once instead of at the end of the loop's turn: thousands of answers may
+/// come in one turn.
+const FLUSH_BYTES: usize = 256 << 10;
 /// What a record is taken for before the first one is written, in bytes.
 const RECORD_BYTES_FIRST: u64 = 4 << 10;
 /// Space is reserved for records this many times as long as usual.
@@ -338,8 +341,11 @@ impl<R: Runtime> Shard<R> {
     }
 
     /// Has buffered records written once the tasks that are ready now have run, so that one write
-    /// takes the records of a whole turn of the loop.
+    /// takes the records of a whole turn of the loop, unless that becomes large.
     fn schedule_flush(&self) {
+        if self.log.borrow().buffered_bytes() >= FLUSH_BYTES {
+            self.flush();
+        }
         if !self.flush_scheduled.get() && self.log.borrow().buffered() > 0 {
             self.flush_scheduled.set(true);
             self.flush_due.ring();

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::mem;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use super::pump::{self, Broken, Transfer};
 use super::{Exchange, Target};
 use crate::http::{Limits, Response};
 use crate::runtime::dns::Resolver;
-use crate::runtime::{self, Runtime, buffers};
+use crate::runtime::{self, Runtime, Write, buffers};
 
 /// Connections that may turn out to take no more streams before an exchange gives up.
 const UNSENT_MAX: usize = 3;
@@ -78,9 +79,15 @@ struct Parts<'a, W, B> {
     write: &'a mut W,
     on_body: &'a mut B,
     transfer: &'a mut Transfer,
-    deadline: Instant,
-    start: Instant,
+    times: &'a Times,
+    /// Bytes of the request that was written last.
+    written: usize,
     resent: bool,
+}
+
+struct Times {
+    start: Instant,
+    deadline: Instant,
 }
 
 impl<W: FnMut(&mut Vec<u8>), B> Parts<'_, W, B> {
@@ -89,6 +96,7 @@ impl<W: FnMut(&mut Vec<u8>), B> Parts<'_, W, B> {
         let mut request = buffers::take();
         (self.write)(&mut request);
         endpoint.rewrite_for_proxy(&mut request);
+        self.written = request.len();
         request
     }
 
@@ -96,7 +104,10 @@ impl<W: FnMut(&mut Vec<u8>), B> Parts<'_, W, B> {
         Failure::Timeout {
             phase,
             peer: peer.to_owned(),
-            after: self.deadline.saturating_duration_since(self.start),
+            after: self
+                .times
+                .deadline
+                .saturating_duration_since(self.times.start),
         }
     }
 }
@@ -138,6 +149,7 @@ impl<R: Runtime> Pool<R> {
         mut on_body: impl FnMut(&[u8]),
     ) -> impl Future<Output = Exchange> {
         let endpoint = &self.targets[target];
+        let times = Times { start, deadline };
         // Not an `async fn`: that would keep every argument twice for as long as the exchange runs.
         async move {
             let mut transfer = Transfer {
@@ -149,8 +161,8 @@ impl<R: Runtime> Pool<R> {
                 write: &mut write,
                 on_body: &mut on_body,
                 transfer: &mut transfer,
-                deadline,
-                start,
+                times: &times,
+                written: 0,
                 resent: false,
             };
             let result = self.perform(endpoint, &mut parts).await;
@@ -187,7 +199,7 @@ impl<R: Runtime> Pool<R> {
             let mut connection = match idle {
                 Some(idle) => idle.connection,
                 // In a box, because it is large, rare, and would make every exchange as large.
-                None => match Box::pin(endpoint.open(parts.deadline)).await? {
+                None => match Box::pin(endpoint.open(parts.times.deadline)).await? {
                     Some(connection) => connection,
                     None => {
                         shared = true;
@@ -195,19 +207,21 @@ impl<R: Runtime> Pool<R> {
                     }
                 },
             };
-            connection.lease.arm(parts.deadline);
-            let request = parts.written(endpoint);
-            let length = request.len();
+            connection.lease.arm(parts.times.deadline);
             let (lease, limits) = (&connection.lease, self.settings.limits);
-            let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);
             let attempt = match &mut connection.stream {
                 Stream::Plain { reader, writer, .. } => {
-                    pump::perform(reader, writer, request, lease, limits, transfer, on_body).await
+                    let write = pin!(writer.send(parts.written(endpoint)));
+                    let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);
+                    pump::perform(reader, write, lease, limits, transfer, on_body).await
                 }
                 // In a box: a session's memory dwarfs it, and it would make plain exchanges larger.
                 Stream::Tls { reader, writer } => {
-                    let exchange =
-                        pump::perform(reader, writer, request, lease, limits, transfer, on_body);
+                    let exchange = async {
+                        let write = pin!(writer.send(parts.written(endpoint)));
+                        let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);
+                        pump::perform(reader, write, lease, limits, transfer, on_body).await
+                    };
                     Box::pin(exchange).await
                 }
             };
@@ -217,14 +231,14 @@ impl<R: Runtime> Pool<R> {
                 // It had gone stale, and nothing was sent: as if it had not been taken.
                 continue;
             }
-            count(&self.bytes_out, length);
+            count(&self.bytes_out, parts.written);
 
             let broken = match attempt.outcome {
                 Ok(response) if !(timed_out && attempt.closed) => {
                     // A deadline that fired at the last moment has shut the connection down.
                     if response.reusable && attempt.sent && !timed_out {
                         // As exactly as sweeps look at it, and without another look at the clock.
-                        let since = parts.start.max(self.swept_at.get());
+                        let since = parts.times.start.max(self.swept_at.get());
                         let fresh = false;
                         endpoint.idle.borrow_mut().push(Idle {
                             connection,
@@ -261,7 +275,7 @@ impl<R: Runtime> Pool<R> {
         parts: &mut Parts<'_, W, B>,
     ) -> Option<Result<Response, Failure>> {
         let lease = self.deadlines.lease_exchange();
-        lease.arm(parts.deadline);
+        lease.arm(parts.times.deadline);
         let (mut unsent, mut undone, mut repeated) = (0, 0, parts.resent);
         loop {
             let slot = match endpoint.way(&lease).await {
@@ -274,8 +288,6 @@ impl<R: Runtime> Pool<R> {
                 return Some(Err(parts.late(Phase::Sending, &endpoint.peer)));
             }
             let reused = slot.is_reused();
-            let request = parts.written(endpoint);
-            let length = request.len();
             let sending = http2::Sending {
                 slot,
                 heads: &endpoint.group.heads,
@@ -283,6 +295,7 @@ impl<R: Runtime> Pool<R> {
                 peer: &endpoint.peer,
                 lease: &lease,
             };
+            let request = parts.written(endpoint);
             let (transfer, on_body) = (&mut *parts.transfer, &mut *parts.on_body);
             let ended = match http2::perform(&sending, request, transfer, on_body).await {
                 Err(Ended::NotSent) if unsent < UNSENT_MAX => {
@@ -291,7 +304,7 @@ impl<R: Runtime> Pool<R> {
                 }
                 ended => ended,
             };
-            count(&self.bytes_out, length);
+            count(&self.bytes_out, parts.written);
             count(&self.bytes_in, parts.transfer.reply.len());
             let failure = match ended {
                 Ok(response) => return Some(Ok(response)),

@@ -7,13 +7,13 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
 use super::deadline::Lease;
 use super::failure::Phase;
 use crate::http::{Limits, Progress, ProtocolError, Response, ResponseReader};
-use crate::runtime::{Read, Write, buffers};
+use crate::runtime::{Read, buffers};
 
 /// Least room for a read: a usual answer and its head arrive in one.
 const READ_ROOM: usize = 4 * 1024;
@@ -59,10 +59,12 @@ pub(super) enum Broken {
 /// Sends the request and reads the answer, both at the same time: the answer to a large upload may
 /// come early (413), and the server may then stop reading. On io_uring this also submits both
 /// operations with one system call. Deadlines end it through the lease.
-pub(super) async fn perform<R: Read, W: Write>(
+///
+/// `write` sends the request; the caller has pinned it, because a future keeps what it is called with
+/// for as long as it lives, and thousands of exchanges wait at once.
+pub(super) async fn perform<R: Read>(
     reader: &mut R,
-    writer: &mut W,
-    request: Vec<u8>,
+    mut write: Pin<&mut impl Future<Output = io::Result<()>>>,
     lease: &Lease,
     limits: Limits,
     transfer: &mut Transfer,
@@ -74,25 +76,25 @@ pub(super) async fn perform<R: Read, W: Write>(
     let mut reserve = READ_ROOM;
     // Whether the write is over, and if so, whether it succeeded.
     let mut sent: Option<bool> = None;
-    let mut write = pin!(writer.send(request));
 
     let outcome = loop {
-        let (read, reply) = {
-            let mut read = pin!(async {
-                reader.ready().await;
-                let mut reply = mem::take(&mut transfer.reply);
-                if reply.capacity() == 0 {
-                    reply = buffers::take();
-                }
-                reply.reserve(reserve.max(READ_ROOM));
-                reader.read(reply).await
-            });
+        {
+            let mut ready = pin!(reader.ready());
             poll_fn(|context| {
-                if sent.is_none()
-                    && let Poll::Ready(outcome) = write.as_mut().poll(context)
-                {
-                    sent = Some(outcome.is_ok());
-                }
+                poll_write(&mut sent, write.as_mut(), context);
+                ready.as_mut().poll(context)
+            })
+            .await;
+        }
+        let (read, reply) = {
+            let mut reply = mem::take(&mut transfer.reply);
+            if reply.capacity() == 0 {
+                reply = buffers::take();
+            }
+            reply.reserve(reserve.max(READ_ROOM));
+            let mut read = pin!(reader.read(reply));
+            poll_fn(|context| {
+                poll_write(&mut sent, write.as_mut(), context);
                 read.as_mut().poll(context)
             })
             .await
@@ -139,5 +141,18 @@ pub(super) async fn perform<R: Read, W: Write>(
         phase,
         sent: sent == Some(true),
         closed,
+    }
+}
+
+/// Goes on writing, until `sent` says how that ended.
+fn poll_write(
+    sent: &mut Option<bool>,
+    write: Pin<&mut impl Future<Output = io::Result<()>>>,
+    context: &mut Context<'_>,
+) {
+    if sent.is_none()
+        && let Poll::Ready(outcome) = write.poll(context)
+    {
+        *sent = Some(outcome.is_ok());
     }
 }

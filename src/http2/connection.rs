@@ -1,7 +1,9 @@
 //! The machine: its streams, and what goes through it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::mem;
+use std::rc::Rc;
 use std::task::Waker;
 
 use super::frame::{self, Reason, kind, setting};
@@ -22,8 +24,12 @@ const FIRST_WINDOW: u32 = 65_535;
 /// Bytes that wait to be sent before further requests wait to be written: a full TLS record, so that
 /// no write is smaller for it.
 const ROOM_BYTES: usize = 16 << 10;
-/// The last request that finds room is seldom longer.
-const REQUEST_BYTES: usize = 2 << 10;
+/// The same for all connections of a target together: hundreds may open at once. One that has nothing
+/// to send takes a request all the same.
+const ROOM_BYTES_OF_ALL: usize = 256 << 10;
+/// Room that output is given at first: a request or two. A buffer that grows leaves its smaller selves
+/// behind.
+const OUTPUT_BYTES: usize = 4 << 10;
 /// Streams where a server names no number.
 pub const STREAMS_MAX: usize = u32::MAX as usize;
 /// Streams that we ended (deadlines, too large answers) and whose late frames are passed over: twice
@@ -69,11 +75,42 @@ pub struct Connection {
     driver: Option<Waker>,
     /// Requests that are not written yet, for want of room.
     waiting: Vec<Waker>,
+    backlog: Backlog,
+}
+
+/// Bytes that wait to be sent on all connections that share this.
+#[derive(Default)]
+pub struct Backlog {
+    all: Rc<Cell<usize>>,
+    own: usize,
+}
+
+impl Clone for Backlog {
+    /// For a further connection.
+    fn clone(&self) -> Self {
+        Self {
+            all: Rc::clone(&self.all),
+            own: 0,
+        }
+    }
+}
+
+impl Backlog {
+    fn set(&mut self, own: usize) {
+        self.all.set(self.all.get() + own - self.own);
+        self.own = own;
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 impl Connection {
-    /// A connection that has its preface to say.
-    pub fn new(limits: Limits) -> Self {
+    /// A connection that has its preface to say, and shares `backlog` with others.
+    pub fn new(limits: Limits, backlog: Backlog) -> Self {
         let mut out = buffers::take();
         out.extend_from_slice(frame::PREFACE);
         let settings = [
@@ -114,6 +151,7 @@ impl Connection {
             answers: 0,
             driver: None,
             waiting: Vec::new(),
+            backlog,
         }
     }
 
@@ -171,13 +209,19 @@ impl Connection {
     pub fn take_output(&mut self) -> Option<Vec<u8>> {
         self.pump();
         self.waiting.drain(..).for_each(Waker::wake);
+        self.backlog.set(0);
         (!self.out.is_empty()).then(|| mem::take(&mut self.out))
     }
 
     /// Whether a request should be written now; if not, `waker` is woken when it is time to look
     /// again. Until then nobody needs to hold its bytes.
     pub fn has_room(&mut self, waker: &Waker) -> bool {
-        let has_room = self.is_closing() || self.out.len() < ROOM_BYTES;
+        self.backlog.set(self.out.len());
+        let has_room = match self.out.len() {
+            0 => true,
+            length => length < ROOM_BYTES && self.backlog.all.get() < ROOM_BYTES_OF_ALL,
+        };
+        let has_room = has_room || self.is_closing();
         if !has_room {
             self.waiting.push(waker.clone());
         }
@@ -302,12 +346,11 @@ impl Connection {
         }
     }
 
-    /// Makes room for output: at once, for a buffer that grows leaves its smaller selves behind, and
-    /// hundreds of connections may open at a time.
+    /// Makes room for output.
     pub(super) fn begin_output(&mut self) {
         if self.out.capacity() == 0 {
             self.out = buffers::take();
-            self.out.reserve(ROOM_BYTES + REQUEST_BYTES);
+            self.out.reserve(OUTPUT_BYTES);
         }
     }
 }

@@ -14,7 +14,7 @@ mod request;
 mod stream;
 mod upload;
 
-pub use connection::{Connection, Key, STREAMS_MAX};
+pub use connection::{Backlog, Connection, Key, STREAMS_MAX};
 pub use frame::Reason;
 pub use request::RequestHead;
 pub use stream::{Fault, State, Stream};

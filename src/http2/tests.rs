@@ -32,7 +32,7 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, u8, u32, Vec<u8>)> {
 
 /// A connection whose server has sent `settings`.
 fn settled(settings: &[u8]) -> Connection {
-    let mut connection = Connection::new(LIMITS);
+    let mut connection = Connection::new(LIMITS, Backlog::default());
     let opening = connection.take_output().expect("a preface");
     assert!(opening.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
     assert_eq!(connection.streams_max(), 0);
@@ -515,4 +515,39 @@ fn a_large_head_goes_out_in_pieces() {
     });
     assert!(decoded.is_ok());
     assert_eq!(found.last(), Some(&(b"x-long".to_vec(), 40_000)));
+}
+
+#[test]
+fn requests_wait_to_be_written_until_there_is_room() {
+    let waker = std::task::Waker::noop();
+    let backlog = Backlog::default();
+    let mut connections: Vec<Connection> = (0..40)
+        .map(|_| Connection::new(LIMITS, backlog.clone()))
+        .collect();
+    for connection in &mut connections {
+        connection.take_output().expect("a preface");
+        connection.receive(&frame(kind::SETTINGS, 0, 0, &[]));
+        connection.take_output().expect("an acknowledgement");
+    }
+    let mut waits: Vec<usize> = Vec::new();
+    for connection in &mut connections {
+        while connection.has_room(waker) {
+            open(connection, &[b'x'; 1000]).expect("a stream");
+        }
+        waits.push(connection.out.len());
+    }
+    // The first ones as much as a record holds, then all together have enough; but each has one.
+    assert!(
+        waits[..15]
+            .iter()
+            .all(|bytes| (16 << 10..18 << 10).contains(bytes))
+    );
+    assert!(waits[16..].iter().all(|bytes| *bytes < 1200), "{waits:?}");
+    // What was sent, or is gone, makes room for others.
+    drop(connections.split_off(39));
+    for connection in &mut connections[..10] {
+        connection.take_output().expect("requests");
+    }
+    let last = connections.last_mut().expect("there is one");
+    assert!(last.has_room(waker));
 }

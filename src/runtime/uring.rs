@@ -7,6 +7,7 @@ mod ring;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
@@ -258,22 +259,21 @@ impl Read for Reader {
         poll_fn(|context| connection.poll_ready(ring, context)).await;
     }
 
-    async fn read(&mut self, mut buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    // Not an `async fn`, which would hold the buffer twice.
+    fn read(&mut self, mut buffer: Vec<u8>) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> {
         assert!(
             buffer.len() < buffer.capacity(),
             "a read needs spare capacity"
         );
-        let Handle { connection, ring } = &*self.0;
-        let outcome = poll_fn(|context| {
+        poll_fn(move |context| {
+            let Handle { connection, ring } = &*self.0;
             loop {
                 if let Some(outcome) = connection.take(&mut buffer) {
-                    return Poll::Ready(outcome);
+                    return Poll::Ready((outcome, mem::take(&mut buffer)));
                 }
                 ready!(connection.poll_ready(ring, context));
             }
         })
-        .await;
-        (outcome, buffer)
     }
 }
 
@@ -290,15 +290,21 @@ impl Write for Writer {
         poll_fn(|context| connection.poll_sent(context)).await
     }
 
-    async fn send(&mut self, buffer: Vec<u8>) -> io::Result<()> {
-        if buffer.is_empty() {
-            return Ok(());
-        }
+    // Not an `async fn`: while an answer is waited for, this holds nothing but the way to the socket.
+    fn send(&mut self, buffer: Vec<u8>) -> impl Future<Output = io::Result<()>> {
         let Handle { connection, ring } = &*self.0;
-        connection.start_sending(ring, buffer, Told::OfFailure);
-        let (outcome, buffer) = poll_fn(|context| connection.poll_sent(context)).await;
-        give_back(buffer);
-        outcome
+        let is_empty = buffer.is_empty();
+        if !is_empty {
+            connection.start_sending(ring, buffer, Told::OfFailure);
+        }
+        poll_fn(move |context| {
+            if is_empty {
+                return Poll::Ready(Ok(()));
+            }
+            let (outcome, buffer) = ready!(connection.poll_sent(context));
+            give_back(buffer);
+            Poll::Ready(outcome)
+        })
     }
 }
 

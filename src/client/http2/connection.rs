@@ -15,7 +15,7 @@ use crate::client::connect::{Connection, Stream};
 use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
 use crate::http::Limits;
-use crate::http2::{self, Reason};
+use crate::http2::{self, Backlog, Reason};
 use crate::runtime::{self, Read, Runtime, Write, buffers, catch_panic};
 
 /// Room for a read: the answers of many streams come together, and a TLS record holds up to this much.
@@ -66,9 +66,9 @@ impl Drop for Handle {
 }
 
 impl Shared {
-    fn new(limits: Limits) -> Rc<Self> {
+    fn new(limits: Limits, backlog: Backlog) -> Rc<Self> {
         Rc::new(Self {
-            machine: RefCell::new(http2::Connection::new(limits)),
+            machine: RefCell::new(http2::Connection::new(limits, backlog)),
             streams_max: Cell::new(0),
             active: Cell::new(0),
             closing: Cell::new(false),
@@ -125,7 +125,7 @@ pub(in crate::client) async fn serve<R: Runtime>(
     opening: Opening,
 ) {
     let Connection { stream, lease, .. } = *connection;
-    let shared = Shared::new(limits);
+    let shared = Shared::new(limits, opening.backlog());
     // A panic ends the connection: streams see the end.
     let driven = match stream {
         Stream::Plain {

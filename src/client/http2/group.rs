@@ -11,6 +11,7 @@ use super::HeadCache;
 use super::connection::{Handle, Shared};
 use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
+use crate::http2::Backlog;
 use crate::runtime;
 
 /// Streams that one connection carries at most, whatever the server allows: all of them share one
@@ -31,6 +32,7 @@ pub(in crate::client) struct Group {
     opening: Cell<usize>,
     streams_expected: Cell<usize>,
     pub(in crate::client) heads: HeadCache,
+    backlog: Backlog,
 }
 
 impl Default for Group {
@@ -41,6 +43,7 @@ impl Default for Group {
             opening: Cell::new(0),
             streams_expected: Cell::new(STREAMS_EXPECTED),
             heads: HeadCache::default(),
+            backlog: Backlog::default(),
         }
     }
 }
@@ -241,6 +244,12 @@ impl Opening {
             connect_timeout,
             over: false,
         }
+    }
+
+    /// What the connection shares with others to the same target.
+    pub(super) fn backlog(&self) -> Backlog {
+        let group = self.group.upgrade();
+        group.map_or_else(Backlog::default, |group| group.backlog.clone())
     }
 
     /// Host and port.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use blaze_uring::http::{Limits, Scheme};
-use blaze_uring::http2::{Connection, Key, Reason, RequestHead, State};
+use blaze_uring::http2::{Backlog, Connection, Key, Reason, RequestHead, State};
 
 /// Caps small enough to be met.
 const LIMITS: Limits = Limits {
@@ -44,7 +44,7 @@ struct Conversation {
 
 impl Conversation {
     fn run(data: &[u8], step: usize, takes_output: bool) -> Self {
-        let mut connection = Connection::new(LIMITS);
+        let mut connection = Connection::new(LIMITS, Backlog::default());
         let keys: Vec<Key> = (0..REQUESTS).map(|_| open(&mut connection)).collect();
         connection.take_output().expect("what opens a connection");
         let mut pending = Vec::new();
