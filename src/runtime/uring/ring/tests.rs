@@ -34,6 +34,11 @@ fn a_kernel_that_takes_nothing_from_a_full_ring_fails_the_operation() {
     on_uring(a_full_ring);
 }
 
+#[test]
+fn a_turn_that_waits_for_more_answers_takes_what_there_is() {
+    on_uring(a_lonely_answer);
+}
+
 fn many_receives_at_once() {
     const CONNECTIONS: usize = 400;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
@@ -86,7 +91,7 @@ fn a_full_ring() {
     sends.start_sending(&ring, b"finds it full".to_vec(), Told::Always);
     let receives = place(&ours);
     assert!(receives.poll_ready(&ring, &context).is_pending());
-    ring.turn();
+    ring.turn(false);
     assert!(first.poll_sent(&context).is_pending());
     let Poll::Ready((Err(error), buffer)) = sends.poll_sent(&context) else {
         panic!("it cannot have been sent");
@@ -97,4 +102,39 @@ fn a_full_ring() {
     let outcome = receives.take(&mut Vec::with_capacity(10));
     let error = outcome.expect("an end").expect_err("not a proper one");
     assert_eq!(error.raw_os_error(), Some(libc::EBADFD));
+}
+
+fn a_lonely_answer() {
+    let io = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .build(64);
+    // A kernel before 6.1 has no such rings, and nothing is waited for there.
+    let Ok(io) = io else { return };
+    let ring = Ring::new(io).expect("it takes buffers");
+    let context = Context::from_waker(Waker::noop());
+    let pairs: Vec<_> = (0..LINGER_CONNECTIONS)
+        .map(|_| Pair::pair().expect("a pair of sockets"))
+        .collect();
+    let connections: Vec<_> = pairs
+        .iter()
+        .map(|(ours, _)| {
+            let descriptor = ours.try_clone().expect("a second descriptor").into();
+            ring.enrol(|place| Rc::new(Connection::new(descriptor, place)))
+        })
+        .collect();
+    for one in &connections {
+        assert!(one.poll_ready(&ring, &context).is_pending());
+    }
+    ring.turn(false);
+    std::io::Write::write_all(&mut &pairs[7].1, b"alone").expect("it has room");
+    assert!(ring.holds_back(), "it has not been taken");
+    // There will be no second one.
+    assert!(ring.turn(true), "somebody is woken");
+    let mut answer = Vec::with_capacity(10);
+    let outcome = connections[7].take(&mut answer);
+    assert_eq!(outcome.expect("it has come").expect("five bytes"), 5);
+    assert_eq!(answer, b"alone");
+    ring.end();
 }
