@@ -2,6 +2,7 @@
 
 mod buffers;
 mod connection;
+mod prefetch;
 mod ring;
 
 use std::cell::RefCell;

@@ -26,6 +26,7 @@ use monoio::net::UnixStream;
 
 use super::buffers::{self, Buffers};
 use super::connection::Connection;
+use super::prefetch::prefetch;
 use crate::runtime::remember_waker;
 
 /// `io_uring_enter(2)`: run deferred work and post completions.
@@ -304,6 +305,7 @@ impl Ring {
     /// that woke a task, or there are more.
     fn dispatch(&self) -> bool {
         self.collect();
+        self.prefetch_connections();
         let mut woke = false;
         for _ in 0..ARRIVALS_MAX {
             let next = self.arrived.borrow_mut().pop_front();
@@ -326,6 +328,17 @@ impl Ring {
             self.connection(*number).inspect(|one| one.expect_news());
         }
         woke || !arrived.is_empty()
+    }
+
+    /// Asks for what is about to be touched.
+    fn prefetch_connections(&self) {
+        let places = self.places.borrow();
+        let arrived = self.arrived.borrow();
+        for (number, ..) in arrived.iter().take(ARRIVALS_MAX) {
+            if let Some(Some(one)) = places.taken.get((*number >> 1) as usize) {
+                prefetch(Rc::as_ptr(one), size_of::<Connection>());
+            }
+        }
     }
 
     /// Whose operation has this user data.
