@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-/// Lines remembered at most, at 24 bytes each: all that are in flight in one shard, and then some.
+/// Lines remembered at most, at 16 bytes each: all that are in flight in one shard, and then some.
 /// More than these only when very many wait for a retry.
 const LINES_MAX: usize = if cfg!(test) { 24 } else { 1 << 15 };
 
@@ -33,11 +33,45 @@ pub(super) struct InOrder {
     ready_bytes: usize,
 }
 
+/// A line with its spot once it is finished, packed: there is one for every request in flight.
 #[derive(Debug)]
 struct Line {
     number: u64,
-    /// Once it is finished.
-    spot: Option<Spot>,
+    offset: u32,
+    /// Length of the frame and, in the lowest bit, its half; 0 before there is one.
+    length_and_half: u32,
+}
+
+impl Line {
+    fn begun(number: u64) -> Self {
+        Self {
+            number,
+            offset: 0,
+            length_and_half: 0,
+        }
+    }
+
+    fn spot(&self) -> Option<Spot> {
+        let length = (self.length_and_half >> 1) as usize;
+        (length > 0).then_some(Spot {
+            half: (self.length_and_half & 1) as usize,
+            offset: self.offset as usize,
+            length,
+        })
+    }
+
+    /// Whether `spot` can be kept: no frame of 2 GiB can.
+    fn put(&mut self, spot: Spot) -> bool {
+        let length = u32::try_from(spot.length)
+            .ok()
+            .filter(|length| length >> 31 == 0);
+        let (Some(length), Ok(offset)) = (length, u32::try_from(spot.offset)) else {
+            return false;
+        };
+        self.offset = offset;
+        self.length_and_half = length << 1 | spot.half as u32;
+        true
+    }
 }
 
 impl InOrder {
@@ -62,7 +96,7 @@ impl InOrder {
         if self.lines.len() >= LINES_MAX {
             self.give_up(LINES_MAX / 2);
         }
-        self.lines.push_back(Line { number, spot: None });
+        self.lines.push_back(Line::begun(number));
     }
 
     /// A line has its record.
@@ -73,7 +107,12 @@ impl InOrder {
                 self.free(spot);
                 self.advance();
             }
-            Ok(at) => self.lines[at].spot = Some(spot),
+            Ok(at) => {
+                if !self.lines[at].put(spot) {
+                    self.lines.remove(at);
+                    self.free(spot);
+                }
+            }
             // Nothing waits for it any more.
             Err(_) => self.free(spot),
         }
@@ -98,7 +137,7 @@ impl InOrder {
 
     /// Everything in a half may go, in order or not.
     pub(super) fn give_up_half(&mut self, half: usize) {
-        let is_there = |line: &Line| line.spot.is_some_and(|spot| spot.half == half);
+        let is_there = |line: &Line| line.spot().is_some_and(|spot| spot.half == half);
         if let Some(last) = self.lines.iter().rposition(is_there) {
             self.give_up(last + 1);
         }
@@ -112,7 +151,7 @@ impl InOrder {
     /// The oldest lines are not waited for any longer.
     fn give_up(&mut self, count: usize) {
         for line in self.lines.drain(..count) {
-            if let Some(spot) = line.spot {
+            if let Some(spot) = line.spot() {
                 self.ready_bytes += spot.length;
                 self.ready.push(spot);
             }
@@ -121,7 +160,7 @@ impl InOrder {
     }
 
     fn advance(&mut self) {
-        while let Some(spot) = self.lines.front().and_then(|line| line.spot) {
+        while let Some(spot) = self.lines.front().and_then(Line::spot) {
             self.lines.pop_front();
             self.free(spot);
         }
@@ -129,19 +168,30 @@ impl InOrder {
 
     /// Frames from `offset` of a half on now lie in the other one, from `to` on.
     pub(super) fn relocate(&mut self, half: usize, offset: usize, to: usize) {
-        let waiting = self.lines.iter_mut().filter_map(|line| line.spot.as_mut());
-        for spot in waiting.chain(&mut self.ready) {
-            if spot.half == half && spot.offset >= offset {
-                spot.half = 1 - half;
-                spot.offset = spot.offset - offset + to;
+        let moved = |spot: Spot| {
+            let is_there = spot.half == half && spot.offset >= offset;
+            is_there.then(|| Spot {
+                half: 1 - half,
+                offset: spot.offset - offset + to,
+                ..spot
+            })
+        };
+        for line in &mut self.lines {
+            if let Some(spot) = line.spot().and_then(moved) {
+                // Nearer to the beginning than it was.
+                line.put(spot);
             }
+        }
+        for spot in &mut self.ready {
+            *spot = moved(*spot).unwrap_or(*spot);
         }
     }
 
     /// Whether no frame in this half is needed any more.
     pub(super) fn has_left(&self, half: usize) -> bool {
-        let waiting = self.lines.iter().filter_map(|line| line.spot.as_ref());
-        waiting.chain(&self.ready).all(|spot| spot.half != half)
+        let waiting = self.lines.iter().filter_map(Line::spot);
+        let mut all = waiting.chain(self.ready.iter().copied());
+        all.all(|spot| spot.half != half)
     }
 }
 
@@ -228,6 +278,27 @@ mod tests {
         order.begin(LINES_MAX as u64 + 1);
         assert_eq!(taken(&mut order), [3]);
         assert!(order.lines.len() <= LINES_MAX / 2 + 1);
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_to_be_remembered_does_not_wait() {
+        let mut order = begun([1, 2, 3]);
+        let huge = Spot {
+            length: 1 << 31,
+            ..spot(2)
+        };
+        order.finish(2, huge);
+        assert_eq!(order.take_ready(), [huge]);
+        let long = Spot {
+            half: 1,
+            length: (1 << 31) - 1,
+            ..spot(3)
+        };
+        order.finish(3, long);
+        assert_eq!(order.take_ready(), []);
+        order.finish(1, spot(1));
+        assert_eq!(order.take_ready(), [spot(1), long]);
+        assert_eq!(size_of::<Line>(), 16);
     }
 
     #[test]
