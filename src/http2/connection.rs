@@ -21,9 +21,9 @@ pub(super) const STREAM_WINDOW: u32 = 1 << 20;
 pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
 /// The protocol's own window before anybody has said anything.
 const FIRST_WINDOW: u32 = 65_535;
-/// Bytes that wait to be sent before further requests wait to be written: a full TLS record, so that
-/// no write is smaller for it.
-const ROOM_BYTES: usize = 16 << 10;
+/// Bytes that wait to be sent, or are being sent, before further requests wait to be written: a full TLS
+/// record of each.
+const ROOM_BYTES: usize = 32 << 10;
 /// The same for all connections of a target together: hundreds may open at once. One that has nothing
 /// to send takes a request all the same.
 const ROOM_BYTES_OF_ALL: usize = 256 << 10;
@@ -73,6 +73,8 @@ pub struct Connection {
     over: Option<Reason>,
     pub(super) answers: u64,
     driver: Option<Waker>,
+    /// Bytes that were taken and are on their way out.
+    sending: usize,
     /// Requests that are not written yet, for want of room.
     waiting: Vec<Waker>,
     backlog: Backlog,
@@ -150,6 +152,7 @@ impl Connection {
             over: None,
             answers: 0,
             driver: None,
+            sending: 0,
             waiting: Vec::new(),
             backlog,
         }
@@ -208,16 +211,26 @@ impl Connection {
     /// What is to be sent now, if anything is.
     pub fn take_output(&mut self) -> Option<Vec<u8>> {
         self.pump();
+        if self.out.is_empty() {
+            return None;
+        }
+        let out = mem::take(&mut self.out);
+        self.sending = out.len();
+        Some(out)
+    }
+
+    /// What was taken has been sent: requests may be written that wait for room.
+    pub fn note_sent(&mut self) {
+        self.sending = 0;
+        self.backlog.set(self.out.len());
         self.waiting.drain(..).for_each(Waker::wake);
-        self.backlog.set(0);
-        (!self.out.is_empty()).then(|| mem::take(&mut self.out))
     }
 
     /// Whether a request should be written now; if not, `waker` is woken when it is time to look
     /// again. Until then nobody needs to hold its bytes.
     pub fn has_room(&mut self, waker: &Waker) -> bool {
-        self.backlog.set(self.out.len());
-        let has_room = match self.out.len() {
+        self.backlog.set(self.sending + self.out.len());
+        let has_room = match self.sending + self.out.len() {
             0 => true,
             length => length < ROOM_BYTES && self.backlog.all.get() < ROOM_BYTES_OF_ALL,
         };

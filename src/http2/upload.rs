@@ -61,7 +61,9 @@ impl Connection {
             request,
             rest: body,
         };
-        let key = if self.queue.is_empty() && self.out.len() < OUT_BYTES {
+        // A large one waits for its turn, so that it keeps no other request from going out.
+        let is_usual = upload.rest.len() <= PAYLOAD_BYTES_MAX;
+        let key = if is_usual && self.queue.is_empty() && self.out.len() < OUT_BYTES {
             let upload = send(&mut self.out, &mut self.send_window, &mut stream, upload);
             stream.upload = upload.map(Box::new);
             self.insert(stream)

@@ -178,6 +178,10 @@ impl<'a> Driver<'a> {
             shared.machine.borrow_mut().remember(context.waker());
             loop {
                 shared.changed.set(false);
+                // First: requests that wait for room come before those that the server's answers set off.
+                if sending {
+                    sending = send.as_mut().poll(context).is_pending();
+                }
                 if receiving {
                     receiving = receive.as_mut().poll(context).is_pending();
                 }
@@ -325,6 +329,7 @@ async fn send(shared: &Shared, mut writer: impl Write, closing: &Cell<bool>) {
         shared.changed.set(true);
         let (outcome, batch) = writer.write_all(batch).await;
         buffers::give_back(batch);
+        shared.machine.borrow_mut().note_sent();
         if let Err(error) = outcome {
             return shared.ended(Some(error));
         }
