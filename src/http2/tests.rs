@@ -548,3 +548,23 @@ fn requests_wait_to_be_written_until_there_is_room() {
     drop(connections.remove(1));
     assert!(connections[0].has_room(waker) && connections[38].has_room(waker));
 }
+
+#[test]
+fn a_large_body_keeps_no_other_request_waiting() {
+    let waker = std::task::Waker::noop();
+    let mut connection = settled(&[]);
+    connection.note_sent();
+    open(&mut connection, &[b'x'; 100_000]).expect("a stream");
+    for _ in 0..20 {
+        assert!(connection.has_room(waker));
+        open(&mut connection, b"short").expect("a stream");
+    }
+    let out = frames(&connection.take_output().expect("all that fits"));
+    let heads = out.iter().filter(|one| one.0 == kind::HEADERS);
+    assert_eq!(heads.count(), 21, "they go out together");
+    let bytes: usize = out.iter().map(|one| one.3.len() + 9).sum();
+    assert!(
+        bytes > 60_000,
+        "and as much of the large one as may: {bytes}"
+    );
+}
