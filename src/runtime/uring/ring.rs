@@ -39,6 +39,8 @@ const TURNS_MAX: u32 = 8;
 /// busy turn in a row on, a time that no answer of a model is short enough to notice.
 const LINGER_FOR: usize = 24;
 const LINGER_TIME: Duration = Duration::from_micros(50);
+/// It does so only if the turn before found fewer than this, and fewer requests wait to be sent.
+const LINGER_BELOW: usize = 8;
 /// With fewer connections so many need not come.
 const LINGER_CONNECTIONS: usize = 2 * LINGER_FOR;
 /// Completions handed out before what they lead to is sent. When thousands of answers come at once, their
@@ -71,6 +73,8 @@ pub(super) struct Ring {
     arrived: RefCell<VecDeque<(u64, i32, u32)>>,
     /// Receives that may be put into the ring before it has to be looked at again: see `lend`.
     loans: Cell<u16>,
+    /// Completions of receives that this turn has handed out.
+    answers: Cell<usize>,
     /// Counts up whenever there may be work, for a thread that sleeps.
     event: OwnedFd,
     driver: RefCell<Option<Waker>>,
@@ -113,6 +117,7 @@ impl Ring {
             queue: RefCell::default(),
             arrived: RefCell::default(),
             loans: Cell::new(0),
+            answers: Cell::new(0),
             event,
             driver: RefCell::default(),
             awake: Cell::new(false),
@@ -162,10 +167,16 @@ impl Ring {
         !self.io.borrow_mut().submission().is_empty()
     }
 
+    fn may_linger(&self) -> bool {
+        let waiting = self.queue.borrow().len();
+        waiting < LINGER_BELOW && self.places.borrow().open() >= LINGER_CONNECTIONS
+    }
+
     /// Takes what has come, then puts into the ring what is queued. Whether that made work for a task
     /// or for another turn. `busy`: and so did the turn before.
     fn turn(&self, busy: bool) -> bool {
-        let mut linger = busy && self.places.borrow().open() >= LINGER_CONNECTIONS;
+        let found = self.answers.replace(0);
+        let mut linger = busy && found < LINGER_BELOW && self.may_linger();
         // First: what came before a request went out is no answer to it. The kernel posts a few
         // completions each time.
         while self.holds_back() {
@@ -317,6 +328,7 @@ impl Ring {
             };
             woke |= match number & 1 {
                 RECEIVES => {
+                    self.answers.set(self.answers.get() + 1);
                     let buffer = cqueue::buffer_select(flags);
                     connection.received(self, result, buffer, cqueue::more(flags))
                 }
