@@ -28,9 +28,9 @@ fn url(server: &Server) -> String {
 fn refused_streams_cost_no_attempt() {
     let contents = contents(LINES);
     for runtime in runtimes() {
-        // All that came first are refused; what is sent again comes later.
+        // All that came first are refused, when they have all come: what is sent again comes later.
         let (server, seen) = start(builder(100), None, |_, stream| match stream {
-            0..WORKERS => Act::Reset(Reason::REFUSED_STREAM),
+            0..WORKERS => Act::Reset(Reason::REFUSED_STREAM, WORKERS),
             _ => Act::Echo,
         });
         balanced(batch(runtime, &url(&server), &contents, WORKERS), &contents);
@@ -44,10 +44,10 @@ fn each_fault_costs_its_own_line_an_attempt_and_no_other() {
     let contents = contents(LINES);
     for runtime in runtimes() {
         let (server, seen) = start(builder(100), None, |_, stream| match stream {
-            10 | 20 => Act::Reset(Reason::INTERNAL_ERROR),
+            10 | 20 => Act::Reset(Reason::INTERNAL_ERROR, 1),
             30 => Act::Break(Reason::INTERNAL_ERROR),
-            40 => Act::Reset(Reason::ENHANCE_YOUR_CALM),
-            50 => Act::Reset(Reason::CANCEL),
+            40 => Act::Reset(Reason::ENHANCE_YOUR_CALM, 1),
+            50 => Act::Reset(Reason::CANCEL, 1),
             _ => Act::Echo,
         });
         let batch = batch(runtime, &url(&server), &contents, WORKERS).with(&PATIENT);

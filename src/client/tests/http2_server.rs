@@ -27,8 +27,8 @@ pub(super) enum Act {
     EchoTogether(usize),
     /// Nothing, ever.
     Hold,
-    /// RST_STREAM before a head.
-    Reset(Reason),
+    /// RST_STREAM before a head, once that many streams have been opened, over all connections.
+    Reset(Reason, usize),
     /// A head, some of a body, RST_STREAM.
     Break(Reason),
     /// That many 103s, then the body comes back.
@@ -138,7 +138,7 @@ async fn connection(
         }
         let (open, seen) = (Rc::clone(&open), Arc::clone(seen));
         tokio::task::spawn_local(async move {
-            if let Act::EchoTogether(count) = act {
+            if let Act::EchoTogether(count) | Act::Reset(_, count) = act {
                 loop {
                     let changed = seen.news.notified();
                     if seen.opened.load(Ordering::SeqCst) >= count {
@@ -177,7 +177,7 @@ async fn perform(
             drop(request);
             Err(reset.unwrap_or(Reason::NO_ERROR))
         }
-        Act::Reset(reason) => {
+        Act::Reset(reason, _) => {
             respond.send_reset(reason);
             Ok(())
         }

@@ -13,7 +13,7 @@ use crate::client::tests::server::await_close;
 use crate::error::ErrorKind;
 
 fn a_refused_stream_goes_out_again_once<R: Runtime>() {
-    let refused = Act::Reset(Reason::REFUSED_STREAM);
+    let refused = Act::Reset(Reason::REFUSED_STREAM, 1);
     let (server, _) = start(builder(100), None, move |_, stream| match stream {
         0 | 2 | 3 => refused.clone(),
         _ => Act::Echo,
@@ -68,9 +68,9 @@ fn what_a_goaway_leaves_undone_goes_out_again<R: Runtime>() {
 
 fn a_reset_fails_one_stream_only<R: Runtime>() {
     let (server, _) = start(builder(100), None, |_, stream| match stream {
-        0 => Act::Reset(Reason::INTERNAL_ERROR),
+        0 => Act::Reset(Reason::INTERNAL_ERROR, 1),
         1 => Act::Break(Reason::INTERNAL_ERROR),
-        2 => Act::Reset(Reason::CANCEL),
+        2 => Act::Reset(Reason::CANCEL, 1),
         _ => Act::Echo,
     });
     let host = server.address.to_string();
