@@ -248,7 +248,7 @@ impl Admission {
     /// Marks the endpoints that a request of `tokens` may go to now, and asks for permits, slots and
     /// tokens where those are all that is missing. `Err`: there is none, before that moment at least.
     fn find_open(&mut self, tokens: u64, now: Instant) -> Result<(), Option<Instant>> {
-        let mut opens = self.health.next_opening(now);
+        let (mut any, mut opens) = (false, None);
         for (index, permits) in self.endpoints.iter_mut().enumerate() {
             self.open[index] = false;
             if !self.health.usable(index, now) {
@@ -256,7 +256,7 @@ impl Admission {
             }
             let group = self.groups[index];
             let gate = &mut self.gates[group];
-            let next_slot = gate.opens_at(now);
+            let next_slot = gate.look(now);
             let window = self.windows[group].as_mut();
             let pools = [
                 Some((Pool::Endpoint(index), permits)),
@@ -266,19 +266,22 @@ impl Admission {
             for (pool, permits) in pools.into_iter().flatten() {
                 if permits.lease.available() == 0 {
                     has_permits = false;
-                    if next_slot.is_none() {
+                    if !matches!(next_slot, Taken::At(_)) {
                         permits.want(pool, &mut self.reports);
                     }
                 }
             }
             if has_permits {
-                self.open[index] = gate.open(tokens, now, &mut self.reports);
+                self.open[index] = gate.open(next_slot, tokens, now, &mut self.reports);
+                any |= self.open[index];
             }
-            opens = opens.into_iter().chain(next_slot).min();
+            if let Taken::At(at) = next_slot {
+                opens = opens.into_iter().chain([at]).min();
+            }
         }
-        match self.open.contains(&true) {
+        match any {
             true => Ok(()),
-            false => Err(opens),
+            false => Err(opens.into_iter().chain(self.health.next_opening(now)).min()),
         }
     }
 

@@ -162,29 +162,33 @@ impl GroupGate {
         self.tokens.is_some()
     }
 
-    /// Whether the next slot lies ahead, and when.
-    pub(super) fn opens_at(&mut self, now: Instant) -> Option<Instant> {
-        match self.slots.as_mut()?.look(now) {
-            Taken::At(at) => Some(at),
-            Taken::Go | Taken::Empty => None,
+    /// What the next slot allows.
+    pub(super) fn look(&mut self, now: Instant) -> Taken {
+        match &mut self.slots {
+            Some(slots) => slots.look(now),
+            None => Taken::Go,
         }
     }
 
-    /// Whether a request of `tokens` may go now; asks for what is missing.
-    pub(super) fn open(&mut self, tokens: u64, now: Instant, reports: &mut Vec<Report>) -> bool {
+    /// Whether a request of `tokens` may go now, if `next` is what [`Self::look`] has just found; asks for
+    /// what is missing.
+    pub(super) fn open(
+        &mut self,
+        next: Taken,
+        tokens: u64,
+        now: Instant,
+        reports: &mut Vec<Report>,
+    ) -> bool {
         // Tokens first: they keep, while slots would expire during the wait for them.
         if let Some(gate) = &mut self.tokens
             && !gate.holds(tokens, reports)
         {
             return false;
         }
-        match &mut self.slots {
-            Some(slots) => {
-                slots.ask(now, reports);
-                slots.look(now) == Taken::Go
-            }
-            None => true,
+        if let Some(slots) = &mut self.slots {
+            slots.ask(now, reports);
         }
+        next == Taken::Go
     }
 
     /// Spends what [`Self::open`] found at the same `now`; returns the tokens taken.
@@ -258,7 +262,8 @@ mod tests {
         let mut gate = GroupGate::new(3, &limits);
         let mut reports = Vec::new();
         let mut check = |gate: &mut GroupGate, open: bool, asked: &str| {
-            assert_eq!(gate.open(100, now, &mut reports), open);
+            let next = gate.look(now);
+            assert_eq!(gate.open(next, 100, now, &mut reports), open);
             let reported: Vec<String> = reports
                 .drain(..)
                 .map(|report| format!("{report:?}"))
@@ -284,8 +289,8 @@ mod tests {
         check(&mut gate, true, "");
         assert_eq!(gate.spend(100, now), 100);
         assert_eq!(
-            gate.opens_at(now),
-            Some(now + std::time::Duration::from_secs(1))
+            gate.look(now),
+            Taken::At(now + std::time::Duration::from_secs(1))
         );
 
         let mut reports = Vec::new();
@@ -306,7 +311,8 @@ mod tests {
         let now = start();
         let mut gate = GroupGate::new(0, &GroupLimits::default());
         let mut reports = Vec::new();
-        assert!(gate.open(1 << 40, now, &mut reports) && !gate.counts_tokens());
+        let next = gate.look(now);
+        assert!(gate.open(next, 1 << 40, now, &mut reports) && !gate.counts_tokens());
         assert_eq!(gate.spend(1 << 40, now), 0);
         gate.settle(0, 99, &mut reports);
         gate.surrender(&mut reports);
