@@ -1,7 +1,9 @@
 //! The main thread of a run: owns the global halves of the traffic policy, hands out input, listens
 //! to the shards and decides when the run is over. It sees messages only; no shard waits for it.
 
+mod ending;
 mod telling;
+mod watch;
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,7 +14,7 @@ use crossbeam_channel::{Receiver, select};
 
 use crate::batch::admission::FirstPermits;
 use crate::batch::input::Input;
-use crate::batch::last_lines::{LastLines, Ruling};
+use crate::batch::last_lines::LastLines;
 use crate::batch::message::{Event, Order, Pool, Report, Schedule};
 use crate::batch::plan::Plan;
 use crate::batch::quotas::{Quotas, TokenLease};
@@ -20,11 +22,12 @@ use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
 use crate::metrics::{Gauges, Snapshot, Totals};
-use crate::policy::health::{Health, MAX_OUTAGE_NEVER, State, StopReason};
+use crate::policy::health::{Health, State};
 use crate::policy::pacer::{Pacer, Slots};
 use crate::policy::permits::{Action, Permits};
 use crate::runtime;
 use crate::runtime::mailbox::Sender;
+use watch::Watch;
 
 /// How often the display, the outage clock and the input's identity are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -75,6 +78,8 @@ struct Worker {
     /// It has something to send.
     working: bool,
     ended: bool,
+    /// Once its thread runs, where the system lets it be seen.
+    watch: Option<Watch>,
 }
 
 /// The run's centre.
@@ -101,6 +106,8 @@ pub struct Coordinator {
     /// When the display, the outage clock and the input's identity are looked at next.
     tick_at: Instant,
     stopped: Option<Stopped>,
+    /// Shards that were given up.
+    stuck: Vec<usize>,
     /// When shards that still have requests in flight are told to leave.
     leave_at: Option<Instant>,
     actions: Vec<Action>,
@@ -124,6 +131,8 @@ pub struct Finished {
     pub stopped: Option<Stopped>,
     /// The last figures.
     pub snapshot: Snapshot,
+    /// Shards that have not left and never will: nobody may wait for their threads.
+    pub stuck: Vec<usize>,
 }
 
 impl Coordinator {
@@ -173,6 +182,7 @@ impl Coordinator {
                     orders,
                     working: true,
                     ended: false,
+                    watch: None,
                 })
                 .collect(),
             plan,
@@ -185,6 +195,7 @@ impl Coordinator {
             started: now,
             tick_at: now,
             stopped: None,
+            stuck: Vec::new(),
             leave_at: None,
             actions: Vec::new(),
             token_leases: Vec::new(),
@@ -279,12 +290,17 @@ impl Coordinator {
         Finished {
             stopped: self.stopped,
             snapshot,
+            stuck: self.stuck,
         }
     }
 
     fn handle(&mut self, shard: usize, report: Report, now: Instant) {
         self.messages.reports += 1;
+        if let Some(watch) = &mut self.shards[shard].watch {
+            watch.hear();
+        }
         match report {
+            Report::Begun(clock) => self.shards[shard].watch = Some(Watch::new(clock)),
             Report::WantRange => {
                 let order = match self.slices.next(shard) {
                     Some(range) => Order::Range(range),
@@ -507,79 +523,6 @@ impl Coordinator {
             for shard in 0..self.shards.len() {
                 self.order(shard, Order::Endpoint(endpoint, view));
             }
-        }
-    }
-
-    fn tick(&mut self, now: Instant) {
-        if let Some(leave_at) = self.leave_at
-            && now >= leave_at
-        {
-            self.leave_at = None;
-            for shard in 0..self.shards.len() {
-                self.order(shard, Order::Exit);
-            }
-        }
-        if self.stopped.is_some() {
-            return;
-        }
-        if self.input.changed() {
-            self.stop(Stopped::InputChanged, now);
-            return;
-        }
-        let outage_max = self.plan.config.max_outage;
-        if let Some(reason) = self.health.verdict(now, outage_max, MAX_OUTAGE_NEVER) {
-            match self.rule(&reason, now) {
-                Ruling::Wait => {}
-                Ruling::Forgive => {
-                    tracing::warn!(
-                        "no endpoint has been usable, but all that is left are lines that failed with \
-                         an answer: they get the attempts they have left"
-                    );
-                    self.health.forgive(now);
-                }
-                Ruling::Stop => {
-                    let reasons = self.unusable_because(&reason, now);
-                    self.stop(Stopped::NoEndpoint(reasons), now);
-                }
-            }
-        }
-    }
-
-    /// Whether an outage is to end the run.
-    fn rule(&mut self, reason: &StopReason, now: Instant) -> Ruling {
-        let StopReason::Outage(lasted) = *reason else {
-            return Ruling::Stop;
-        };
-        let has_succeeded = self.health.ever_succeeded();
-        let enabled = (0..self.plan.endpoints.len())
-            .filter(|&index| !matches!(self.health.state(index, now), State::Disabled { .. }));
-        let outage_max = self.plan.config.max_outage;
-        self.last_lines
-            .rule(has_succeeded, enabled, lasted, outage_max)
-    }
-
-    /// Stops the run if `--max-cost` is reached.
-    fn check_cost(&mut self, now: Instant) {
-        let spent = self.spent_before + self.totals.cost_usd();
-        if self
-            .plan
-            .config
-            .max_cost
-            .is_some_and(|max_cost| spent >= max_cost)
-        {
-            self.stop(Stopped::Cost(spent), now);
-        }
-    }
-
-    /// Nothing more is sent; what is in flight may finish within the grace.
-    fn stop(&mut self, stopped: Stopped, now: Instant) {
-        if self.stopped.is_some() {
-            return;
-        }
-        self.stopped = Some(stopped);
-        self.leave_at = Some(now + self.plan.config.grace.max(LEAVE_WITHIN.min(TICK)));
-        for shard in 0..self.shards.len() {
-            self.order(shard, Order::Stop);
         }
     }
 

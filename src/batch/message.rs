@@ -10,6 +10,7 @@ use crate::metrics::Delta;
 use crate::policy::health::{EndpointView, Failures};
 use crate::policy::pacer::Slots;
 use crate::policy::slowdown::Remainders;
+use crate::runtime::cpu_clock::CpuClock;
 
 /// A pool of in-flight permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub enum Order {
 /// Shard → coordinator.
 #[derive(Debug)]
 pub enum Report {
+    /// The shard's thread has begun; how much it computes is to be seen here.
+    Begun(CpuClock),
     /// The shard works on its last range.
     WantRange,
     /// Slots are running low: how many more would be used.

@@ -28,6 +28,7 @@ use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
 use crate::provider::Authorization;
 use crate::runtime::backend::{self, Backend, ShardMain};
+use crate::runtime::cpu_clock::CpuClock;
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime, files, mailbox, simulated};
 
@@ -117,11 +118,14 @@ pub(super) fn run(
     };
     let done = resume.map(|resume| Arc::new(resume.done));
     let input = Arc::new(input);
-    let Finished { stopped, snapshot } = if before.succeeded + before.failed == scan.lines {
+    let Finished {
+        stopped, snapshot, ..
+    } = if before.succeeded + before.failed == scan.lines {
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
             stopped: None,
             snapshot: still(&setup.plan, &scan, before),
+            stuck: Vec::new(),
         }
     } else if config
         .max_cost
@@ -130,6 +134,7 @@ pub(super) fn run(
         Finished {
             stopped: Some(Stopped::Cost(spent_before)),
             snapshot: still(&setup.plan, &scan, before),
+            stuck: Vec::new(),
         }
     } else {
         let driven = setup.drive(
@@ -147,6 +152,7 @@ pub(super) fn run(
             Err(RunError::Storage(error)) if error.is_resumable() => Finished {
                 stopped: Some(Stopped::Storage(error)),
                 snapshot: still(&setup.plan, &scan, before),
+                stuck: Vec::new(),
             },
             driven => driven?,
         }
@@ -344,9 +350,14 @@ impl Setup {
             .map(|start| self.spawn(start))
             .collect::<Result<Vec<_>, _>>()?;
         let finished = coordinator.run(observer, interrupts);
-        for thread in threads {
-            // A panic has been reported by the thread's last message.
-            let _ = thread.join();
+        for (id, thread) in threads.into_iter().enumerate() {
+            if finished.stuck.contains(&id) {
+                // It has its files open and may come back to life.
+                folder.stay_locked();
+            } else {
+                // A panic has been reported by the thread's last message.
+                let _ = thread.join();
+            }
         }
         Ok(finished)
     }
@@ -397,6 +408,9 @@ impl Setup {
                     runtime::pin_current_thread(core);
                 }
                 let ended = Ended::new(start.id, start.events.clone());
+                if let Some(clock) = CpuClock::of_this_thread() {
+                    ended.report(Report::Begun(clock));
+                }
                 let result = backend::run(backend, choice, RunShard(start));
                 ended.tell(result.map_err(|error| {
                     let name = backend.name();
@@ -440,11 +454,13 @@ impl Ended {
     }
 
     fn send(&self, result: Result<(), String>) {
+        self.report(Report::Ended(result));
+    }
+
+    fn report(&self, report: Report) {
+        let shard = self.id;
         // Nobody listens any more only if the run has failed already.
-        let _ = self.events.send(Event {
-            shard: self.id,
-            report: Report::Ended(result),
-        });
+        let _ = self.events.send(Event { shard, report });
     }
 }
 

@@ -12,6 +12,11 @@
 pub mod backend;
 pub mod buffers;
 pub mod cores;
+#[cfg(target_os = "linux")]
+pub mod cpu_clock;
+#[cfg(not(target_os = "linux"))]
+#[path = "cpu_clock_absent.rs"]
+pub mod cpu_clock;
 pub mod dns;
 pub mod files;
 pub mod mailbox;

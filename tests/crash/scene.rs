@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -509,7 +510,9 @@ pub fn behind(command: &mut Command, program: &str, args: &[String]) {
         .args(command.get_args())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stderr(Stdio::piped())
+        // Killed, it must not leave the command running: see `Running`.
+        .process_group(0);
     if let Some(folder) = command.get_current_dir() {
         outer.current_dir(folder);
     }

@@ -10,7 +10,9 @@ use blaze_uring::runtime::uring_available;
 
 use crate::scene::{Lines, Scene, WORKERS, behind, strace_works, undisturbed};
 use crate::space::limit;
-use crate::support::{WATCHDOG, parse_records, run, run_with, runtimes, skip, spawn};
+use crate::support::{
+    Run, WATCHDOG, parse_records, run, run_with, runtimes, skip, spawn, spawn_with,
+};
 
 const LINES: Lines = Lines {
     sent: 60,
@@ -226,24 +228,33 @@ fn failing(call: &str, how: &str) -> Vec<String> {
         .collect()
 }
 
+/// Whether io_uring is there and strace can have a call of it fail; says so if not.
+fn can_fail(call: &str) -> bool {
+    if let Err(reason) = uring_available() {
+        skip(&reason);
+        return false;
+    }
+    strace_works(&failing(call, "error=EINTR:when=1"))
+}
+
+/// Runs the scene on one core, with a call of io_uring failing like this.
+fn run_failing(scene: &Scene, settings: &[&str], call: &str, how: &str) -> Run {
+    run_with(&scene.place, &scene.args(settings), |command| {
+        behind(command, "strace", &failing(call, how));
+    })
+}
+
 /// A kernel, sandbox or limit that refuses io_uring.
 #[test]
 fn without_io_uring_it_runs_on_tokio() {
-    if let Err(reason) = uring_available() {
-        skip(&reason);
-        return;
-    }
-    if !strace_works(&failing("io_uring_setup", "error=EPERM")) {
+    if !can_fail("io_uring_setup") {
         return;
     }
     let undisturbed = undisturbed("tokio", LINES);
     for how in ["error=EPERM", "error=ENOSYS", "error=ENOMEM"] {
         for (runtime, status) in [("auto", 3), ("uring", 1)] {
             let scene = scene(runtime, LINES, "1ms");
-            let run = run_with(&scene.place, &scene.args(&[]), |command| {
-                behind(command, "strace", &failing("io_uring_setup", how));
-            });
-            let run = run.expect(status);
+            let run = run_failing(&scene, &[], "io_uring_setup", how).expect(status);
             assert_eq!(
                 run.stderr.matches("io_uring cannot be used").count(),
                 1,
@@ -259,21 +270,58 @@ fn without_io_uring_it_runs_on_tokio() {
 /// A signal, a lack of memory, a full completion queue: what the kernel did not take is not left behind.
 #[test]
 fn a_ring_whose_calls_fail_now_and_then_loses_no_request() {
-    if let Err(reason) = uring_available() {
-        skip(&reason);
-        return;
-    }
-    if !strace_works(&failing("io_uring_enter", "error=EINTR:when=1")) {
+    if !can_fail("io_uring_enter") {
         return;
     }
     let undisturbed = undisturbed("uring", LINES);
     for error in ["EINTR", "EAGAIN", "EBUSY"] {
         let scene = scene("uring", LINES, "1ms");
         let how = format!("error={error}:when=20+7");
-        let run = run_with(&scene.place, &scene.args(&["--cores", "1"]), |command| {
-            behind(command, "strace", &failing("io_uring_enter", &how));
-        });
-        run.expect(3);
+        run_failing(&scene, &["--cores", "1"], "io_uring_enter", &how).expect(3);
         scene.check(&undisturbed, &[], 0);
+    }
+}
+
+/// From some moment on the kernel does nothing more for a ring. Inside the runtime that is a loop without
+/// end: of one kind after EBUSY, of another after ENOMEM.
+#[test]
+fn a_ring_whose_calls_fail_for_good_stops_the_run_which_goes_on() {
+    if !can_fail("io_uring_enter") {
+        return;
+    }
+    let undisturbed = undisturbed("uring", LINES);
+    for error in ["EBUSY", "ENOMEM"] {
+        let scene = scene("uring", LINES, "1ms");
+        let how = format!("error={error}:when=30+");
+        // The thread may be silent for less long.
+        let settings = ["--cores", "1", "--max-response-bytes", "65536"];
+        let stopped = run_failing(&scene, &settings, "io_uring_enter", &how).expect(4);
+        assert!(stopped.stderr.contains("shard 0 is stuck"), "{stopped:#?}");
+        let kept = scene.kept();
+        assert!(kept.finished.len() < LINES.sent, "it failed midway");
+        scene.finish(&[]);
+        scene.check(&undisturbed, &[kept], WORKERS.into());
+    }
+}
+
+/// The harness: what stands in front of a command (strace) takes it along when it is killed.
+#[test]
+fn nothing_outlives_a_test_that_gives_up() {
+    let scene = scene("tokio", LINES, "1h");
+    let shell = ["-c".to_owned(), "\"$0\" \"$@\"; exit $?".to_owned()];
+    let running = spawn_with(&scene.place, &scene.args(&[]), |command| {
+        behind(command, "sh", &shell);
+    });
+    let outer = running.id();
+    assert!(scene.arrivals.wait_for(1, WATCHDOG));
+    let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"));
+    let children = children.expect("the shell runs");
+    let inner: i32 = children.trim().parse().expect("it has one child");
+    drop(running);
+    let deadline = std::time::Instant::now() + WATCHDOG;
+    // SAFETY: a system call without pointers; signal 0 only asks.
+    while unsafe { libc::kill(inner, 0) } == 0 {
+        assert!(std::time::Instant::now() < deadline, "{inner} goes on");
+        std::thread::yield_now();
     }
 }

@@ -238,7 +238,7 @@ fn clean_environment(command: &mut Command) {
     }
 }
 
-/// A started process; dropping it kills it.
+/// A started process; dropping it kills it, with its process group if it leads one.
 pub struct Running {
     started: Instant,
     child: Child,
@@ -318,8 +318,22 @@ impl Running {
         }
     }
 
-    fn give_up(&mut self, why: &str) -> ! {
+    fn end(&mut self) {
+        #[cfg(unix)]
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let id = self.child.id().cast_signed();
+            // SAFETY: system calls without pointers; the child is not reaped yet, so the id is its own.
+            unsafe {
+                if libc::getpgid(id) == id {
+                    libc::kill(-id, libc::SIGKILL);
+                }
+            }
+        }
         let _ = self.child.kill();
+    }
+
+    fn give_up(&mut self, why: &str) -> ! {
+        self.end();
         let stdout = lossy(&self.stdout.bytes());
         let stderr = lossy(&self.stderr.bytes());
         panic!("{why}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
@@ -328,7 +342,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        self.end();
         let _ = self.child.wait();
     }
 }

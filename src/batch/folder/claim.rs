@@ -61,7 +61,7 @@ impl Claim {
                         path: self.path,
                         stored,
                         generation: 0,
-                        _lock: self.lock,
+                        lock: self.lock,
                     };
                     Ok(Opened {
                         folder,
@@ -89,10 +89,7 @@ impl Claim {
             return Err(error);
         }
         let RunFolder {
-            path,
-            stored,
-            _lock: lock,
-            ..
+            path, stored, lock, ..
         } = folder;
         stored.write(&path).map_err(FolderError::from)?;
         let manifest = stored.manifest.clone();
@@ -119,7 +116,7 @@ impl Claim {
             path: self.path,
             stored,
             generation: 1,
-            _lock: self.lock,
+            lock: self.lock,
         })
     }
 
@@ -145,7 +142,7 @@ impl Claim {
             path: self.path,
             stored,
             generation,
-            _lock: self.lock,
+            lock: self.lock,
         };
         Ok(Opened {
             folder,

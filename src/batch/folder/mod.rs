@@ -25,6 +25,7 @@ pub(super) use resume::{damaged, map, record};
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use super::storage_error::StorageError;
@@ -38,8 +39,8 @@ pub struct RunFolder {
     path: PathBuf,
     stored: Stored,
     generation: u32,
-    /// Held, not used: the lock goes with it.
-    _lock: File,
+    /// Held: the lock goes with it.
+    lock: File,
 }
 
 /// A run folder, and what was found in it.
@@ -125,6 +126,12 @@ impl RunFolder {
     /// known, so that standard input can be spooled into it ([`Claim::spool_path`]).
     pub fn claim(path: &Path, fresh: bool) -> Result<Claim, FolderError> {
         Claim::take(path, fresh)
+    }
+
+    /// Keeps the folder from every run of this process and others until this process ends.
+    pub fn stay_locked(&self) {
+        // Only without descriptors left is there no second one; then the lock goes with the first.
+        mem::forget(self.lock.try_clone());
     }
 
     /// Whether an unfinished run may be there.
