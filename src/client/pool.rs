@@ -19,7 +19,7 @@ use super::pump::{self, Broken, Transfer};
 use super::{Exchange, Target};
 use crate::http::{Limits, Response};
 use crate::runtime::dns::Resolver;
-use crate::runtime::{self, Runtime, Write, buffers};
+use crate::runtime::{self, Runtime, Write, awaited, buffers};
 
 /// Connections that may turn out to take no more streams before an exchange gives up.
 const UNSENT_MAX: usize = 3;
@@ -165,7 +165,9 @@ impl<R: Runtime> Pool<R> {
                 written: 0,
                 resent: false,
             };
+            let awaited = awaited::Exchange::begin();
             let result = self.perform(endpoint, &mut parts).await;
+            drop(awaited);
             let resent = parts.resent;
             Exchange {
                 result,

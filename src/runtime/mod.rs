@@ -9,6 +9,7 @@
     reason = "the clock and the files of the system live here"
 )]
 
+pub mod awaited;
 pub mod backend;
 pub mod buffers;
 pub mod cores;

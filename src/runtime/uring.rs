@@ -2,6 +2,7 @@
 
 mod buffers;
 mod connection;
+mod linger;
 mod prefetch;
 mod ring;
 

@@ -26,23 +26,15 @@ use monoio::net::UnixStream;
 
 use super::buffers::{self, Buffers};
 use super::connection::Connection;
+use super::linger;
 use super::prefetch::prefetch;
-use crate::runtime::remember_waker;
+use crate::runtime::{awaited, remember_waker};
 
 /// `io_uring_enter(2)`: run deferred work and post completions.
 const ENTER_GETEVENTS: u32 = 1;
 /// Turns in a row that found work, before the runtime gets its own turn at the kernel: its timers and
 /// messages of other threads must not starve on a busy shard.
 const TURNS_MAX: u32 = 8;
-/// A shard whose answers come in twos and threes while it works spends more on its turns (system calls, a
-/// write of records) than on the answers, if its server is no faster. So it waits for this many from its second
-/// busy turn in a row on, a time that no answer of a model is short enough to notice.
-const LINGER_FOR: usize = 24;
-const LINGER_TIME: Duration = Duration::from_micros(50);
-/// It does so only if the turn before found fewer than this, and fewer requests wait to be sent.
-const LINGER_BELOW: usize = 8;
-/// With fewer connections so many need not come.
-const LINGER_CONNECTIONS: usize = 2 * LINGER_FOR;
 /// Completions handed out before what they lead to is sent. When thousands of answers come at once, their
 /// tasks go one batch after the other, with the same buffers.
 const ARRIVALS_MAX: usize = 128;
@@ -73,8 +65,6 @@ pub(super) struct Ring {
     arrived: RefCell<VecDeque<(u64, i32, u32)>>,
     /// Receives that may be put into the ring before it has to be looked at again: see `lend`.
     loans: Cell<u16>,
-    /// Completions of receives that this turn has handed out.
-    answers: Cell<usize>,
     /// Counts up whenever there may be work, for a thread that sleeps.
     event: OwnedFd,
     driver: RefCell<Option<Waker>>,
@@ -117,7 +107,6 @@ impl Ring {
             queue: RefCell::default(),
             arrived: RefCell::default(),
             loans: Cell::new(0),
-            answers: Cell::new(0),
             event,
             driver: RefCell::default(),
             awake: Cell::new(false),
@@ -167,22 +156,27 @@ impl Ring {
         !self.io.borrow_mut().submission().is_empty()
     }
 
-    fn may_linger(&self) -> bool {
-        let waiting = self.queue.borrow().len();
-        waiting < LINGER_BELOW && self.places.borrow().open() >= LINGER_CONNECTIONS
+    /// For how many completions a turn should wait; see [`linger::completions`].
+    fn patience(&self, busy: bool) -> Option<usize> {
+        linger::completions(&linger::Turn {
+            busy,
+            ended: awaited::take_ended(),
+            awaited: awaited::count(),
+            queued: self.queue.borrow().len(),
+            connections: self.places.borrow().open(),
+        })
     }
 
     /// Takes what has come, then puts into the ring what is queued. Whether that made work for a task
     /// or for another turn. `busy`: and so did the turn before.
     fn turn(&self, busy: bool) -> bool {
-        let found = self.answers.replace(0);
-        let mut linger = busy && found < LINGER_BELOW && self.may_linger();
+        let mut patience = self.patience(busy);
         // First: what came before a request went out is no answer to it. The kernel posts a few
         // completions each time.
         while self.holds_back() {
-            let _ = match mem::take(&mut linger) {
-                true => self.linger(),
-                false => self.enter(),
+            let _ = match patience.take() {
+                Some(completions) => self.linger(completions),
+                None => self.enter(),
             };
             let before = self.arrived.borrow().len();
             self.collect();
@@ -295,13 +289,15 @@ impl Ring {
         outcome.inspect_err(|error| tracing::trace!("io_uring_enter: {error}"))
     }
 
-    /// The same, but sleeps for a moment unless several have come.
-    fn linger(&self) -> io::Result<()> {
-        let time = types::Timespec::new().nsec(LINGER_TIME.subsec_nanos());
+    /// The same, but sleeps for a moment unless so many completions are there.
+    fn linger(&self, completions: usize) -> io::Result<()> {
+        let time = types::Timespec::new().nsec(linger::TIME.subsec_nanos());
         let arguments = types::SubmitArgs::new().timespec(&time);
         let io = self.io.borrow();
         let submitter = io.submitter();
-        submitter.submit_with_args(LINGER_FOR, &arguments).map(drop)
+        submitter
+            .submit_with_args(completions, &arguments)
+            .map(drop)
     }
 
     /// Takes the completions from the ring.
@@ -328,7 +324,6 @@ impl Ring {
             };
             woke |= match number & 1 {
                 RECEIVES => {
-                    self.answers.set(self.answers.get() + 1);
                     let buffer = cqueue::buffer_select(flags);
                     connection.received(self, result, buffer, cqueue::more(flags))
                 }

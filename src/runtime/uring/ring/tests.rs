@@ -114,7 +114,7 @@ fn a_lonely_answer() {
     let Ok(io) = io else { return };
     let ring = Ring::new(io).expect("it takes buffers");
     let context = Context::from_waker(Waker::noop());
-    let pairs: Vec<_> = (0..LINGER_CONNECTIONS)
+    let pairs: Vec<_> = (0..48)
         .map(|_| Pair::pair().expect("a pair of sockets"))
         .collect();
     let connections: Vec<_> = pairs
@@ -127,7 +127,9 @@ fn a_lonely_answer() {
     for one in &connections {
         assert!(one.poll_ready(&ring, &context).is_pending());
     }
+    let _awaited: Vec<_> = pairs.iter().map(|_| awaited::Exchange::begin()).collect();
     ring.turn(false);
+    assert!(ring.patience(true).is_some(), "it waits for more answers");
     std::io::Write::write_all(&mut &pairs[7].1, b"alone").expect("it has room");
     assert!(ring.holds_back(), "it has not been taken");
     // There will be no second one.
