@@ -6,6 +6,7 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 
 use super::server::{Server, await_close, echo, read_request, reply, send};
 use super::*;
+use crate::runtime::awaited;
 
 fn plain(server: &Server) -> Target {
     target(Scheme::Http, "127.0.0.1", server.address.port())
@@ -296,13 +297,16 @@ fn the_body_is_seen_as_it_arrives_each_byte_once<R: Runtime>() {
     });
     with_pool::<R, _>(settings(), plain(&server), async |pool| {
         let pieces = RefCell::new(Vec::new());
+        let before = awaited::count();
         let exchange = exchange(&pool, &request(b"x"), AMPLE, |piece| {
+            assert_eq!(awaited::count(), before + 1, "the ring may know of it");
             pieces
                 .borrow_mut()
                 .push(String::from_utf8_lossy(piece).into_owned());
             let _ = go.send(());
         })
         .await;
+        assert_eq!(awaited::count(), before);
         assert_eq!(*pieces.borrow(), ["one,", "two,", "three"]);
         assert_eq!(exchange.body(), "one,two,three");
     });
