@@ -24,7 +24,6 @@ use crate::policy::pacer::Taken;
 use crate::policy::retry::{Parked, RetryQueue};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
-use crate::provider::cost::estimate_tokens;
 
 pub use ticket::Ticket;
 
@@ -62,8 +61,6 @@ pub struct Admission {
     gates: Vec<GroupGate>,
     /// Quota group of each endpoint.
     groups: Vec<usize>,
-    /// The line last estimated, by its offset, and the tokens it is taken for.
-    estimate: Option<(u64, u64)>,
     /// By endpoint: the next request may go there now. Filled anew for every request.
     open: Vec<bool>,
     workers: Permits,
@@ -135,7 +132,6 @@ impl Admission {
                 .map(|(group, limits)| GroupGate::new(group, limits))
                 .collect(),
             groups: opening.groups.clone(),
-            estimate: None,
             open: vec![false; opening.weights.len()],
             workers: Permits::new(opening.permits.workers),
             windows: (opening.permits.groups.into_iter())
@@ -290,28 +286,8 @@ impl Admission {
         if !self.gates.iter().any(GroupGate::counts_tokens) {
             return 0;
         }
-        let offset = match (retry_due, &self.source.next) {
-            (true, _) => self.parked.next_offset(),
-            (false, next) => next.as_ref().map(|(line, _)| line.offset),
-        };
-        let offset = offset.expect("a line is ready");
-        if let Some((of, tokens)) = self.estimate
-            && of == offset
-        {
-            return tokens;
-        }
-        let line = input.line(offset);
-        let tokens = match &self.source.next {
-            Some((_, parsed)) if !retry_due => estimate_of(parsed, line),
-            _ => {
-                let parsed = parsed_before(line, self.source.take_spare());
-                let tokens = estimate_of(&parsed, line);
-                self.source.reuse(parsed);
-                tokens
-            }
-        };
-        self.estimate = Some((offset, tokens));
-        tokens
+        let parked = retry_due.then(|| self.parked.next_offset().expect("a retry is due"));
+        self.source.estimate(input, parked)
     }
 
     /// Takes the line, the permits and the endpoint that [`Self::admit`] has found free.
@@ -326,7 +302,7 @@ impl Admission {
             };
             (
                 line,
-                parsed_before(text, self.source.take_spare()),
+                self.source.parse_again(text),
                 u32::from(parked.attempts),
                 Some(usize::from(parked.last_endpoint)),
             )
@@ -586,16 +562,4 @@ impl Admission {
         let cursor = self.source.cursor.as_ref()?;
         Some(self.source.range_start..cursor.offset())
     }
-}
-
-/// A line that was parsed when it was first sent.
-fn parsed_before(line: &[u8], mut parsed: Parsed) -> Parsed {
-    parsed
-        .parse(line)
-        .expect("a parked line was parsed when it was first sent");
-    parsed
-}
-
-fn estimate_of(parsed: &Parsed, line: &[u8]) -> u64 {
-    estimate_tokens(parsed.body_bytes(), parsed.completion_tokens_max(line))
 }

@@ -8,6 +8,7 @@ use crate::batch::input::{Input, LineCursor, LineRange, LineRef};
 use crate::batch::line::{InvalidLine, Parsed};
 use crate::batch::message::Report;
 use crate::error::ErrorKind;
+use crate::provider::cost::estimate_tokens;
 
 /// See the module.
 pub(super) struct Source {
@@ -23,6 +24,8 @@ pub(super) struct Source {
     /// Unfinished lines that an earlier process has tried already: they go after all others, so that
     /// lines that always fail cannot keep a run from ever reaching those behind them.
     pub(super) tried_before: Vec<TriedBefore>,
+    /// The line last estimated, by its offset, and the tokens it is taken for.
+    estimated: Option<(u64, u64)>,
     /// What finished lines were parsed into.
     spare: Vec<Parsed>,
     done: Option<Arc<DoneSet>>,
@@ -58,6 +61,7 @@ impl Source {
             ended: false,
             next: None,
             tried_before: Vec::new(),
+            estimated: None,
             spare: Vec::new(),
             done,
             max_line_bytes,
@@ -147,8 +151,40 @@ impl Source {
         }
     }
 
+    /// Parses a line that was parsed when it was first sent.
+    pub(super) fn parse_again(&mut self, line: &[u8]) -> Parsed {
+        let mut parsed = self.take_spare();
+        parsed
+            .parse(line)
+            .expect("a parked line was parsed when it was first sent");
+        parsed
+    }
+
+    /// Tokens that a line is taken for: the one parked at this offset, else the one in `next`.
+    pub(super) fn estimate(&mut self, input: &Input, parked: Option<u64>) -> u64 {
+        let next = self.next.as_ref().map(|(line, _)| line.offset);
+        let offset = parked.or(next).expect("a line is ready");
+        if let Some((of, tokens)) = self.estimated
+            && of == offset
+        {
+            return tokens;
+        }
+        let line = input.line(offset);
+        let tokens = match &self.next {
+            Some((_, parsed)) if parked.is_none() => estimate(parsed, line),
+            _ => {
+                let parsed = self.parse_again(line);
+                let tokens = estimate(&parsed, line);
+                self.reuse(parsed);
+                tokens
+            }
+        };
+        self.estimated = Some((offset, tokens));
+        tokens
+    }
+
     /// Something to parse a line into.
-    pub(super) fn take_spare(&mut self) -> Parsed {
+    fn take_spare(&mut self) -> Parsed {
         self.spare.pop().unwrap_or_default()
     }
 
@@ -157,4 +193,8 @@ impl Source {
             self.spare.push(parsed);
         }
     }
+}
+
+fn estimate(parsed: &Parsed, line: &[u8]) -> u64 {
+    estimate_tokens(parsed.body_bytes(), parsed.completion_tokens_max(line))
 }
