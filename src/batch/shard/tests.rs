@@ -24,10 +24,15 @@ struct Bench {
 impl Bench {
     /// To be called within the runtime.
     fn new(attempts_max: u32) -> Self {
+        Self::of_lines(attempts_max, 1)
+    }
+
+    /// The same, of lines with so many bytes of input.
+    fn of_lines(attempts_max: u32, bytes: usize) -> Self {
         let place = Place::new();
         let path = place.at("in.jsonl");
         let lines: String = (1..=3)
-            .map(|id| format!("{{\"input\": \"{id}\"}}\n"))
+            .map(|id| format!("{{\"input\": \"{}{id}\"}}\n", "0".repeat(bytes - 1)))
             .collect();
         std::fs::write(&path, lines).expect("an input");
         let input = Input::open(&path).expect("an input");
@@ -98,6 +103,26 @@ impl Bench {
         };
         self.events.try_iter().map(returned).sum()
     }
+}
+
+#[test]
+fn records_are_written_before_they_take_much_memory() {
+    run(async || {
+        let bench = Bench::of_lines(1, FLUSH_BYTES / 2);
+        let tickets = [bench.next(), bench.next()];
+        let buffered = tickets.map(|ticket| {
+            bench.fail(&ticket);
+            bench.shard.schedule_flush();
+            bench.shard.log.borrow().buffered_bytes()
+        });
+        assert_eq!(bench.records(), 2);
+        let [one, both] = buffered;
+        assert!(
+            one > FLUSH_BYTES / 2,
+            "the end of the turn writes it: {one}"
+        );
+        assert_eq!(both, 0, "the two are too much for that");
+    });
 }
 
 fn run(test: impl AsyncFnOnce()) {
