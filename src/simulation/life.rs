@@ -1,8 +1,8 @@
 //! One run of a seed, from its first process to its final files.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::check;
@@ -46,7 +46,10 @@ pub struct History {
 
 /// Lives through everything that `seed` stands for; `Err`: what went wrong.
 pub fn live(seed: u64, is_shown: bool) -> Result<History, String> {
-    let lived = catch_unwind(AssertUnwindSafe(|| Life::new(seed, is_shown).live()));
+    // On a thread of its own: what a thread keeps for later, such as buffers of some length, would pass from
+    // one seed to the next.
+    let life = || Life::new(seed, is_shown).live();
+    let lived = thread::scope(|scope| scope.spawn(life).join());
     lived.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
