@@ -294,12 +294,14 @@ fn a_ring_whose_calls_fail_for_good_stops_the_run_which_goes_on() {
         let scene = scene("uring", LINES, "1ms");
         let how = format!("error={error}:when=30+");
         // The thread may be silent for less long.
-        let settings = ["--cores", "1", "--max-response-bytes", "65536"];
+        let short = ["--max-line-bytes", "65536"];
+        let small = ["--max-response-bytes", "65536"];
+        let settings = [&["--cores", "1"], &short[..], &small].concat();
         let stopped = run_failing(&scene, &settings, "io_uring_enter", &how).expect(4);
         assert!(stopped.stderr.contains("shard 0 is stuck"), "{stopped:#?}");
         let kept = scene.kept();
         assert!(kept.finished.len() < LINES.sent, "it failed midway");
-        scene.finish(&[]);
+        scene.finish(&short);
         scene.check(&undisturbed, &[kept], WORKERS.into());
     }
 }

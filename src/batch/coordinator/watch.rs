@@ -9,10 +9,11 @@ use crate::config::Config;
 use crate::runtime::cpu_clock::CpuClock;
 
 /// Processor time that a thread may use between two reports, beyond [`LONGEST`].
-const PATIENCE: Duration = Duration::from_secs(2);
-/// What a byte of the longest line and the longest answer may cost besides: they are looked through at
-/// some hundred megabytes a second, a few times.
-const LONGEST: Duration = Duration::from_nanos(10);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What a byte of the longest line and the longest answer may cost besides. A build without optimisation takes
+/// a tenth of it, and to give up a thread that works is worse than to see late that one is stuck: the same
+/// line would stop every further process, too.
+const LONGEST: Duration = Duration::from_micros(1);
 
 /// Processor time after which a silent thread is stuck.
 pub(super) fn patience(config: &Config) -> Duration {
@@ -60,6 +61,12 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_line_and_answer_may_take_their_time() {
+        // Two lines of 60 MB, without optimisation, on a loaded machine.
+        assert!(patience(&Config::default()) > Duration::from_secs(100));
+    }
 
     #[test]
     fn a_thread_that_computes_in_silence_is_stuck() {
