@@ -5,6 +5,7 @@ mod connection;
 mod linger;
 mod prefetch;
 mod ring;
+mod trouble;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -12,6 +13,7 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
@@ -194,12 +196,19 @@ impl Runtime for Uring {
         runtime.block_on(async {
             let event = UnixStream::from_std(running.ring.event()?.into())?;
             Self::spawn(drive(Rc::clone(&running.ring), event));
-            let result = main.await;
+            let mut main = pin!(main);
+            let result = poll_fn(|context| {
+                if let Poll::Ready(error) = running.ring.trouble.poll(context) {
+                    return Poll::Ready(Err(error));
+                }
+                main.as_mut().poll(context).map(Ok)
+            })
+            .await;
             running.ring.end();
             // The driver ends, and tasks that were woken in the meantime find the end of their sockets.
             Self::yield_now().await;
             drop(running);
-            Ok(result)
+            result
         })
     }
 

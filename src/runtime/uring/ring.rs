@@ -28,7 +28,8 @@ use super::buffers::{self, Buffers};
 use super::connection::Connection;
 use super::linger;
 use super::prefetch::prefetch;
-use crate::runtime::{awaited, remember_waker};
+use super::trouble::Trouble;
+use crate::runtime::{self, awaited, remember_waker};
 
 /// `io_uring_enter(2)`: run deferred work and post completions.
 const ENTER_GETEVENTS: u32 = 1;
@@ -71,6 +72,7 @@ pub(super) struct Ring {
     /// The driver will run anyway.
     awake: Cell<bool>,
     ended: Cell<bool>,
+    pub(super) trouble: Trouble,
 }
 
 /// Connections that the kernel knows by number.
@@ -111,6 +113,7 @@ impl Ring {
             driver: RefCell::default(),
             awake: Cell::new(false),
             ended: Cell::new(false),
+            trouble: Trouble::default(),
         }))
     }
 
@@ -285,8 +288,11 @@ impl Ring {
             io.submitter()
                 .enter::<libc::sigset_t>(waiting, 0, ENTER_GETEVENTS, None)
         };
-        let outcome = result.map(drop);
-        outcome.inspect_err(|error| tracing::trace!("io_uring_enter: {error}"))
+        let outcome = result.map(|_| self.trouble.over());
+        outcome.inspect_err(|error| {
+            tracing::trace!("io_uring_enter: {error}");
+            self.trouble.note(error, runtime::now());
+        })
     }
 
     /// The same, but sleeps for a moment unless so many completions are there.

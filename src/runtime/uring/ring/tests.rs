@@ -5,7 +5,7 @@ use super::*;
 use crate::runtime::tests::bounded;
 use crate::runtime::uring::connection::Told;
 use crate::runtime::uring::{RING, Uring};
-use crate::runtime::{Read as _, Runtime as _, uring_available};
+use crate::runtime::{Read as _, Runtime as _, Write as _, uring_available};
 
 /// Operations that were put into the ring so far (proc_pid_fdinfo(5)).
 fn operations(ring: &Ring) -> u32 {
@@ -37,6 +37,11 @@ fn a_kernel_that_takes_nothing_from_a_full_ring_fails_the_operation() {
 #[test]
 fn a_turn_that_waits_for_more_answers_takes_what_there_is() {
     on_uring(a_lonely_answer);
+}
+
+#[test]
+fn a_ring_that_the_kernel_does_nothing_for_ends_what_runs_on_it() {
+    on_uring(a_dead_ring);
 }
 
 fn many_receives_at_once() {
@@ -139,4 +144,26 @@ fn a_lonely_answer() {
     assert_eq!(outcome.expect("it has come").expect("five bytes"), 5);
     assert_eq!(answer, b"alone");
     ring.end();
+}
+
+fn a_dead_ring() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = listener.local_addr().expect("a bound address");
+    let ended = Uring::run(async {
+        let mut socket = Uring::connect(address).await.expect("loopback connects");
+        let ring = RING.with_borrow(|ring| ring.clone()).expect("it runs");
+        let null = std::fs::File::open("/dev/null").expect("it can be opened");
+        let number = ring.io.borrow().as_raw_fd();
+        // No ring: every call into it fails from here on.
+        // SAFETY: system calls on descriptors that are open.
+        assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), number) }, number);
+        socket.abort.abort();
+        let _ = socket.writer.write_all(b"never goes out".to_vec()).await;
+        unreachable!("nobody tells");
+    });
+    let error = ended.map(|()| "it ended").expect_err("it was given up");
+    assert!(
+        error.to_string().contains("every io_uring_enter"),
+        "{error}"
+    );
 }
