@@ -300,7 +300,7 @@ impl Coordinator {
             watch.hear();
         }
         match report {
-            Report::Begun(clock) => self.shards[shard].watch = Some(Watch::new(clock)),
+            Report::Begun(time) => self.shards[shard].watch = Some(Watch::new(time)),
             Report::WantRange => {
                 let order = match self.slices.next(shard) {
                     Some(range) => Order::Range(range),

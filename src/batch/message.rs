@@ -10,7 +10,7 @@ use crate::metrics::Delta;
 use crate::policy::health::{EndpointView, Failures};
 use crate::policy::pacer::Slots;
 use crate::policy::slowdown::Remainders;
-use crate::runtime::cpu_clock::CpuClock;
+use crate::runtime::kernel_time::KernelTime;
 
 /// A pool of in-flight permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,8 @@ pub enum Order {
 /// Shard → coordinator.
 #[derive(Debug)]
 pub enum Report {
-    /// The shard's thread has begun; how much it computes is to be seen here.
-    Begun(CpuClock),
+    /// The shard's thread has begun; how much time it spends inside the kernel is to be seen here.
+    Begun(KernelTime),
     /// The shard works on its last range.
     WantRange,
     /// Slots are running low: how many more would be used.

@@ -28,8 +28,8 @@ use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
 use crate::provider::Authorization;
 use crate::runtime::backend::{self, Backend, ShardMain};
-use crate::runtime::cpu_clock::CpuClock;
 use crate::runtime::dns::Resolver;
+use crate::runtime::kernel_time::KernelTime;
 use crate::runtime::{self, Runtime, files, mailbox, simulated};
 
 /// Bounds of the pieces in which input is handed to shards: small enough that cores finish
@@ -408,8 +408,8 @@ impl Setup {
                     runtime::pin_current_thread(core);
                 }
                 let ended = Ended::new(start.id, start.events.clone());
-                if let Some(clock) = CpuClock::of_this_thread() {
-                    ended.report(Report::Begun(clock));
+                if let Some(time) = KernelTime::of_this_thread() {
+                    ended.report(Report::Begun(time));
                 }
                 let result = backend::run(backend, choice, RunShard(start));
                 ended.tell(result.map_err(|error| {

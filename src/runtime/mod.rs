@@ -13,13 +13,13 @@ pub mod awaited;
 pub mod backend;
 pub mod buffers;
 pub mod cores;
-#[cfg(target_os = "linux")]
-pub mod cpu_clock;
-#[cfg(not(target_os = "linux"))]
-#[path = "cpu_clock_absent.rs"]
-pub mod cpu_clock;
 pub mod dns;
 pub mod files;
+#[cfg(target_os = "linux")]
+pub mod kernel_time;
+#[cfg(not(target_os = "linux"))]
+#[path = "kernel_time_absent.rs"]
+pub mod kernel_time;
 pub mod mailbox;
 mod panic;
 pub mod process;

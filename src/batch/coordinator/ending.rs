@@ -90,15 +90,15 @@ impl Coordinator {
             let Some(watch) = worker.watch.as_mut().filter(|_| !worker.ended) else {
                 continue;
             };
-            let Some(used) = watch.is_stuck(patience) else {
+            let Some(spent) = watch.is_stuck(patience) else {
                 continue;
             };
             worker.ended = true;
             self.stuck.push(shard);
             let message = format!(
-                "shard {shard} is stuck: its thread has used {:.1} s of processor time to no end, as on \
-                 io_uring when the system fails every call; --runtime tokio does without io_uring",
-                used.as_secs_f64()
+                "shard {shard} is stuck: its thread has spent {:.1} s in system calls that lead to nothing, as \
+                 when the system fails every call of io_uring; --runtime tokio does without",
+                spent.as_secs_f64()
             );
             tracing::error!("{message}");
             self.stop(Stopped::Shard(message), now);

@@ -1,12 +1,12 @@
-//! Stands where threads cannot see how much others have computed.
+//! Stands where threads cannot see how much time others have spent inside the kernel.
 
 use std::time::Duration;
 
-/// Never made: [`CpuClock::of_this_thread`] refuses.
+/// Never made: [`KernelTime::of_this_thread`] refuses.
 #[derive(Debug)]
-pub enum CpuClock {}
+pub enum KernelTime {}
 
-impl CpuClock {
+impl KernelTime {
     /// There is none.
     pub fn of_this_thread() -> Option<Self> {
         None
