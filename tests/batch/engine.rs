@@ -157,3 +157,26 @@ fn there_are_no_more_shards_than_requests_in_flight() {
         }
     }
 }
+
+/// A huge page is 2 MiB: a run would hold one wherever it needs a few KiB.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_huge_pages_are_asked_for() {
+    for runtime in runtimes() {
+        let place = Place::new();
+        let mock = scripted(|_| Some(Scripted::raw("").then_hang()));
+        place.input(&several_ranges());
+        let mut running = spawn(&place, &batch_args(&mock, runtime, &[]));
+        running.until("the first request", || mock.stats().requests > 0);
+        let mappings = std::fs::read_to_string(format!("/proc/{}/smaps", running.id()));
+        let mappings = mappings.expect("its mappings can be read");
+        let flags: Vec<_> = mappings
+            .lines()
+            .filter_map(|line| line.strip_prefix("VmFlags:"))
+            .collect();
+        assert!(!flags.is_empty(), "{runtime}: {mappings}");
+        let asked = flags.iter().filter(|flags| flags.contains(" hg"));
+        assert_eq!(asked.count(), 0, "{runtime}: {flags:?}");
+        running.kill();
+    }
+}
