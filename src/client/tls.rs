@@ -189,8 +189,8 @@ impl<R: Read> TlsReader<R> {
     async fn receive(&mut self, room: usize) -> io::Result<bool> {
         self.give_back();
         self.inner.ready().await;
-        let mut cipher = buffers::take();
-        cipher.reserve(room.clamp(CIPHER_READ.0, CIPHER_READ.1));
+        let room = room.clamp(CIPHER_READ.0, CIPHER_READ.1);
+        let cipher = buffers::with_room(Vec::new(), room);
         let (outcome, cipher) = self.inner.read(cipher).await;
         self.cipher = cipher;
         if outcome? > 0 {
@@ -289,7 +289,8 @@ impl<W: Write> TlsWriter<W> {
         loop {
             while session.wants_write() {
                 if self.cipher.capacity() == 0 {
-                    self.cipher = buffers::take();
+                    let room = plain.len().min(CIPHER_WRITE);
+                    self.cipher = buffers::with_room(Vec::new(), room);
                 }
                 session.write_tls(&mut self.cipher)?;
             }

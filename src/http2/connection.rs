@@ -22,14 +22,16 @@ pub(super) const CONNECTION_WINDOW: u32 = 16 << 20;
 /// The protocol's own window before anybody has said anything.
 const FIRST_WINDOW: u32 = 65_535;
 /// Bytes that wait to be sent, or are being sent, before further requests wait to be written: a full TLS
-/// record of each.
-const ROOM_BYTES: usize = 32 << 10;
+/// record of each, with the last one in 32 KiB.
+const ROOM_BYTES: usize = 28 << 10;
 /// The same for all connections of a target together: hundreds may open at once. One that has nothing
 /// to send takes a request all the same.
 const ROOM_BYTES_OF_ALL: usize = 256 << 10;
 /// Room that output is given at first: a request or two. A buffer that grows leaves its smaller selves
 /// behind.
 const OUTPUT_BYTES: usize = 4 << 10;
+/// Requests that wait for room at once, usually; memory for more is given back.
+const WAITING_KEPT: usize = 16;
 /// Streams where a server names no number.
 pub const STREAMS_MAX: usize = u32::MAX as usize;
 /// Streams that we ended (deadlines, too large answers) and whose late frames are passed over: twice
@@ -76,7 +78,7 @@ pub struct Connection {
     /// Bytes that were taken and are on their way out.
     sending: usize,
     /// Requests that are not written yet, for want of room.
-    waiting: Vec<Waker>,
+    pub(super) waiting: Vec<Waker>,
     backlog: Backlog,
 }
 
@@ -223,7 +225,7 @@ impl Connection {
     pub fn note_sent(&mut self) {
         self.sending = 0;
         self.backlog.set(self.out.len());
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.wake_waiting();
     }
 
     /// Whether a request should be written now; if not, `waker` is woken when it is time to look
@@ -235,10 +237,16 @@ impl Connection {
             length => length < ROOM_BYTES && self.backlog.all.get() < ROOM_BYTES_OF_ALL,
         };
         let has_room = has_room || self.is_closing();
-        if !has_room {
+        if !has_room && !self.waiting.iter().any(|known| known.will_wake(waker)) {
             self.waiting.push(waker.clone());
         }
         has_room
+    }
+
+    /// Has all who wait for room look again.
+    fn wake_waiting(&mut self) {
+        self.waiting.drain(..).for_each(Waker::wake);
+        self.waiting.shrink_to(WAITING_KEPT);
     }
 
     /// Whether it waits for what it has to say to be sent, and reads nothing meanwhile.
@@ -320,7 +328,7 @@ impl Connection {
 
     /// Fails what `fault` gives a fault to, because the connection ends.
     pub(super) fn fail_all(&mut self, fault: impl Fn(&Stream) -> Option<Fault>) {
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.wake_waiting();
         for slot in 0..self.ids.len() {
             if self.ids[slot] != 0
                 && let Some(fault) = fault(&self.streams[slot])
@@ -362,7 +370,7 @@ impl Connection {
     /// Makes room for output.
     pub(super) fn begin_output(&mut self) {
         if self.out.capacity() == 0 {
-            self.out = buffers::take();
+            self.out = buffers::take_large();
             self.out.reserve(OUTPUT_BYTES);
         }
     }

@@ -299,13 +299,13 @@ async fn receive(shared: &Shared, mut reader: impl Read, early: Vec<u8>, closing
         if closing.get() || shared.machine.borrow().over().is_some() {
             return;
         }
-        if buffer.is_empty() {
-            buffers::give_back(mem::take(&mut buffer));
-            reader.ready().await;
-            buffer = buffers::take();
+        match buffer.is_empty() {
+            true => buffers::give_back(mem::take(&mut buffer)),
+            false => buffer = buffers::at_rest(buffer),
         }
-        buffer.reserve(READ_ROOM);
-        let (outcome, filled) = reader.read(mem::take(&mut buffer)).await;
+        reader.ready().await;
+        let room = buffers::with_room(mem::take(&mut buffer), READ_ROOM);
+        let (outcome, filled) = reader.read(room).await;
         buffer = filled;
         match outcome {
             Ok(0) => return shared.ended(None),
