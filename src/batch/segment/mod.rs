@@ -363,27 +363,35 @@ impl ShardLog {
 
     /// Moves what was written ahead, and need not wait, on to segments and journal.
     fn put_away(&mut self) -> Result<(), StorageError> {
-        self.take_ready();
+        self.take_ready()?;
         self.write_through()
     }
 
-    fn take_ready(&mut self) {
+    /// Records go to their segments as they fill the buffers, entries only to the journal's buffer. On an
+    /// error, too, everything that was ready is in one or the other.
+    fn take_ready(&mut self) -> Result<(), StorageError> {
         let Some(mut ahead) = self.ahead.take() else {
-            return;
+            return Ok(());
         };
         if let Output::Kept(file) = &mut self.output {
             // At once: to grow by and by would leave several times as much behind in the allocator.
-            file.buffer().reserve(ahead.ready_bytes());
+            file.buffer()
+                .reserve(ahead.ready_bytes().min(PUT_AWAY_BYTES));
         }
+        let mut outcome = Ok(());
         ahead.take_ready(|mut entry, record| {
             let segment = entry.outcome.and_then(|outcome| self.segment(outcome));
             if let Some(file) = segment {
+                if file.pending() + record.len() > PUT_AWAY_BYTES && outcome.is_ok() {
+                    outcome = file.flush();
+                }
                 entry.position = file.end();
                 file.buffer().extend_from_slice(record);
             }
             self.push(&entry);
         });
         self.ahead = Some(ahead);
+        outcome
     }
 
     /// A half of the write-ahead file is full. What is in the other one goes, in order or not.
@@ -424,11 +432,11 @@ impl ShardLog {
         if let Some(ahead) = &mut self.ahead {
             ahead.give_up_all();
         }
-        self.take_ready();
+        let taken = self.take_ready();
         if let Some(ahead) = self.ahead.take() {
             self.leftover = ahead.into_path();
         }
-        self.write_through()
+        taken.and_then(|()| self.write_through())
     }
 
     /// Under [`Durability::Power`]: flushes and has the segments, then the journal, synced by another

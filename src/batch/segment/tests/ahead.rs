@@ -397,6 +397,50 @@ fn what_fails_to_leave_the_write_ahead_file_is_tried_again() {
     assert_eq!(journalled(&place), [1, 2]);
 }
 
+#[test]
+fn what_leaves_the_write_ahead_file_at_once_goes_in_pieces() {
+    let place = Place::new();
+    let opened = place.open();
+    let mut log = ahead_log(&opened.folder, Order::Input);
+    fn output(log: &mut ShardLog) -> &mut AppendFile {
+        match &mut log.output {
+            Output::Kept(file) => file,
+            Output::Counted(_) => panic!("it is kept"),
+        }
+    }
+    // Lines that wait for the first one, and then may go.
+    let gather = |log: &mut ShardLog, first: u64| {
+        let finish = |log: &mut ShardLog, line: u64| {
+            let text = format!("\"{line}{}\"\n", "x".repeat(200));
+            log.append(entry(line, Success), text.as_bytes());
+        };
+        begin(log, first..first + 12);
+        (first + 1..first + 12).for_each(|line| finish(log, line));
+        log.flush().expect("space");
+        assert_eq!(output(log).buffer().len(), 0);
+        finish(log, first);
+        let ready = log.ahead.as_ref().expect("in use").ready_bytes();
+        assert!(ready > 2 * PUT_AWAY_BYTES, "{ready} bytes");
+    };
+    gather(&mut log, 1);
+    log.flush().expect("space");
+    assert!(journalled(&place).into_iter().eq(1..=12));
+    let kept = output(&mut log).buffer().capacity();
+    assert!(kept <= PUT_AWAY_BYTES, "{kept} bytes");
+
+    // A piece that fails is tried again with the rest.
+    gather(&mut log, 13);
+    let read_only = fs::File::open(place.shard_file(FileKind::Output, 1, 0)).expect("a file");
+    let real = output(&mut log).swap(read_only);
+    log.flush().expect_err("it cannot be written");
+    assert_eq!(log.buffered(), 12);
+    assert_eq!(copy_resumed(&place).0.len(), 24, "safe all the time");
+    output(&mut log).swap(real);
+    log.flush().expect("written");
+    assert!(journalled(&place).into_iter().eq(1..=24));
+    log.finish().expect("space");
+}
+
 /// What a process is sure of when it dies, and what it was at.
 #[derive(Default)]
 struct Witness {
