@@ -95,6 +95,27 @@ impl Parsed {
         self.read(line).inspect_err(|_| *self = Self::default())
     }
 
+    /// Memory that the line left unused, for the next one to be parsed into, if there is any: while this
+    /// one is in flight, it would only wait with it.
+    pub fn take_unused(&mut self) -> Option<Self> {
+        let unused = |members: &mut Vec<Member>| match members.is_empty() {
+            true => std::mem::take(members),
+            false => Vec::new(),
+        };
+        let (headers, fields) = (unused(&mut self.headers), unused(&mut self.fields));
+        let unused = Self {
+            headers,
+            fields,
+            ..Self::default()
+        };
+        unused.holds_memory().then_some(unused)
+    }
+
+    /// Whether there is memory in it that another line can be parsed into.
+    pub fn holds_memory(&self) -> bool {
+        self.headers.capacity() + self.fields.capacity() > 0
+    }
+
     /// What the line looks like.
     pub fn shape(&self) -> Shape {
         self.shape

@@ -144,6 +144,9 @@ impl Source {
         let mut parsed = self.take_spare();
         match parsed.parse(text) {
             Ok(()) => {
+                if let Some(unused) = parsed.take_unused() {
+                    self.spare.push(unused);
+                }
                 self.next = Some((line, parsed));
                 Filled::Ready
             }
@@ -189,7 +192,7 @@ impl Source {
     }
 
     pub(super) fn reuse(&mut self, parsed: Parsed) {
-        if self.spare.len() < SPARE_MAX {
+        if parsed.holds_memory() && self.spare.len() < SPARE_MAX {
             self.spare.push(parsed);
         }
     }

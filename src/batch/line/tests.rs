@@ -328,6 +328,24 @@ fn reads_what_the_policy_asks() {
 }
 
 #[test]
+fn a_line_in_flight_keeps_only_the_memory_that_it_needs() {
+    let mut bare = parsed(r#"{"model":"m","messages":[]}"#);
+    let unused = bare
+        .take_unused()
+        .expect("what its fields were gathered in");
+    assert!(unused.holds_memory() && !bare.holds_memory());
+    assert_eq!((unused.fields().len(), unused.model(b"")), (0, None));
+    assert!(bare.take_unused().is_none());
+
+    let line = br#"{"id":7,"body":{},"headers":{"x":"y"}}"#;
+    let mut full = unused;
+    full.parse(line).unwrap();
+    assert!(full.take_unused().is_none(), "it needs both");
+    assert_eq!((full.fields().len(), full.headers(line).count()), (1, 1));
+    assert!(full.holds_memory());
+}
+
+#[test]
 fn a_reused_value_forgets_the_line_before() {
     let mut value = parsed(
         r#"{"custom_id":"a","url":"/x","headers":{"x":"y"},"body":{"stream":true,"model":"m"}}"#,
