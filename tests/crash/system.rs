@@ -239,9 +239,11 @@ fn can_fail(call: &str) -> bool {
 
 /// Runs the scene on one core, with a call of io_uring failing like this.
 fn run_failing(scene: &Scene, settings: &[&str], call: &str, how: &str) -> Run {
-    run_with(&scene.place, &scene.args(settings), |command| {
+    let running = spawn_with(&scene.place, &scene.args(settings), |command| {
         behind(command, "strace", &failing(call, how));
-    })
+    });
+    // A call that fails all the time costs strace several times what it costs the process.
+    running.within(5 * WATCHDOG).wait()
 }
 
 /// A kernel, sandbox or limit that refuses io_uring.

@@ -217,6 +217,7 @@ pub fn spawn_with<S: AsRef<OsStr>>(
         child,
         stdout,
         stderr,
+        watchdog: WATCHDOG,
     }
 }
 
@@ -244,9 +245,17 @@ pub struct Running {
     child: Child,
     stdout: Collected,
     stderr: Collected,
+    watchdog: Duration,
 }
 
 impl Running {
+    /// For a process that has to compute for long: on a loaded machine that takes a multiple of it.
+    #[must_use]
+    pub fn within(mut self, watchdog: Duration) -> Self {
+        self.watchdog = watchdog;
+        self
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -262,7 +271,7 @@ impl Running {
 
     /// Whether it has ended. Ends it, and the test, after [`WATCHDOG`].
     pub fn has_ended(&mut self) -> bool {
-        if self.started.elapsed() > WATCHDOG {
+        if self.started.elapsed() > self.watchdog {
             self.give_up("the watchdog ended the process");
         }
         let ended = self.child.try_wait().expect("its state can be asked");
@@ -282,7 +291,7 @@ impl Running {
 
     /// Waits until standard error holds `text`, and returns all of it.
     pub fn until_stderr(&mut self, text: &str) -> String {
-        let left = WATCHDOG.saturating_sub(self.started.elapsed());
+        let left = self.watchdog.saturating_sub(self.started.elapsed());
         match self.stderr.wait(left, |bytes| contains(bytes, text)) {
             Some(bytes) => lossy(&bytes),
             None => self.give_up(&format!("standard error never held {text:?}")),
@@ -296,17 +305,18 @@ impl Running {
             if ended.is_some() && !condition() {
                 self.give_up(&format!("the process ended before {what}"));
             }
-            if self.started.elapsed() > WATCHDOG {
+            if self.started.elapsed() > self.watchdog {
                 self.give_up(&format!("waited too long for {what}"));
             }
             thread::sleep(Duration::from_millis(2));
         }
     }
 
-    /// Its end. Killed, and the test failed with its output, after [`WATCHDOG`] since the start.
+    /// Its end. Killed, and the test failed with its output, after [`WATCHDOG`] since the start, or what
+    /// [`Running::within`] says.
     pub fn wait(mut self) -> Run {
         // Both outputs close when the process ends.
-        let deadline = self.started + WATCHDOG;
+        let deadline = self.started + self.watchdog;
         if !(self.stdout.wait_end(deadline) && self.stderr.wait_end(deadline)) {
             self.give_up("the watchdog ended the process");
         }

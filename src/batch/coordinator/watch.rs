@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::runtime::kernel_time::KernelTime;
 
 /// Time inside the kernel that a thread may spend between two reports, beyond [`LONGEST`].
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What a byte of the longest line and the longest answer may cost besides, in page faults and copies: 200 µs
 /// for each page. To give up a thread that works is worse than to see late that one is stuck: the same
 /// line would stop every further process, too.
