@@ -416,7 +416,7 @@ impl Setup {
                     let name = backend.name();
                     format!(
                         "{name} cannot be used by a core: {error}; raise the limit it meets, use \
-                         fewer --cores, or --runtime auto"
+                         fewer --cores, or --runtime tokio"
                     )
                 }));
             })
