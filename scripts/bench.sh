@@ -4,11 +4,12 @@
 #   scripts/bench.sh                 HTTP/1.1, 256 in flight, one shard, 300 000 lines, three runs, medians
 #   scripts/bench.sh --tls           the same over TLS
 #   scripts/bench.sh --lines N --in-flight N --runs N --runtime uring|tokio
+#   scripts/bench.sh --ratios        what docs/BENCHMARKS.md promises, from runs in turns: 9 rounds, 200 000 lines
 #   scripts/bench.sh --profile       where the client's CPU goes, by part of the program (needs perf)
 #   scripts/bench.sh --all           the whole comparison: both runtimes, wrk, h2load, oha and an aiohttp script over
 #                                    HTTP/1.1, TLS and HTTP/2; writes docs/BENCHMARKS.md, docs/benchmarks.svg, README.md
 #
-# --all takes about five minutes once everything is there. The first time it installs nginx, wrk and h2load by apt-get,
+# --all and --ratios take about five minutes once everything is there. The first time it installs nginx, wrk and h2load by apt-get,
 # aiohttp and matplotlib by pip and oha by cargo into a cache outside the tree (BLAZE_TOOLS, default
 # ~/.cache/blaze-uring); --no-write only prints; --lines, --in-flight and --runs count there too.
 #
@@ -17,7 +18,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-lines='' in_flight=256 runs=3 scheme=http runtime=auto all='' write=1 profile=''
+lines='' in_flight=256 runs='' scheme=http runtime=auto all='' ratios='' write=1 profile=''
 while [ $# -gt 0 ]; do
   case $1 in
     --lines) lines=$2; shift 2 ;;
@@ -26,13 +27,14 @@ while [ $# -gt 0 ]; do
     --runtime) runtime=$2; shift 2 ;;
     --tls) scheme=https; shift ;;
     --all) all=1; shift ;;
+    --ratios) ratios=1; shift ;;
     --profile) profile=1; shift ;;
     --no-write) write=''; shift ;;
     *) echo "unknown option $1; see the head of $0" >&2; exit 2 ;;
   esac
 done
 
-if [ -n "$all" ]; then
+if [ -n "$all$ratios" ]; then
   tools=${BLAZE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/blaze-uring}
   mkdir -p "$tools"
   missing=()
@@ -48,10 +50,14 @@ if [ -n "$all" ]; then
   "$tools/venv/bin/python" -c 'import aiohttp, matplotlib' 2>/dev/null || "$tools/venv/bin/pip" install -q aiohttp matplotlib
   [ -x "$tools/oha/bin/oha" ] || cargo install --locked --quiet --root "$tools/oha" oha
   cargo build --release --quiet
-  exec "$tools/venv/bin/python" scripts/peers/compare.py --blaze "${CARGO_TARGET_DIR:-$PWD/target}/release/blaze-uring" \
-    --oha "$tools/oha/bin/oha" --in-flight "$in_flight" --runs "$runs" --requests "${lines:-200000}" ${write:+--docs docs}
+  blaze=${CARGO_TARGET_DIR:-$PWD/target}/release/blaze-uring
+  if [ -n "$ratios" ]; then
+    exec "$tools/venv/bin/python" scripts/peers/ratios.py --blaze "$blaze" --runs "${runs:-9}" --requests "${lines:-200000}"
+  fi
+  exec "$tools/venv/bin/python" scripts/peers/compare.py --blaze "$blaze" \
+    --oha "$tools/oha/bin/oha" --in-flight "$in_flight" --runs "${runs:-3}" --requests "${lines:-200000}" ${write:+--docs docs}
 fi
-lines=${lines:-300000}
+lines=${lines:-300000} runs=${runs:-3}
 
 for tool in nginx awk taskset; do
   command -v "$tool" >/dev/null || { echo "$tool is not installed" >&2; exit 1; }
@@ -62,7 +68,7 @@ blaze=${BLAZE_BINARY:-$PWD/${CARGO_TARGET_DIR:-target}/release/blaze-uring}
 
 work=$(mktemp -d)
 trap 'kill "${nginx_pid:-}" 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
-port=$((20000 + RANDOM % 20000))
+port=$((20000 + RANDOM % 10000))
 base=$scheme://localhost:$port
 listen="127.0.0.1:$port" certificate=""
 if [ "$scheme" = https ]; then

@@ -99,6 +99,12 @@ def execute(client, run, sample=False):
     return usage.ru_utime + usage.ru_stime, elapsed, answered, peak
 
 
+def raise_file_limit():
+    """Clients and nginx hold a socket for each request in flight."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--blaze", required=True)
@@ -111,9 +117,7 @@ def main():
     options.load = os.getloadavg()[0]
     if not {SERVER_CORE, CLIENT_CORE} <= os.sched_getaffinity(0):
         raise SystemExit("two cores are needed: one for the server, one for the client")
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
+    raise_file_limit()
     clients = [Blaze(options.blaze, "uring"), Blaze(options.blaze, "tokio"), Wrk(), H2load()]
     clients += [Oha(options.oha), Aiohttp(sys.executable)]
     started = time.monotonic()
