@@ -20,7 +20,6 @@ const LARGE_BYTES_MAX: usize = 64 << 10;
 /// what they need besides is not kept for the next time.
 const LARGE_KEPT_BYTES_MAX: usize = 1 << 20;
 
-#[derive(Default)]
 struct Spare {
     small: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,

@@ -50,10 +50,8 @@ fn the_number_in_flight_is_found_for_each_quota_group() {
             );
             let stats = mock.stats();
             let refused = stats.statuses.get(&429).copied().unwrap_or(0);
-            // In virtual time it is less than a fiftieth (`policy::window`); with other work on the machine, answers
-            // come late, the window is left unused, and tries again what it had found.
             assert!(
-                refused * 4 < stats.requests,
+                refused * 20 < stats.requests,
                 "{runtime}, {name}: {refused} of {} refused",
                 stats.requests
             );
