@@ -48,6 +48,7 @@
 
 #[doc(hidden)]
 pub mod batch;
+mod block;
 pub mod calls;
 #[doc(hidden)]
 pub mod cli;

@@ -17,8 +17,8 @@ use super::line::{Parsed, Shape};
 use crate::config::Format;
 use crate::error::ErrorKind;
 use crate::journal::Outcome;
-use crate::json::{self, Member, Syntax};
-use crate::metrics::tokens::Tokens;
+use crate::json::{self, Kind, Member, Span, Syntax, Visitor};
+use crate::metrics::tokens::{Tokens, Usage};
 
 /// Most bytes of a failed response that its record keeps. A JSON body above it is kept as cut text.
 pub const RESPONSE_TEXT_BYTES_MAX: usize = 16 << 10;
@@ -370,7 +370,8 @@ fn write_value(value: &[u8], out: &mut Vec<u8>) {
     if memchr::memchr2(b'\n', b'\r', value).is_none() {
         out.extend_from_slice(value);
     } else {
-        json::compact(value, out, |_| {}).expect("the scan of the line has found its values valid");
+        json::compact(value, out, &mut json::Deaf)
+            .expect("the scan of the line has found its values valid");
     }
 }
 
@@ -379,23 +380,56 @@ fn write_response(
     price: Pricing<'_>,
     out: &mut Vec<u8>,
 ) -> Result<Billed, Syntax> {
-    let (mut usage, mut model) = (None, None);
-    json::compact(response, out, |member| match &*member.name(response) {
-        b"usage" => usage = Some(member.value),
-        b"model" => model = Some(member.value),
-        _ => {}
-    })?;
-    let tokens = usage.and_then(|usage| Tokens::from_usage(usage.of(response)));
-    let model = model.and_then(|model| json::text(model.of(response)));
+    let mut counts = Counts {
+        response,
+        usage: Usage::default(),
+        model: None,
+    };
+    json::compact(response, out, &mut counts)?;
+    let tokens = counts.usage.tokens();
+    let model = (counts.model).and_then(|model| json::text(model.of(response)));
     Ok(Billed {
         tokens,
         usd: tokens.and_then(|tokens| price(tokens, model.as_deref())),
     })
 }
 
+/// Reads what a response is billed by while it is copied. Of two members with the same name the last wins.
+struct Counts<'a> {
+    response: &'a [u8],
+    usage: Usage,
+    model: Option<Span>,
+}
+
+impl Visitor for Counts<'_> {
+    #[inline]
+    fn enter(&mut self, key: Span, key_escaped: bool) -> bool {
+        let is_usage = *json::name(self.response, key, key_escaped) == *b"usage";
+        if is_usage {
+            self.usage = Usage::default();
+        }
+        is_usage
+    }
+
+    #[inline]
+    fn inner_member(&mut self, member: Member) {
+        let value = member.value.of(self.response);
+        self.usage.read(&member.name(self.response), value);
+    }
+
+    #[inline]
+    fn member(&mut self, member: Member) {
+        match &*member.name(self.response) {
+            b"usage" if member.kind != Kind::Object => self.usage = Usage::default(),
+            b"model" => self.model = Some(member.value),
+            _ => {}
+        }
+    }
+}
+
 /// Appends a failed response if it is JSON and not too long to keep; says whether it did.
 fn write_if_json(body: &[u8], out: &mut Vec<u8>) -> bool {
-    body.len() <= RESPONSE_TEXT_BYTES_MAX && json::compact(body, out, |_| {}).is_ok()
+    body.len() <= RESPONSE_TEXT_BYTES_MAX && json::compact(body, out, &mut json::Deaf).is_ok()
 }
 
 fn write_raw(line: &[u8], out: &mut Vec<u8>) {

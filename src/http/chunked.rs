@@ -3,7 +3,6 @@
 use super::Limits;
 use super::error::{ProtocolError, excerpt};
 use super::request::is_token;
-use super::response::line_end;
 
 /// Cap of one chunk-size line; the size itself needs at most 16 digits.
 const MAX_SIZE_LINE_BYTES: usize = 1024;
@@ -176,4 +175,26 @@ fn check_trailer(line: &[u8]) -> Result<(), ProtocolError> {
             line: excerpt(line),
         })
     }
+}
+
+/// The position after the next line end of a line that starts at `start`. Looks from `scanned` on,
+/// and moves it to the buffer's end if there is none, so that no byte is searched twice.
+///
+/// # Errors
+/// A bare line feed: where one recipient sees a line end and the next does not, messages are smuggled.
+fn line_end(
+    buffer: &[u8],
+    start: usize,
+    scanned: &mut usize,
+) -> Result<Option<usize>, ProtocolError> {
+    let from = start.max(*scanned);
+    let Some(offset) = memchr::memchr(b'\n', &buffer[from..]) else {
+        *scanned = buffer.len();
+        return Ok(None);
+    };
+    let line_feed = from + offset;
+    if line_feed == start || buffer[line_feed - 1] != b'\r' {
+        return Err(ProtocolError::BareLineFeed);
+    }
+    Ok(Some(line_feed + 1))
 }

@@ -62,23 +62,37 @@ impl Signals {
 
     /// Takes one field into account.
     pub fn observe(&mut self, name: &str, value: &[u8]) {
-        let is = |expected: &str| name.eq_ignore_ascii_case(expected);
-        self.0 |= match name.len() {
-            8 if is("location") => Self::LOCATION,
-            11 if is("retry-after") => Self::WAIT_HINT,
-            12 if is("content-type") => match is_event_stream(value) {
+        let is = |expected| is_named(name, expected);
+        // The last letter tells most other fields apart, for less than a comparison.
+        let last = name.bytes().last().map(|byte| byte.to_ascii_lowercase());
+        self.0 |= match (name.len(), last.unwrap_or_default()) {
+            (8, b'n') if is("location") => Self::LOCATION,
+            (11, b'r') if is("retry-after") => Self::WAIT_HINT,
+            (12, b'e') if is("content-type") => match is_event_stream(value) {
                 true => Self::EVENT_STREAM,
                 false => 0,
             },
-            14 if is("retry-after-ms") || is("x-should-retry") => Self::WAIT_HINT,
-            16 if is("content-encoding") && is_encoding(value) => Self::CONTENT_ENCODED,
+            (14, b's') if is("retry-after-ms") => Self::WAIT_HINT,
+            (14, b'y') if is("x-should-retry") => Self::WAIT_HINT,
+            (16, b'g') if is("content-encoding") && is_encoding(value) => Self::CONTENT_ENCODED,
             // Shorter than every name below.
-            0..=9 => 0,
-            _ if ends_with(name, "request-id") => Self::REQUEST_ID,
+            (0..=9, _) => 0,
+            (_, b'd') if ends_with(name, "request-id") => Self::REQUEST_ID,
             _ if is_rate_limit(name) => Self::WAIT_HINT,
             _ => 0,
         };
     }
+}
+
+/// Whether the name of a field is `expected`, which is in lower case. A name is a token (RFC 9110 section
+/// 5.6.2): setting this bit makes its capitals small, and nothing else in it a letter or a dash. Without
+/// a way out of the loop this is a vector comparison.
+#[inline]
+fn is_named(name: &str, expected: &str) -> bool {
+    const SMALL: u8 = 0x20;
+    let pairs = name.bytes().zip(expected.bytes());
+    name.len() == expected.len()
+        && pairs.fold(true, |same, (byte, small)| same & (byte | SMALL == small))
 }
 
 fn is_event_stream(content_type: &[u8]) -> bool {
@@ -109,10 +123,10 @@ fn is_rate_limit(name: &str) -> bool {
     // By bytes: the search for a character costs more than all the rest.
     let dash = name.bytes().position(|byte| byte == b'-');
     let suffix = dash.map_or("", |dash| &name[dash + 1..]);
-    starts_with(suffix, "ratelimit-")
-        || starts_with(suffix, "rate-limit-")
-        || starts_with(name, "ratelimit-")
-        || starts_with(name, "ratelimitbysize-")
+    let may_be = |text: &str| matches!(text.as_bytes(), [b'r' | b'R', ..]);
+    may_be(suffix) && (starts_with(suffix, "ratelimit-") || starts_with(suffix, "rate-limit-"))
+        || may_be(name)
+            && (starts_with(name, "ratelimit-") || starts_with(name, "ratelimitbysize-"))
 }
 
 /// A lazy view over the fields of a head's bytes.
@@ -225,20 +239,18 @@ impl<'a> FramingFields<'a> {
     fn observe(&mut self, name: &str, value: &'a [u8]) -> Result<(), ProtocolError> {
         match name.len() {
             // As nearly every server writes it.
-            10 if value == b"keep-alive" && name.eq_ignore_ascii_case("connection") => {
+            10 if value == b"keep-alive" && is_named(name, "connection") => {
                 self.keep_alive = true;
             }
-            10 if name.eq_ignore_ascii_case("connection") => {
+            10 if is_named(name, "connection") => {
                 for option in value.split(|&byte| byte == b',') {
                     let option = option.trim_ascii();
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            14 if name.eq_ignore_ascii_case("content-length") => self.content_length(value)?,
-            17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                self.transfer_encoding(value)?
-            }
+            14 if is_named(name, "content-length") => self.content_length(value)?,
+            17 if is_named(name, "transfer-encoding") => self.transfer_encoding(value)?,
             _ => {}
         }
         Ok(())
@@ -246,22 +258,27 @@ impl<'a> FramingFields<'a> {
 
     /// A list of identical numbers counts as one (RFC 9110 section 8.6).
     fn content_length(&mut self, value: &[u8]) -> Result<(), ProtocolError> {
+        if let Some(length) = decimal(value) {
+            return self.one_length(length);
+        }
         for item in value.split(|&byte| byte == b',') {
-            let length =
-                decimal(item.trim_ascii()).ok_or_else(|| ProtocolError::InvalidContentLength {
-                    value: excerpt(value),
-                })?;
-            match self.content_length.replace(length) {
-                Some(first) if first != length => {
-                    return Err(ProtocolError::ConflictingContentLength {
-                        first,
-                        second: length,
-                    });
-                }
-                _ => {}
-            }
+            let length = decimal(item.trim_ascii());
+            let invalid = || ProtocolError::InvalidContentLength {
+                value: excerpt(value),
+            };
+            self.one_length(length.ok_or_else(invalid)?)?;
         }
         Ok(())
+    }
+
+    fn one_length(&mut self, length: usize) -> Result<(), ProtocolError> {
+        match self.content_length.replace(length) {
+            Some(first) if first != length => Err(ProtocolError::ConflictingContentLength {
+                first,
+                second: length,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// One field only: what a list of codings over several fields means is not worth guessing.

@@ -6,6 +6,7 @@ use super::Limits;
 use super::chunked::Chunked;
 use super::error::{ProtocolError, excerpt};
 use super::head::{self, Framing, Head, Signals};
+use crate::block::LineFeeds;
 
 /// Most interim (1xx) responses before the final one; one is usual, `103 Early Hints` may add a few.
 pub const MAX_INTERIM: usize = 16;
@@ -182,7 +183,7 @@ impl ResponseReader {
     fn search_head_end(
         &mut self,
         buffer: &[u8],
-        mut scanned: usize,
+        scanned: usize,
     ) -> Result<Option<usize>, ProtocolError> {
         let start = &buffer[..buffer.len().min(STATUS_LINE_START.len())];
         if !STATUS_LINE_START.starts_with(start) {
@@ -192,18 +193,23 @@ impl ResponseReader {
         }
         let room = self.limits.head_bytes - self.interim_bytes;
         let searched = &buffer[..buffer.len().min(room)];
-        while let Some(end) = line_end(searched, 0, &mut scanned)? {
-            if searched[..end].ends_with(b"\r\n\r\n") {
-                return Ok(Some(end));
+        for line_feed in LineFeeds::new(searched, scanned) {
+            let line = &searched[..line_feed];
+            if !line.ends_with(b"\r") {
+                return Err(ProtocolError::BareLineFeed);
             }
-            scanned = end;
+            if line.ends_with(b"\r\n\r") {
+                return Ok(Some(line_feed + 1));
+            }
         }
         if buffer.len() > room {
             return Err(ProtocolError::HeadTooLarge {
                 limit: self.limits.head_bytes,
             });
         }
-        self.state = State::Head { scanned };
+        self.state = State::Head {
+            scanned: searched.len(),
+        };
         Ok(None)
     }
 
@@ -300,28 +306,6 @@ impl ResponseReader {
             limit: self.limits.body_bytes,
         }
     }
-}
-
-/// The position after the next line end of a line that starts at `start`. Looks from `scanned` on,
-/// and moves it to the buffer's end if there is none, so that no byte is searched twice.
-///
-/// # Errors
-/// A bare line feed: where one recipient sees a line end and the next does not, messages are smuggled.
-pub(super) fn line_end(
-    buffer: &[u8],
-    start: usize,
-    scanned: &mut usize,
-) -> Result<Option<usize>, ProtocolError> {
-    let from = start.max(*scanned);
-    let Some(offset) = memchr::memchr(b'\n', &buffer[from..]) else {
-        *scanned = buffer.len();
-        return Ok(None);
-    };
-    let line_feed = from + offset;
-    if line_feed == start || buffer[line_feed - 1] != b'\r' {
-        return Err(ProtocolError::BareLineFeed);
-    }
-    Ok(Some(line_feed + 1))
 }
 
 #[cfg(test)]

@@ -168,10 +168,14 @@ pub trait Visitor {
     fn white_space(&mut self, _gap: Range<usize>) {}
 }
 
+/// Listens to nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Deaf;
+
+impl Visitor for Deaf {}
+
 /// Checks the whole text.
 pub fn validate(text: &[u8]) -> Result<Kind, Syntax> {
-    struct Deaf;
-    impl Visitor for Deaf {}
     visit(text, &mut Deaf)
 }
 
@@ -199,23 +203,39 @@ pub fn elements(text: &[u8], visit: impl FnMut(Span, Kind)) -> Result<Kind, Synt
     self::visit(text, &mut Elements(visit))
 }
 
-/// Checks the whole text, appends it without insignificant white space, and visits the members if it
-/// is an object (spans are in `text`, not in `out`); all in one pass. On error `out` is as it was.
+/// Checks the whole text, appends it without insignificant white space, and tells `listener` of the rest
+/// (spans are in `text`, not in `out`); all in one pass. On error `out` is as it was.
 ///
 /// What lies between two gaps is copied at once, so text that is compact already costs a scan and a
 /// memcpy.
-pub fn compact(text: &[u8], out: &mut Vec<u8>, visit: impl FnMut(Member)) -> Result<Kind, Syntax> {
-    struct Compact<'a, F> {
+pub fn compact(
+    text: &[u8],
+    out: &mut Vec<u8>,
+    listener: &mut impl Visitor,
+) -> Result<Kind, Syntax> {
+    struct Compact<'a, V> {
         text: &'a [u8],
         out: &'a mut Vec<u8>,
         /// Everything before it is in `out`, or was white space.
         copied: usize,
-        visit: F,
+        listener: &'a mut V,
     }
-    impl<F: FnMut(Member)> Visitor for Compact<'_, F> {
+    impl<V: Visitor> Visitor for Compact<'_, V> {
         #[inline]
         fn member(&mut self, member: Member) {
-            (self.visit)(member);
+            self.listener.member(member);
+        }
+        #[inline]
+        fn enter(&mut self, key: Span, key_escaped: bool) -> bool {
+            self.listener.enter(key, key_escaped)
+        }
+        #[inline]
+        fn inner_member(&mut self, member: Member) {
+            self.listener.inner_member(member);
+        }
+        #[inline]
+        fn element(&mut self, value: Span, kind: Kind) {
+            self.listener.element(value, kind);
         }
         #[inline]
         fn white_space(&mut self, gap: Range<usize>) {
@@ -230,9 +250,9 @@ pub fn compact(text: &[u8], out: &mut Vec<u8>, visit: impl FnMut(Member)) -> Res
         text,
         out,
         copied: 0,
-        visit,
+        listener,
     };
-    let result = self::visit(text, &mut compact);
+    let result = visit(text, &mut compact);
     match result {
         Ok(_) => compact.out.extend_from_slice(&text[compact.copied..]),
         Err(_) => compact.out.truncate(length_before),

@@ -2,28 +2,18 @@
 
 use std::borrow::Cow;
 
+use crate::block::{BLOCK, string_specials};
+
 /// The next quote, backslash or control character at or after `from`; the text's length if there is none.
-///
-/// Reads a machine word at a time (SWAR, after "Bit Twiddling Hacks": zero byte, byte less than n). A
-/// false alarm needs a borrow from a true hit in a lower byte, so the lowest hit is always true.
 #[inline]
 pub(super) fn special(text: &[u8], from: usize) -> usize {
     let mut at = from;
-    // Names end within a word or two. What goes on after the first is text, which is passed over in
-    // larger blocks for as long as they hold nothing special.
-    let mut is_first = true;
-    while let Some(hits) = special_in_word(text, at) {
+    while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk()) {
+        let hits = string_specials(block);
         if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
+            return at + hits.trailing_zeros() as usize;
         }
-        at += WORD;
-        if std::mem::take(&mut is_first) {
-            while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk::<BLOCK>())
-                && !has_special(block)
-            {
-                at += BLOCK;
-            }
-        }
+        at += BLOCK;
     }
     while let Some(&byte) = text.get(at) {
         if matches!(byte, b'"' | b'\\' | 0..=0x1f) {
@@ -32,44 +22,6 @@ pub(super) fn special(text: &[u8], from: usize) -> usize {
         at += 1;
     }
     at
-}
-
-const WORD: usize = size_of::<u64>();
-
-/// The top bits of the special bytes of the word at `at`; `None` where the text ends before it does.
-#[inline]
-fn special_in_word(text: &[u8], at: usize) -> Option<u64> {
-    let word = u64::from_le_bytes(*text.get(at..)?.first_chunk::<WORD>()?);
-    Some(
-        (zero_bytes(word ^ each(b'"'))
-            | zero_bytes(word ^ each(b'\\'))
-            | word.wrapping_sub(each(b' ')) & !word)
-            & each(0x80),
-    )
-}
-
-/// Two vector registers of the baseline of x86-64, and of others.
-const BLOCK: usize = 32;
-
-/// A short loop over a fixed length, which the compiler turns into vector instructions.
-#[inline]
-fn has_special(block: &[u8; BLOCK]) -> bool {
-    let is_special = |byte: u8| (byte == b'"') | (byte == b'\\') | (byte < b' ');
-    block
-        .iter()
-        .fold(0, |found, &byte| found | u8::from(is_special(byte)))
-        != 0
-}
-
-/// A word with `byte` in every place.
-const fn each(byte: u8) -> u64 {
-    u64::from_le_bytes([byte; 8])
-}
-
-/// Sets the top bit of every byte that is zero (the other bits mean nothing).
-#[inline]
-fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(each(1)) & !word
 }
 
 /// Appends `text` as a JSON string, quotes included, escaping exactly what RFC 8259 demands.

@@ -17,48 +17,69 @@ pub struct Tokens {
 
 impl Tokens {
     /// Reads the object that responses carry as `usage`; `None` if it counts neither prompt nor completion.
-    ///
-    /// Two families of names are in use: `prompt_tokens`, `completion_tokens` and
-    /// `prompt_tokens_details.cached_tokens`; and `input_tokens`, `output_tokens` with either
-    /// `input_tokens_details.cached_tokens` (a part of the input) or `cache_read_input_tokens` and
-    /// `cache_creation_input_tokens` (which come on top of it, and are added here).
     pub fn from_usage(usage: &[u8]) -> Option<Self> {
-        let mut prompt = None;
-        let mut input = None;
-        let mut completion = None;
-        let mut cached_part = None;
-        let (mut cache_read, mut cache_creation) = (None, None);
+        let mut read = Usage::default();
         json::members(usage, |member| {
-            let value = member.value.of(usage);
-            let number = || json::as_u64(value);
-            match &*member.name(usage) {
-                b"prompt_tokens" => prompt = number(),
-                b"input_tokens" => input = number(),
-                b"completion_tokens" | b"output_tokens" => completion = number().or(completion),
-                b"prompt_tokens_details" | b"input_tokens_details" => {
-                    cached_part = cached_tokens(value).or(cached_part);
-                }
-                // DeepSeek's spelling of cached prompt tokens.
-                b"prompt_cache_hit_tokens" => cached_part = number().or(cached_part),
-                b"cache_read_input_tokens" => cache_read = number(),
-                b"cache_creation_input_tokens" => cache_creation = number(),
-                _ => {}
-            }
+            read.read(&member.name(usage), member.value.of(usage));
         })
         .ok()?;
-        if prompt.is_none() && input.is_none() && completion.is_none() {
+        read.tokens()
+    }
+}
+
+/// The counts in the object that responses carry as `usage`, read member by member.
+///
+/// Two families of names are in use: `prompt_tokens`, `completion_tokens` and
+/// `prompt_tokens_details.cached_tokens`; and `input_tokens`, `output_tokens` with either
+/// `input_tokens_details.cached_tokens` (a part of the input) or `cache_read_input_tokens` and
+/// `cache_creation_input_tokens` (which come on top of it, and are added here).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    prompt: Option<u64>,
+    input: Option<u64>,
+    completion: Option<u64>,
+    cached_part: Option<u64>,
+    cache_read: Option<u64>,
+    cache_creation: Option<u64>,
+}
+
+impl Usage {
+    /// Takes in a member with this name and this value, as it was written.
+    pub fn read(&mut self, name: &[u8], value: &[u8]) {
+        let number = || json::as_u64(value);
+        match name {
+            b"prompt_tokens" => self.prompt = number(),
+            b"input_tokens" => self.input = number(),
+            b"completion_tokens" | b"output_tokens" => {
+                self.completion = number().or(self.completion);
+            }
+            b"prompt_tokens_details" | b"input_tokens_details" => {
+                self.cached_part = cached_tokens(value).or(self.cached_part);
+            }
+            // DeepSeek's spelling of cached prompt tokens.
+            b"prompt_cache_hit_tokens" => self.cached_part = number().or(self.cached_part),
+            b"cache_read_input_tokens" => self.cache_read = number(),
+            b"cache_creation_input_tokens" => self.cache_creation = number(),
+            _ => {}
+        }
+    }
+
+    /// What all members came to; `None` if they count neither prompt nor completion.
+    pub fn tokens(&self) -> Option<Tokens> {
+        let prompt = self.prompt.or(self.input);
+        if prompt.is_none() && self.completion.is_none() {
             return None;
         }
-        let on_top = match (prompt, cached_part) {
-            (None, None) => cache_read
-                .unwrap_or(0_u64)
-                .saturating_add(cache_creation.unwrap_or(0)),
+        let on_top = match (self.prompt, self.cached_part) {
+            (None, None) => {
+                (self.cache_read.unwrap_or(0)).saturating_add(self.cache_creation.unwrap_or(0))
+            }
             _ => 0,
         };
-        Some(Self {
-            prompt: prompt.or(input).unwrap_or(0).saturating_add(on_top),
-            completion: completion.unwrap_or(0),
-            cached: cached_part.or(cache_read).unwrap_or(0),
+        Some(Tokens {
+            prompt: prompt.unwrap_or(0).saturating_add(on_top),
+            completion: self.completion.unwrap_or(0),
+            cached: self.cached_part.or(self.cache_read).unwrap_or(0),
         })
     }
 }

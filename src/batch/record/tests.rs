@@ -181,6 +181,17 @@ fn usage_comes_from_the_response() {
             r#"{"us\u0061ge":{"input_tokens":3,"output_tokens":4}}"#,
             tokens(3, 4),
         ),
+        (
+            r#"{"usage":{"prompt_tokens":3,"completion_tokens":4},"usage":{"prompt_tokens":5}}"#,
+            tokens(5, 0),
+        ),
+        (r#"{"usage":{"prompt_tokens":3},"usage":null}"#, None),
+        (
+            r#"{"usage":[],"usage":{"prompt_tokens":3},"completion_tokens":4}"#,
+            tokens(3, 0),
+        ),
+        (r#"{"usage":{"usage":{"prompt_tokens":3}}}"#, None),
+        (r#"{"usage":{}}"#, None),
         (r#"{"usage":null}"#, None),
         (r#"{"choices":[{"usage":{"prompt_tokens":3}}]}"#, None),
         ("[]", None),
