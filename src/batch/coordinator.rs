@@ -324,7 +324,7 @@ impl Coordinator {
             Report::Pushback { endpoint, sent } => {
                 let group = self.plan.groups[endpoint];
                 self.quotas.handle_pushback(group, sent, now);
-                self.resize(group);
+                self.resize(group, now);
             }
             Report::Remaining {
                 endpoint,
@@ -339,9 +339,14 @@ impl Coordinator {
             Report::WantPermit(pool) => self.permits(pool, |permits, actions| {
                 permits.handle_want(shard, actions);
             }),
-            Report::ReturnPermits(pool, count) => self.permits(pool, |permits, actions| {
-                permits.handle_return(shard, count, actions);
-            }),
+            Report::ReturnPermits(pool, count) => {
+                self.permits(pool, |permits, actions| {
+                    permits.handle_return(shard, count, actions);
+                });
+                if let Pool::Group(group) = pool {
+                    self.note_kept(group, now);
+                }
+            }
             Report::Transient {
                 endpoint,
                 failures,
@@ -378,7 +383,7 @@ impl Coordinator {
                     for (endpoint, (count, latency)) in delta.successes().enumerate() {
                         let group = self.plan.groups[endpoint];
                         self.quotas.handle_successes(group, count, latency, now);
-                        self.resize(group);
+                        self.resize(group, now);
                     }
                 }
                 self.totals.absorb(&delta);
@@ -487,7 +492,7 @@ impl Coordinator {
     }
 
     /// Lets a quota group's permits follow its search.
-    fn resize(&mut self, group: usize) {
+    fn resize(&mut self, group: usize, now: Instant) {
         let (Some(window), Some(permits)) = (self.quotas.window(group), &self.windows[group])
         else {
             return;
@@ -496,6 +501,14 @@ impl Coordinator {
             self.permits(Pool::Group(group), |permits, actions| {
                 permits.resize(window, actions);
             });
+            self.note_kept(group, now);
+        }
+    }
+
+    /// Tells a quota group's search if what it took away has come back.
+    fn note_kept(&mut self, group: usize, now: Instant) {
+        if self.windows[group].as_ref().is_some_and(Permits::is_kept) {
+            self.quotas.handle_kept(group, now);
         }
     }
 

@@ -138,9 +138,16 @@ impl Quotas {
     /// A 429, a 529 or a timeout of a request to the group that was sent at `sent`.
     pub fn handle_pushback(&mut self, group: usize, sent: Instant, now: Instant) {
         if let Some(window) = &mut self.groups[group].window {
-            window.handle_pushback(now);
+            window.handle_pushback(sent, now);
         }
         self.adapt(group, now, |search| search.handle_pushback(sent, now));
+    }
+
+    /// No more of the group's requests are in flight than [`Self::window`] allows.
+    pub fn handle_kept(&mut self, group: usize, now: Instant) {
+        if let Some(window) = &mut self.groups[group].window {
+            window.handle_kept(now);
+        }
     }
 
     /// A server asked the group to wait until `until`.

@@ -290,20 +290,30 @@ impl Traffic {
     }
 
     /// A request is over.
-    pub fn release(&mut self, endpoint: usize, sending: Sending) {
+    pub fn release(&mut self, endpoint: usize, sending: Sending, now: Instant) {
         self.local.end(endpoint, sending.number);
         self.workers.release();
         self.caps[endpoint].release();
         if let Some(window) = &mut self.windows[self.groups[endpoint]] {
             window.release();
         }
+        self.note_kept(self.groups[endpoint], now);
     }
 
     /// Lets a group's places follow its search.
-    fn resize(&mut self, group: usize) {
+    fn resize(&mut self, group: usize, now: Instant) {
         if let (Some(places), Some(window)) = (&mut self.windows[group], self.quotas.window(group))
         {
             places.resize(window);
+        }
+        self.note_kept(group, now);
+    }
+
+    /// Tells a group's search if the places that it took away are free.
+    fn note_kept(&mut self, group: usize, now: Instant) {
+        let places = self.windows[group].as_ref();
+        if places.is_some_and(|places| places.permits.is_kept()) {
+            self.quotas.handle_kept(group, now);
         }
     }
 
@@ -332,7 +342,7 @@ impl Traffic {
         let group = self.groups[endpoint];
         self.quotas.handle_used(group, used.unwrap_or_default());
         self.quotas.handle_successes(group, 1, latency, now);
-        self.resize(group);
+        self.resize(group, now);
     }
 
     /// What an answer says about waiting.
@@ -371,7 +381,7 @@ impl Traffic {
         if failed.pushes_back() {
             let group = self.groups[endpoint];
             self.quotas.handle_pushback(group, sent, now);
-            self.resize(group);
+            self.resize(group, now);
         }
         match effect {
             Effect::Transient => {

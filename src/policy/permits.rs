@@ -93,6 +93,11 @@ impl Permits {
         self.total
     }
 
+    /// Whether a lower cap is kept to: until then more permits are held than it allows.
+    pub fn is_kept(&self) -> bool {
+        self.surplus == 0
+    }
+
     /// What `shard` starts with, before any event: its [`Lease`] is built with it.
     pub fn initial(&self, shard: usize) -> u32 {
         self.shards[shard].held

@@ -30,13 +30,11 @@ const GAIN: f64 = 1.05;
 /// What a pushback at a proven window, or before any was, leaves: the limit itself has fallen.
 const DECREASE: f64 = 0.7;
 
-/// Pushbacks within this time after a decrease come from requests sent before it took hold.
-const REACTION: Duration = Duration::from_millis(100);
-
-/// Later ones, up to this time, each say that one request too many is in flight. Then a new burst begins.
+/// Pushbacks within this time after the first, but for those that the decrease explains, each say that one
+/// request too many is in flight. Then a new burst begins.
 const BURST: Duration = Duration::from_millis(500);
 
-/// The least that all pushbacks of one burst leave.
+/// The least that all pushbacks of one burst leave of the window. Further places rest until it is over.
 const DECREASE_MOST: f64 = 0.5;
 
 /// The gap between proven window and ceiling is closed when it is below this part of the window.
@@ -74,6 +72,10 @@ pub struct Window {
     /// Rounds at twice that window that brought no more.
     in_vain: u32,
     burst: Option<Burst>,
+    /// When the window was last kept to, after it had shrunk: what was sent before says nothing of it.
+    kept_since: Instant,
+    /// When it first shrank since then. What was sent later may have been one too many.
+    shrunk: Option<Instant>,
     /// The ceiling is not tried before then ...
     hold_until: Instant,
     /// ... nor before so many answers.
@@ -106,6 +108,8 @@ struct Burst {
     window: u32,
     /// It was tried from a smaller one that is known to pass.
     was_try: bool,
+    /// Places of the window that are not used until the burst is over.
+    resting: u32,
 }
 
 impl Window {
@@ -122,6 +126,8 @@ impl Window {
             best: None,
             in_vain: 0,
             burst: None,
+            kept_since: now,
+            shrunk: None,
             hold_until: now,
             hold_answers: 0,
             patience: PATIENCE,
@@ -130,12 +136,28 @@ impl Window {
 
     /// How many requests may be in flight; at least 1.
     pub fn window(&self) -> u32 {
-        self.window
+        let resting = self.burst.as_ref().map_or(0, |burst| burst.resting);
+        self.window.saturating_sub(resting).max(1)
+    }
+
+    /// No more requests are in flight than the window allows. To be told whenever that may be so again
+    /// after it has shrunk.
+    pub fn handle_kept(&mut self, now: Instant) {
+        if self.shrunk.take().is_some() {
+            self.kept_since = now;
+        }
     }
 
     /// `count` requests were served since the last call, in `latency` added up.
     pub fn handle_answers(&mut self, count: u32, latency: Duration, now: Instant) {
         self.hold_answers = self.hold_answers.saturating_sub(count);
+        if let Some(burst) = self.burst.as_mut().filter(|burst| burst.resting > 0) {
+            if now >= burst.since + BURST {
+                burst.resting = 0;
+            }
+            self.round = Round::new(now);
+            return;
+        }
         let round = &mut self.round;
         round.answers = round.answers.saturating_add(count);
         round.busy += latency;
@@ -154,18 +176,23 @@ impl Window {
         }
     }
 
-    /// A 429, a 529 or a timeout: too many were in flight.
-    pub fn handle_pushback(&mut self, now: Instant) {
-        match &self.burst {
+    /// A 429, a 529 or a timeout of a request that was sent at `sent`: too many were in flight.
+    pub fn handle_pushback(&mut self, sent: Instant, now: Instant) {
+        match &mut self.burst {
             Some(burst) if now < burst.since + BURST => {
                 if burst.was_try {
                     self.hold_answers = self.hold_answers.saturating_add(ANSWERS_PER_PUSHBACK);
                 }
                 let least = (f64::from(burst.window) * DECREASE_MOST) as u32;
-                if now >= burst.since + REACTION && self.window > least.max(1) {
-                    self.window -= 1;
-                    // What was thought proven is pushed back as well.
-                    self.proven = None;
+                if sent >= self.kept_since && self.shrunk.is_none_or(|shrunk| sent < shrunk) {
+                    if self.window > least.max(1) {
+                        self.window -= 1;
+                        // What was thought proven is pushed back as well.
+                        self.proven = None;
+                    } else {
+                        burst.resting = (burst.resting + 1).min(self.window - 1);
+                    }
+                    self.shrunk.get_or_insert(now);
                 }
             }
             _ => self.begin_burst(now),
@@ -179,7 +206,10 @@ impl Window {
             since: now,
             window: self.window,
             was_try: below.is_some(),
+            resting: 0,
         });
+        // All that is in flight belongs to this decrease.
+        (self.kept_since, self.shrunk) = (now, Some(now));
         self.hold_answers = ANSWERS_PER_PUSHBACK;
         self.ceiling = Some(self.window);
         self.step = 1;

@@ -27,7 +27,7 @@ impl<R: Runtime> Engine<R> {
         let Finished { attempt, result } = finished;
         let now = runtime::now();
         self.in_flight -= 1;
-        self.traffic.release(attempt.endpoint, attempt.sending);
+        self.traffic.release(attempt.endpoint, attempt.sending, now);
         let Received {
             result,
             reply,

@@ -39,7 +39,7 @@ fn unreachable_error(traffic: &mut Traffic, endpoint: usize, sending: Sending, n
     let resolved = Endpoint::resolve(&self::endpoint("x")).expect("a good endpoint");
     let failure = crate::client::Failure::Connect("refused".to_owned());
     let failed = Failed::without_answer(&resolved, &failure, None);
-    traffic.release(endpoint, sending);
+    traffic.release(endpoint, sending, now);
     traffic.handle_failure(endpoint, sending, 0, &failed, now, now);
 }
 
@@ -63,7 +63,7 @@ fn a_streak_cools_and_one_probe_decides() {
     let Admitted::Wait(Some(_)) = traffic.admit(None, 1, 1, second) else {
         panic!("there is one probe, and patience with it has an end");
     };
-    traffic.release(0, sending);
+    traffic.release(0, sending, second);
     traffic.handle_success(0, sending, 1, Some(1), Duration::ZERO, second);
     assert!(!gone(traffic.admit(None, 1, 1, second)).1.probe);
 }
@@ -118,7 +118,7 @@ fn places_in_flight_follow_their_search() {
     // A whole round of answers: twice as many may go.
     let later = now + Duration::from_secs(1);
     for sending in first {
-        traffic.release(0, sending);
+        traffic.release(0, sending, later);
         traffic.handle_success(0, sending, 1, None, Duration::from_secs(1), later);
     }
     let mut second = fill(&mut traffic, later).into_iter();
@@ -132,13 +132,13 @@ fn places_in_flight_follow_their_search() {
     };
     let failed = Failed::without_answer(&resolved, &timeout, None);
     let sending = second.next().expect("sixteen");
-    traffic.release(0, sending);
+    traffic.release(0, sending, later);
     traffic.handle_failure(0, sending, 0, &failed, later, later);
     for sending in second.by_ref().take(7) {
-        traffic.release(0, sending);
+        traffic.release(0, sending, later);
         assert_eq!(fill(&mut traffic, later), []);
     }
-    traffic.release(0, second.next().expect("sixteen"));
+    traffic.release(0, second.next().expect("sixteen"), later);
     assert_eq!(fill(&mut traffic, later).len(), 1);
     assert_eq!(plan.found(traffic.quotas())[0].workers, Some(8));
 }
@@ -167,6 +167,6 @@ fn slots_tokens_and_caps_hold_calls_back() {
     limited.handle_success(0, first, 900, Some(1), Duration::ZERO, now);
     let (_, second) = gone(limited.admit(None, 900, 1, now));
     assert_eq!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
-    limited.release(0, second);
+    limited.release(0, second, now);
     assert_ne!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
 }

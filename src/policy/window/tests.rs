@@ -22,8 +22,8 @@ struct Simulation {
     serving: VecDeque<(Instant, Instant)>,
     /// Requests in the server's queue: when they were sent.
     queued: VecDeque<Instant>,
-    /// Refusals on their way back.
-    refused: usize,
+    /// Refusals on their way back: when their requests were sent.
+    refused: Vec<Instant>,
     paused_until: Instant,
     /// Requests there are to send per millisecond at most.
     demand: usize,
@@ -42,7 +42,7 @@ impl Simulation {
             server,
             serving: VecDeque::new(),
             queued: VecDeque::new(),
-            refused: 0,
+            refused: Vec::new(),
             paused_until: now,
             demand: usize::MAX,
             answers: 0,
@@ -51,7 +51,7 @@ impl Simulation {
     }
 
     fn in_flight(&self) -> usize {
-        self.serving.len() + self.queued.len() + self.refused
+        self.serving.len() + self.queued.len() + self.refused.len()
     }
 
     /// Sends for that long; returns requests served and pushed back.
@@ -66,10 +66,13 @@ impl Simulation {
                 self.latency += self.now - sent;
                 served += 1;
             }
-            for _ in 0..std::mem::take(&mut self.refused) {
+            for sent in std::mem::take(&mut self.refused) {
                 pushed_back += 1;
-                self.search.handle_pushback(self.now);
+                self.search.handle_pushback(sent, self.now);
                 self.paused_until = self.now + self.server.refuses.unwrap_or_default();
+            }
+            if self.in_flight() <= self.search.window() as usize {
+                self.search.handle_kept(self.now);
             }
             self.send();
             if (self.now - self.begin).as_millis().is_multiple_of(100) {
@@ -88,7 +91,7 @@ impl Simulation {
                 break;
             }
             match self.server.refuses {
-                Some(_) if self.serving.len() >= self.server.places => self.refused += 1,
+                Some(_) if self.serving.len() >= self.server.places => self.refused.push(self.now),
                 _ => self.queued.push_back(self.now),
             }
             self.serve();
@@ -196,7 +199,8 @@ fn the_search_keeps_within_its_bounds() {
     let now = start();
     let mut search = Window::new(100, now);
     for second in 0..1000 {
-        search.handle_pushback(now + Duration::from_secs(second));
+        let now = now + Duration::from_secs(second);
+        search.handle_pushback(now, now);
         assert!(search.window() >= 1);
     }
     assert_eq!(search.window(), 1);
@@ -208,17 +212,49 @@ fn pushbacks_of_one_burst_count_once_until_it_should_be_over() {
     let mut search = Window::new(1000, now);
     search.window = 100;
     for at in [0, 1, 50, 99] {
-        search.handle_pushback(now + ms(at));
+        search.handle_pushback(now, now + ms(at));
         assert_eq!(search.window(), 70);
     }
-    search.handle_pushback(now + ms(100));
+    // Sent before it took hold.
+    search.handle_kept(now + ms(100));
+    search.handle_pushback(now + ms(99), now + ms(101));
+    assert_eq!(search.window(), 70);
+    search.handle_pushback(now + ms(100), now + ms(102));
+    assert_eq!(search.window(), 69);
+    // Sent when there were still seventy.
+    search.handle_pushback(now + ms(102), now + ms(103));
     assert_eq!(search.window(), 69);
     for _ in 0..100 {
-        search.handle_pushback(now + ms(200));
+        search.handle_pushback(now + ms(101), now + ms(200));
     }
+    assert_eq!(search.window(), 1, "the rest of the places rest");
+    search.handle_answers(0, ms(0), now + ms(499));
+    assert_eq!(search.window(), 1);
+    search.handle_answers(0, ms(0), now + ms(500));
     assert_eq!(search.window(), 50);
-    search.handle_pushback(now + ms(500));
+    search.handle_pushback(now + ms(101), now + ms(500));
     assert_eq!(search.window(), 35);
+}
+
+/// Eight are tried first; fewer are found within a few refusals each.
+#[test]
+fn a_small_limit_is_found_by_few_refusals() {
+    for places in 1..=7 {
+        for latency in [20, 50, 500] {
+            let mut simulation = Simulation::new(
+                Server {
+                    places,
+                    latency: ms(latency),
+                    refuses: Some(ms(0)),
+                },
+                10_000,
+            );
+            let refused = simulation.run(Duration::from_secs(10)).1;
+            let label = format!("{places} at once, {latency} ms: {refused} refused");
+            assert!(refused <= 20, "{label}");
+            assert_eq!(simulation.search.window() as usize, places, "{label}");
+        }
+    }
 }
 
 #[test]
@@ -231,11 +267,11 @@ fn a_try_that_fails_returns_to_what_was_proven() {
     };
     round(&mut search, 200);
     assert_eq!(search.window(), 16);
-    search.handle_pushback(now + ms(210));
+    search.handle_pushback(now + ms(200), now + ms(210));
     assert_eq!(search.window(), 8);
     round(&mut search, 410);
     assert_eq!(search.window(), 12);
-    search.handle_pushback(now + ms(1000));
+    search.handle_pushback(now + ms(990), now + ms(1000));
     assert_eq!(search.window(), 8);
     round(&mut search, 1200);
     assert_eq!(search.window(), 10);
