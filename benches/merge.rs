@@ -1,4 +1,5 @@
-//! The merge of a finished run, from the page cache, in turn with a plain copy of the same bytes.
+//! The merge of a finished run, from the page cache, in turn with a plain copy of the same bytes. What is read is
+//! on the disk as well.
 //!
 //! `cargo bench --bench merge [-- LINES [ROUNDS]]`: 300 000 lines of 1000 bytes and 5 rounds. `TMPDIR` says on
 //! which file system; it needs three times the records. What is timed includes all of the merge: index,
@@ -199,6 +200,12 @@ impl Run {
                 }
             }
             log.finish().expect("space");
+        }
+        // A run takes long enough for what it writes to reach the disk. Else the kernel, which lets only a
+        // part of the memory be unwritten, would hold the merge back for what was written before it.
+        for file in fs::read_dir(&path).expect("a run folder") {
+            let file = File::open(file.expect("an entry").path()).expect("a file of ours");
+            file.sync_all().expect("a disk that works");
         }
         Self {
             place,

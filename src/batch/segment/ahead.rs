@@ -16,6 +16,10 @@ use crate::runtime::files;
 /// until they are moved to the other one.
 const BUFFER_BYTES: usize = HALF_BYTES + HALF_BYTES / 8;
 
+/// From here on a half is left for the other one as soon as that is possible: the less of file and buffers is
+/// in use, the more of it is found in the processor's caches.
+const EARLY_BYTES: usize = HALF_BYTES / 4;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Ahead {
@@ -154,6 +158,11 @@ impl Ahead {
     /// There is more than the half takes: [`Ahead::turn_over`] comes before the next write.
     pub(super) fn is_full(&self) -> bool {
         self.end > HALF_BYTES
+    }
+
+    /// [`Ahead::turn_over`] may come now, and need not move anything.
+    pub(super) fn may_turn_over(&self) -> bool {
+        self.unwritten == 0 && self.end >= EARLY_BYTES && self.order.has_left(1 - self.active)
     }
 
     /// Writes what is new, in one piece. What an error leaves undone cannot be told from what it did:

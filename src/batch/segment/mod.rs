@@ -339,7 +339,13 @@ impl ShardLog {
             Some(ahead) => match ahead.write() {
                 Err(error) => self.go_without(&error),
                 Ok(()) if unjournalled == 0 && ahead.ready_bytes() < PUT_AWAY_BYTES => Ok(()),
-                Ok(()) => self.put_away(),
+                Ok(()) => {
+                    self.put_away()?;
+                    if let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.may_turn_over()) {
+                        ahead.turn_over();
+                    }
+                    Ok(())
+                }
             },
         }
     }

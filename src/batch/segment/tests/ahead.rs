@@ -190,6 +190,30 @@ fn many_records_stay_in_order_through_many_halves() {
 }
 
 #[test]
+fn lines_that_wait_for_nothing_use_the_beginnings_of_the_halves() {
+    let place = Place::new();
+    let opened = place.open();
+    let mut log = ahead_log(&opened.folder, Order::Input);
+    let mut safe = BTreeSet::new();
+    for line in 1..=200 {
+        begin(&mut log, [line]);
+        succeed(&mut log, [line]);
+        log.flush().expect("space");
+        safe.insert(line);
+        if line % 10 == 0 {
+            assert_eq!(copy_resumed(&place).0, safe);
+        }
+    }
+    let file = fs::read(place.shard_file(FileKind::Ahead, 1, 0)).expect("a file");
+    for half in file.chunks(HALF_BYTES) {
+        let used = half.len() - half.iter().rev().take_while(|&&byte| byte == 0).count();
+        assert!((1..HALF_BYTES / 2).contains(&used), "{used} bytes");
+    }
+    log.finish().expect("space");
+    assert_eq!(journalled(&place), (1..=200).collect::<Vec<u64>>());
+}
+
+#[test]
 fn a_record_larger_than_a_half_goes_straight_to_its_segment() {
     let place = Place::new();
     let opened = place.open();
