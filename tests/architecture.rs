@@ -30,10 +30,11 @@ const LAYERS: &[(&str, u32)] = &[
     ("metrics", 0),
     ("json", 0),
     ("error", 0),
+    ("block", 0),
 ];
 
 /// Vocabulary that a sibling on the same layer may use.
-const VOCABULARY: &[&str] = &["http", "json", "error", "config", "metrics"];
+const VOCABULARY: &[&str] = &["http", "json", "error", "config", "metrics", "block"];
 
 /// No source file is longer than this, tests included.
 const FILE_LINES_MAX: usize = 700;

@@ -501,8 +501,8 @@ impl Coordinator {
             self.permits(Pool::Group(group), |permits, actions| {
                 permits.resize(window, actions);
             });
-            self.note_kept(group, now);
         }
+        self.note_kept(group, now);
     }
 
     /// Tells a quota group's search if what it took away has come back.
