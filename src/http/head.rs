@@ -339,6 +339,24 @@ fn ends_with(text: &str, suffix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::request::is_token;
+
+    #[test]
+    fn a_name_is_compared_without_its_case_and_with_nothing_else() {
+        let tokens = || (b'!'..=b'~').filter(|&byte| is_token(&[byte]));
+        for expected in ["content-length", "retry-after-ms", "connection"] {
+            for place in 0..expected.len() {
+                for byte in tokens() {
+                    let mut name = expected.to_uppercase().into_bytes();
+                    name[place] = byte;
+                    let name = String::from_utf8(name).expect("ASCII");
+                    let expect = name.eq_ignore_ascii_case(expected);
+                    assert_eq!(is_named(&name, expected), expect, "{name}");
+                }
+            }
+            assert!(!is_named(&expected[1..], expected) && !is_named("", expected));
+        }
+    }
 
     #[test]
     fn signals_name_what_the_head_holds() {
