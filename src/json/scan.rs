@@ -235,7 +235,7 @@ impl<V: Visitor> Scanner<'_, '_, V> {
         self.string_with_escapes().map(|()| true)
     }
 
-    /// A string from its first backslash past its closing quote.
+    /// A string from its first backslash, or a fault, past its closing quote.
     #[inline(never)]
     fn string_with_escapes(&mut self) -> Result<(), Fault> {
         loop {
