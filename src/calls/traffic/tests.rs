@@ -139,8 +139,15 @@ fn places_in_flight_follow_their_search() {
         assert_eq!(fill(&mut traffic, later), []);
     }
     traffic.release(0, second.next().expect("sixteen"), later);
-    assert_eq!(fill(&mut traffic, later).len(), 1);
+    let third = fill(&mut traffic, later);
+    assert_eq!(third.len(), 1);
     assert_eq!(plan.found(traffic.quotas())[0].workers, Some(8));
+    // The eight are kept to by now: one that is sent from here on says that they are too many.
+    let after = later + Duration::from_millis(1);
+    traffic.release(0, third[0], after);
+    traffic.handle_failure(0, third[0], 0, &failed, after, after);
+    assert_eq!(plan.found(traffic.quotas())[0].workers, Some(7));
+    assert_eq!(fill(&mut traffic, after), []);
 }
 
 #[test]
