@@ -6,19 +6,25 @@ use crate::support::{Place, batch_args, mock_with, parse_records, replaced, run,
 
 const LINES: u64 = 6000;
 const SHARDS: u64 = 2;
+const WORKERS: u64 = 16;
 
 /// A shard tells its counters every 100 ms.
 const COUNTERS_PER_SECOND: f64 = 10.0;
-/// And with a rate asks for slots every 30 ms, and gets them.
-const SLOTS_PER_SECOND: f64 = 2.0 * 1000.0 / 30.0;
-/// Start and end of a run, its ranges of input, and permits that change hands.
-const ONCE: f64 = 100.0;
+/// And with a rate asks for slots every 15 ms at the soonest, and gets them: it asks when its last is
+/// nearer than 30 ms, and half of what then lies before the horizon of 60 ms is its own.
+const SLOTS_PER_SECOND: f64 = 2.0 * 1000.0 / 15.0;
+/// Start and end of a shard, its ranges of input, the slots that it gives back.
+const ONCE_A_SHARD: f64 = 30.0;
+/// A request that ends when its shard has nothing more to send may give back its permits of the run
+/// and of its endpoint, and another shard be granted both.
+const AT_THE_END: f64 = 4.0;
 
 #[test]
 fn messages_follow_the_time_and_not_the_requests() {
     let lines: Vec<String> = (0..LINES)
         .map(|number| format!(r#"{{"input":"line {number}"}}"#))
         .collect();
+    let workers = WORKERS.to_string();
     for runtime in runtimes() {
         for rate in ["0", "100000"] {
             let (place, mock) = (
@@ -29,7 +35,7 @@ fn messages_follow_the_time_and_not_the_requests() {
             let args = batch_args(
                 &mock,
                 runtime,
-                &["--rate", rate, "-w", "64", "-v", "--json-logs"],
+                &["--rate", rate, "-w", &workers, "-v", "--json-logs"],
             );
             let run = run(&place, &replaced(args, "--cores", "2")).expect(0);
             let summary: Value = parse_records("stdout", run.stdout.as_bytes())
@@ -49,7 +55,8 @@ fn messages_follow_the_time_and_not_the_requests() {
                 })
                 .unwrap_or_else(|| panic!("the number is not told: {run:#?}"));
             let slots = if rate == "0" { 0.0 } else { SLOTS_PER_SECOND };
-            let bound = ONCE + SHARDS as f64 * seconds * (COUNTERS_PER_SECOND + slots);
+            let a_shard = ONCE_A_SHARD + seconds * (COUNTERS_PER_SECOND + slots);
+            let bound = SHARDS as f64 * a_shard + WORKERS as f64 * AT_THE_END;
             assert!(
                 told <= bound,
                 "{runtime}, --rate {rate}: {told} messages in {seconds} s, at most {bound}"
