@@ -17,6 +17,11 @@ impl Observer for Nobody {
 /// Lets a coordinator of two shards and the endpoints `a` and `b`, one quota group, handle these
 /// reports, all of which wait already when it looks; returns what shard 1 was told, in order.
 fn told(reports: Vec<(usize, Report)>) -> Vec<Order> {
+    told_of(Config::default(), reports)
+}
+
+/// The same with the other settings of `config`.
+fn told_of(config: Config, reports: Vec<(usize, Report)>) -> Vec<Order> {
     let endpoint = |name: &str| EndpointConfig {
         name: Some(name.to_owned()),
         url: "http://127.0.0.1:9/v1".to_owned(),
@@ -25,7 +30,7 @@ fn told(reports: Vec<(usize, Report)>) -> Vec<Order> {
     };
     let config = Config {
         endpoints: vec![endpoint("a"), endpoint("b")],
-        ..Config::default()
+        ..config
     };
     let endpoints = Endpoint::resolve_all(&config.endpoints).expect("good endpoints");
     let plan = Arc::new(Plan::new(config, endpoints, Vec::new(), None));
@@ -122,4 +127,47 @@ fn a_quota_that_runs_low_paces_every_shard() {
         )
     };
     assert!(orders.iter().any(paced), "{orders:?}");
+}
+
+#[test]
+fn a_pushback_of_what_was_sent_once_a_smaller_window_was_kept_to_shrinks_it_again() {
+    let mut config = Config::default();
+    config.request.search_workers = true;
+    let pushback = |sent| Report::Pushback { endpoint: 0, sent };
+    let returned = |shard, count| (shard, Report::ReturnPermits(Pool::Group(0), count));
+    let now = runtime::now();
+    // Later than all that these runs do.
+    let later = now + Duration::from_secs(3600);
+    let too_many = || (0, pushback(now));
+    let again = || (0, pushback(later));
+    // The search starts with 8, of which each shard holds 4, and goes on with 5.
+    let cases = [
+        // Requests were in flight, and their permits came back as they ended.
+        (vec![too_many(), returned(0, 4), again(), returned(1, 4)], 4),
+        // One had not come back: what was sent may have been one too many for that.
+        (
+            vec![
+                too_many(),
+                returned(0, 2),
+                again(),
+                returned(0, 2),
+                returned(1, 4),
+            ],
+            5,
+        ),
+        // All permits were to spare: the smaller window was kept to at once.
+        (vec![returned(0, 4), returned(1, 4), too_many(), again()], 4),
+    ];
+    for (mut reports, left) in cases {
+        let what = format!("{reports:?}");
+        reports.push((1, Report::WantPermit(Pool::Group(0))));
+        let orders = told_of(config.clone(), reports);
+        let granted: Vec<u32> = (orders.iter())
+            .filter_map(|order| match order {
+                Order::Grant(Pool::Group(0), count) => Some(*count),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(granted, [left], "after {what}");
+    }
 }
