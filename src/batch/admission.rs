@@ -433,6 +433,17 @@ impl Admission {
         }
     }
 
+    /// A request that was sent at `sent` was pushed back, and is [released](Self::release). Its place goes
+    /// back behind the news: used again at once, it would be refused again, over and over until the
+    /// coordinator's smaller number is known here.
+    pub fn note_pushback(&mut self, endpoint: usize, sent: Instant) {
+        self.reports.push(Report::Pushback { endpoint, sent });
+        let group = self.groups[endpoint];
+        if let Some(window) = &mut self.windows[group] {
+            window.give_back_one(Pool::Group(group), &mut self.reports);
+        }
+    }
+
     /// Takes back what a line was parsed into: the next one needs no memory of its own.
     pub fn reuse(&mut self, parsed: Parsed) {
         self.source.reuse(parsed);

@@ -237,10 +237,9 @@ impl<R: Runtime> Shard<R> {
         self.admission.borrow_mut().release(ticket);
         self.tell(ticket, effect, failed);
         if self.plan.searches && failed.pushes_back() {
-            self.report(Report::Pushback {
-                endpoint: ticket.endpoint,
-                sent,
-            });
+            self.admission
+                .borrow_mut()
+                .note_pushback(ticket.endpoint, sent);
         }
         let disables_endpoint = match effect {
             Effect::Disable { .. } => true,

@@ -61,6 +61,13 @@ impl Permits {
         }
     }
 
+    /// Returns one, if any is to spare.
+    pub(super) fn give_back_one(&mut self, pool: Pool, reports: &mut Vec<Report>) {
+        if self.lease.available() > 0 {
+            self.surrender(self.lease.available() - 1, pool, reports);
+        }
+    }
+
     /// Returns what is to spare beyond `keep`.
     pub(super) fn surrender(&mut self, keep: u32, pool: Pool, reports: &mut Vec<Report>) {
         let returned = self.lease.surrender(keep);

@@ -29,6 +29,11 @@ impl Bench {
 
     /// The same, of lines with so many bytes of input.
     fn of_lines(attempts_max: u32, bytes: usize) -> Self {
+        Self::with(attempts_max, bytes, false)
+    }
+
+    /// The same; `searches`: with `--workers auto`.
+    fn with(attempts_max: u32, bytes: usize, searches: bool) -> Self {
         let place = Place::new();
         let path = place.at("in.jsonl");
         let lines: String = (1..=3)
@@ -46,6 +51,7 @@ impl Bench {
         };
         config.retry.max_attempts = attempts_max;
         config.request.rate_limit = crate::config::Rate::Unlimited;
+        config.request.search_workers = searches;
         let endpoints = crate::provider::Endpoint::resolve_all(&config.endpoints);
         let plan = Plan::prepare(config, endpoints.expect("an endpoint")).expect("a plan");
         let (events, received) = unbounded();
@@ -57,7 +63,7 @@ impl Bench {
             done: None,
             permits: FirstPermits {
                 workers: WORKERS,
-                groups: vec![None],
+                groups: vec![searches.then_some(WORKERS)],
                 endpoints: vec![WORKERS],
             },
             log: log(&place.open().folder, 0),
@@ -127,6 +133,40 @@ fn records_are_written_before_they_take_much_memory() {
 
 fn run(test: impl AsyncFnOnce()) {
     Tokio::run(test()).expect("a runtime");
+}
+
+/// Its place must not be used again before the coordinator has made up its mind.
+#[test]
+fn a_pushback_takes_its_place_in_flight_back_to_the_coordinator() {
+    run(async || {
+        let bench = Bench::with(3, 1, true);
+        let (refused, _other) = (bench.next(), bench.next());
+        bench.events.try_iter().for_each(drop);
+        let peer = "server".to_owned();
+        let (phase, after) = (crate::client::Phase::Waiting, Duration::ZERO);
+        let failure = crate::client::Failure::Timeout { phase, peer, after };
+        let sent = runtime::now();
+        bench.shard.settle(&refused, sent, Err(failure), &[], None);
+        assert!(bench.shard.next().is_none(), "the place is used again");
+        let told: Vec<Report> = (bench.events.try_iter())
+            .map(|event| event.report)
+            .filter(|report| !matches!(report, Report::Transient { .. }))
+            .collect();
+        let [
+            Report::Pushback {
+                endpoint: 0,
+                sent: at,
+            },
+            Report::ReturnPermits(Permit::Group(0), 1),
+            Report::WantPermit(Permit::Group(0)),
+        ] = told[..]
+        else {
+            panic!("{told:?}");
+        };
+        assert_eq!(at, sent);
+        bench.shard.handle(Order::Grant(Permit::Group(0), 1));
+        bench.next();
+    });
 }
 
 #[test]
