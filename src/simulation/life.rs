@@ -390,12 +390,14 @@ impl Life {
         }
         let late = (SLOT_LATE + process.manners.stall_max).as_secs_f64();
         let mut sendings = outside.sendings().clone();
+        let endpoints = &process.config.endpoints;
+        // Over HTTP/2, requests may wait for one connection, and then go out together.
+        sendings.retain(|(_, endpoint)| endpoints[*endpoint].http2 != Some(true));
         sendings.sort_unstable();
         if let Rate::PerSecond(rate) = process.config.request.rate_limit {
             let all = sendings.iter().map(|(at, _)| *at).collect();
             check_seconds(all, rate, late).map_err(|error| format!("{error} at --rate {rate}"))?;
         }
-        let endpoints = &process.config.endpoints;
         for (index, endpoint) in endpoints.iter().enumerate() {
             let Some(rpm) = endpoint.rpm_limit else {
                 continue;

@@ -14,6 +14,7 @@ mod lines;
 mod outside;
 mod scenario;
 mod servers;
+mod streams;
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,17 +1,17 @@
 //! Everything around the simulated process that is not disk: the network's mood, and the books that
 //! the endpoints keep of what reaches them.
 
+mod watch;
+
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::BTreeSet;
-use std::io;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::lines::{Fate, Line, marked};
+use super::lines::{Fate, Line};
 use super::scenario::{Process, Scenario, Trouble, address};
 use super::servers;
-use crate::runtime::simulated::network::{Watcher, Welcome};
+use super::streams::Streams;
 use crate::runtime::simulated::world::World;
 
 /// Violations kept; the first says what is wrong.
@@ -34,6 +34,10 @@ pub struct Outside {
     /// When each request of this process began to be sent, and to which endpoint.
     sendings: RefCell<Vec<(Instant, usize)>>,
     cooldowns: RefCell<Vec<Cooldown>>,
+    /// More were out than may be, since when.
+    excess: RefCell<Option<(Instant, String)>>,
+    /// Connections that speak HTTP/2, by number.
+    shared: RefCell<BTreeMap<u64, Streams>>,
     connect_faults: Cell<u32>,
     excused: Cell<u32>,
     /// What each process may have sent again.
@@ -86,8 +90,6 @@ struct Repeats {
 /// How long after its server has begun to answer a line must be safe under `--durability power`:
 /// the answer's way, in pieces with pauses, a stalled shard, and the tenth of a second between syncs.
 const SAFE_AFTER: Duration = Duration::from_millis(1_000);
-/// How much later than `--timeout` an attempt may end: the sweep of deadlines, and stalls.
-const TIMEOUT_LATE: Duration = Duration::from_millis(300);
 /// How long news of a cooldown takes from the shard that hears of it to every other.
 const NEWS_SPREAD_WITHIN: Duration = Duration::from_millis(250);
 
@@ -121,6 +123,8 @@ impl Outside {
             is_mended: Cell::new(false),
             sendings: RefCell::default(),
             cooldowns: RefCell::default(),
+            excess: RefCell::default(),
+            shared: RefCell::default(),
             connect_faults: Cell::new(0),
             excused: Cell::new(0),
             repeats: RefCell::default(),
@@ -145,6 +149,8 @@ impl Outside {
         self.in_flight.borrow_mut().fill(0);
         self.sendings.borrow_mut().clear();
         self.cooldowns.borrow_mut().clear();
+        self.excess.take();
+        self.shared.borrow_mut().clear();
         self.connect_faults.set(0);
         self.excused.set(0);
         for book in self.books.borrow_mut().iter_mut() {
@@ -170,6 +176,7 @@ impl Outside {
     }
 
     pub fn violation(&self, what: String) {
+        self.world().event("VIOLATION", 0, || what.clone());
         let mut violations = self.violations.borrow_mut();
         if violations.len() < VIOLATIONS_MAX {
             violations.push(what);
@@ -234,6 +241,23 @@ impl Outside {
         }
         if !book.was_answered(number) {
             book.answered.push((number, self.world().now()));
+        }
+    }
+
+    /// The same, once the answer on that stream has come whole.
+    pub fn answers_on(&self, connection: u64, stream: u32) {
+        if let Some(streams) = self.shared.borrow_mut().get_mut(&connection)
+            && let Some((_, exchange)) = streams.open().find(|(number, _)| *number == stream)
+        {
+            exchange.is_for_good = true;
+        }
+    }
+
+    /// An HTTP/2 connection ends under all that is out on it.
+    pub fn excuse_all_on(&self, connection: u64) {
+        if let Some(streams) = self.shared.borrow_mut().get_mut(&connection) {
+            let out = streams.open().filter_map(|(_, exchange)| exchange.request);
+            out.for_each(|id| self.excuse_stale(id));
         }
     }
 
@@ -364,6 +388,11 @@ impl Outside {
             .map(|(line, book)| (line.mark(), book.dooms, most))
     }
 
+    /// Faults stay below what makes a line fail that should not.
+    pub fn is_decided(&self) -> bool {
+        self.scenario.decided
+    }
+
     /// Whether this answer is to be a fault.
     pub fn may_fault(&self, id: usize) -> bool {
         let Trouble {
@@ -374,106 +403,5 @@ impl Outside {
         let is_fault = may && self.world().chance(answers);
         books[id].faults += u32::from(is_fault);
         is_fault
-    }
-}
-
-impl Watcher for Outside {
-    fn welcome(&self, address: SocketAddr) -> Welcome {
-        let world = self.world();
-        if self.is_out(endpoint_of(address)) {
-            return match world.chance(0.2) {
-                true => Welcome::Silence,
-                false => Welcome::Failed(self.latency(), io::ErrorKind::ConnectionRefused),
-            };
-        }
-        let Trouble {
-            connects, per_line, ..
-        } = self.trouble();
-        let may = !self.scenario.decided || self.connect_faults.get() < per_line;
-        if may && world.chance(connects) {
-            self.connect_faults.set(self.connect_faults.get() + 1);
-            let after = self.latency();
-            return match world.random(|random| random.u32(0..4)) {
-                0 => Welcome::Silence,
-                1 => Welcome::Failed(after, io::ErrorKind::ConnectionReset),
-                2 => Welcome::Failed(after, io::ErrorKind::HostUnreachable),
-                _ => Welcome::Failed(after, io::ErrorKind::ConnectionRefused),
-            };
-        }
-        Welcome::Accepted(self.latency())
-    }
-
-    fn sends(&self, address: SocketAddr, since: Instant, request: &[u8]) -> usize {
-        let endpoint = endpoint_of(address);
-        let mut in_flight = self.in_flight.borrow_mut();
-        in_flight[endpoint] += 1;
-        self.sendings.borrow_mut().push((since, endpoint));
-        let config = &self.process.borrow().config;
-        let limit = config.endpoints[endpoint].max_concurrent;
-        if in_flight[endpoint] > limit {
-            self.violation(format!(
-                "{} requests in flight to endpoint {endpoint}, its max_concurrent is {limit}",
-                in_flight[endpoint]
-            ));
-        }
-        let all: usize = in_flight.iter().sum();
-        if all > config.request.workers {
-            let workers = config.request.workers;
-            self.violation(format!("{all} requests in flight, --workers is {workers}"));
-        }
-        let Some(id) = marked(request) else {
-            self.violation("a request of no line".to_owned());
-            return usize::MAX;
-        };
-        let book = &mut self.books.borrow_mut()[id];
-        (book.is_out, book.last_sender) = (true, Some(self.number.get()));
-        // What goes out again for a stale connection goes out at once.
-        let may_be_resent = book.stale > 0 || self.trouble().stale > 0.0;
-        if !may_be_resent && self.is_within_cooldown(endpoint, since) {
-            let mark = self.scenario.lines[id].mark();
-            self.violation(format!(
-                "{mark} is sent to endpoint {endpoint}, which has asked to wait"
-            ));
-        }
-        let answered = book.was_answered(self.number.get());
-        if answered && self.scenario.lines[id].fate == Fate::Answered {
-            self.violation(format!(
-                "{} is sent again though this process has its answer",
-                self.scenario.lines[id].mark()
-            ));
-        }
-        id
-    }
-
-    fn ended(&self, address: SocketAddr, since: Instant, request: usize) {
-        if !self.world().is_killed()
-            && let Some(book) = self.books.borrow_mut().get_mut(request)
-        {
-            book.is_out = false;
-        }
-        let lasted = self.world().now().duration_since(since);
-        let timeout = self.process.borrow().config.request.timeout;
-        if lasted > timeout + TIMEOUT_LATE {
-            self.violation(format!("an attempt lasted {lasted:?} of {timeout:?}"));
-        }
-        let mut in_flight = self.in_flight.borrow_mut();
-        let count = &mut in_flight[endpoint_of(address)];
-        *count = count.saturating_sub(1);
-    }
-
-    fn latency(&self) -> Duration {
-        let max = self.process.borrow().latency_max;
-        self.world().duration(max)
-    }
-
-    fn piece_max(&self) -> usize {
-        self.process.borrow().piece_max
-    }
-}
-
-fn endpoint_of(address: SocketAddr) -> usize {
-    match address {
-        SocketAddr::V4(address) => usize::from(address.ip().octets()[3]) - 1,
-        SocketAddr::V6(_) => unreachable!("endpoints have IPv4 addresses"),
     }
 }

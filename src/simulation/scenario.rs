@@ -150,7 +150,10 @@ impl Scenario {
         // Endpoints that share a quota share its limits.
         let rpm_limit = chance(random, 0.1).then(|| random.u64(600..6_000));
         let tpm_limit = chance(random, 0.1).then(|| random.u64(600_000..6_000_000));
-        let endpoint = |index: usize, random: &mut fastrand::Rng| EndpointConfig {
+        // Chance of its own, so that a seed without HTTP/2 stays the history that it was.
+        let mut others = fastrand::Rng::with_seed(random.get_seed() ^ 2);
+        let mut endpoint = |index: usize, random: &mut fastrand::Rng| EndpointConfig {
+            http2: chance(&mut others, 0.25).then_some(true),
             name: Some(format!("e{index}")),
             url: format!("http://{}/v1/chat/completions", address(index)),
             weight: random.u32(1..4),

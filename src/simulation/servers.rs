@@ -1,11 +1,14 @@
 //! The endpoints of a simulated run: they answer every line as its fate wants, in every way that HTTP
 //! allows, or by chance in one that it does not.
 
+mod http2;
+
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::lines::{Fate, Line, marked};
 use super::outside::Outside;
+use super::streams::PREFACE;
 use crate::runtime::Runtime;
 use crate::runtime::simulated::Simulated;
 use crate::runtime::simulated::network::Peer;
@@ -92,6 +95,14 @@ pub async fn serve(outside: Rc<Outside>, endpoint: usize, peer: Peer) {
     let world = outside.world();
     let mut buffer = Vec::new();
     let mut served = 0_u32;
+    while buffer.len() < PREFACE.len() {
+        if peer.read(&mut buffer).await == 0 {
+            return;
+        }
+    }
+    if buffer.starts_with(PREFACE) {
+        return http2::serve(outside, endpoint, peer, buffer).await;
+    }
     loop {
         let length = loop {
             if let Some(length) = request_length(&buffer) {
@@ -185,14 +196,13 @@ enum Framing {
     Close,
 }
 
-/// The answer that the line's fate wants; whether the connection goes on.
-async fn answer(outside: &Outside, peer: &Peer, line: &Line) -> bool {
-    let world = outside.world();
-    let (status, content_type, body) = match line.fate {
+/// What the line's fate wants: status, content type and body.
+fn content(outside: &Outside, line: &Line) -> (u16, &'static str, String) {
+    match line.fate {
         Fate::Answered if line.streams => (200, "text/event-stream", line.stream()),
         Fate::Answered => {
             let answer = line.answer();
-            let text = match world.chance(0.2) {
+            let text = match outside.world().chance(0.2) {
                 true => serde_json::to_string_pretty(&answer).expect("a value is JSON"),
                 false => answer.to_string(),
             };
@@ -201,7 +211,13 @@ async fn answer(outside: &Outside, peer: &Peer, line: &Line) -> bool {
         Fate::Refused => (400, "application/json", error(line, "no such thing")),
         Fate::Fails => (500, "application/json", error(line, "always fails")),
         Fate::NotJson | Fate::Invalid => (200, "text/html", format!("<p>{}</p>", line.mark())),
-    };
+    }
+}
+
+/// The answer that the line's fate wants; whether the connection goes on.
+async fn answer(outside: &Outside, peer: &Peer, line: &Line) -> bool {
+    let world = outside.world();
+    let (status, content_type, body) = content(outside, line);
     let framing = match world.random(|random| random.u32(0..10)) {
         0..5 => Framing::Length,
         5..9 => Framing::Chunks,

@@ -39,6 +39,13 @@ pub trait Watcher {
     /// The answer to the request that began to be sent at `since` was read, or its connection is over
     /// for the process.
     fn ended(&self, address: SocketAddr, since: Instant, request: usize);
+    /// The client sends `bytes` on a connection to `address`. `true`: it carries several requests at once,
+    /// which the watcher tells apart itself.
+    fn wrote(&self, connection: u64, address: SocketAddr, bytes: &[u8]) -> bool;
+    /// The client has read `bytes` there.
+    fn read(&self, connection: u64, address: SocketAddr, bytes: &[u8]);
+    /// The connection is over for the client.
+    fn closed(&self, connection: u64, address: SocketAddr);
     /// How long a packet takes.
     fn latency(&self) -> Duration;
     /// Longest piece that a read or write moves at once.
@@ -168,8 +175,16 @@ impl Link {
         }
     }
 
-    fn close_by_client(&self) {
+    /// Nothing more comes over it.
+    fn end(&self) {
         self.end_request();
+        if let Some(world) = self.world() {
+            world.network.watcher().closed(self.number, self.address);
+        }
+    }
+
+    fn close_by_client(&self) {
+        self.end();
         if let Some(world) = self.world() {
             self.up.push(world.now() + self.latency(&world), Piece::End);
         }
@@ -304,11 +319,11 @@ impl Read for Reader {
             let (_, piece) = queue.front_mut().expect("a piece is due");
             let (outcome, is_over) = match piece {
                 Piece::End => {
-                    link.end_request();
+                    link.end();
                     (Ok(0), false)
                 }
                 Piece::Reset => {
-                    link.end_request();
+                    link.end();
                     (Err(io::ErrorKind::ConnectionReset.into()), false)
                 }
                 Piece::Bytes(bytes, offset, end) => {
@@ -316,7 +331,10 @@ impl Read for Reader {
                     let most = room.min(bytes.len() - *offset);
                     let most = cut(most, world.network.watcher().piece_max());
                     let length = world.random(|random| random.usize(most.div_ceil(2)..=most));
-                    buffer.extend_from_slice(&bytes[*offset..*offset + length]);
+                    let came = &bytes[*offset..*offset + length];
+                    buffer.extend_from_slice(came);
+                    let watcher = world.network.watcher();
+                    watcher.read(link.number, link.address, came);
                     *offset += length;
                     let is_over = *offset == bytes.len();
                     if end.is_some_and(|end| *offset >= end) {
@@ -349,7 +367,8 @@ impl Write for Writer {
             pending::<()>().await;
         }
         link.note("writes", buffer.len());
-        if link.outstanding.get().is_none() {
+        let is_shared = watcher.wrote(link.number, link.address, &buffer);
+        if !is_shared && link.outstanding.get().is_none() {
             let since = link.connecting_since.take().unwrap_or_else(|| world.now());
             let request = watcher.sends(link.address, since, &buffer);
             link.outstanding.set(Some((since, request)));
@@ -392,25 +411,27 @@ pub struct Peer(Rc<Link>);
 impl Peer {
     /// Appends what comes next to `buffer`; 0: the client has closed.
     pub async fn read(&self, buffer: &mut Vec<u8>) -> usize {
+        poll_fn(|context| self.poll_read(buffer, context)).await
+    }
+
+    /// The same.
+    pub fn poll_read(&self, buffer: &mut Vec<u8>, context: &Context<'_>) -> Poll<usize> {
         let link = &self.0;
         let world = here();
-        poll_fn(|context| {
-            if !link.up.is_due(world.now()) {
-                link.up.wait(&world, context);
-                return Poll::Pending;
+        if !link.up.is_due(world.now()) {
+            link.up.wait(&world, context);
+            return Poll::Pending;
+        }
+        let mut queue = link.up.queue.borrow_mut();
+        match queue.front() {
+            Some((_, Piece::Bytes(bytes, offset, _))) => {
+                buffer.extend_from_slice(&bytes[*offset..]);
+                let length = bytes.len() - offset;
+                queue.pop_front();
+                Poll::Ready(length)
             }
-            let mut queue = link.up.queue.borrow_mut();
-            match queue.front() {
-                Some((_, Piece::Bytes(bytes, offset, _))) => {
-                    buffer.extend_from_slice(&bytes[*offset..]);
-                    let length = bytes.len() - offset;
-                    queue.pop_front();
-                    Poll::Ready(length)
-                }
-                _ => Poll::Ready(0),
-            }
-        })
-        .await
+            _ => Poll::Ready(0),
+        }
     }
 
     /// The connection's number.
@@ -431,6 +452,14 @@ impl Peer {
         {
             let arrives = world.now() + self.0.latency(&world);
             self.0.down.push(arrives, Piece::Bytes(bytes, 0, end));
+        }
+    }
+
+    /// Resets the connection behind what was sent.
+    pub fn reset_behind(&self) {
+        if let Some(world) = self.0.world() {
+            let arrives = world.now() + self.0.latency(&world);
+            self.0.down.push(arrives, Piece::Reset);
         }
     }
 
