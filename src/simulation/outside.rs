@@ -253,6 +253,13 @@ impl Outside {
         }
     }
 
+    /// What comes on an HTTP/2 connection breaks the protocol: its client may complain.
+    pub fn breaks(&self, connection: u64) {
+        if let Some(streams) = self.shared.borrow_mut().get_mut(&connection) {
+            streams.is_broken = true;
+        }
+    }
+
     /// An HTTP/2 connection ends under all that is out on it.
     pub fn excuse_all_on(&self, connection: u64) {
         if let Some(streams) = self.shared.borrow_mut().get_mut(&connection) {

@@ -13,6 +13,10 @@ const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 0x1;
 
+/// What either end may say when it ends a stream or the connection: no error, one of the server's own,
+/// not looked at, not wanted (RFC 9113 section 7). All others accuse the peer of breaking the protocol.
+const BLAMELESS: [u32; 4] = [0, 2, 7, 8];
+
 /// One frame.
 struct Frame {
     kind: u8,
@@ -26,6 +30,17 @@ impl Frame {
     fn ends_stream(&self) -> bool {
         let ends = matches!(self.kind, DATA | HEADERS) && self.flags & END_STREAM != 0;
         ends || self.kind == RST_STREAM
+    }
+
+    /// The error that it accuses its receiver of.
+    fn blame(&self) -> Option<u32> {
+        let reason = match self.kind {
+            RST_STREAM => self.payload.first_chunk(),
+            GOAWAY => self.payload.get(4..).and_then(|rest| rest.first_chunk()),
+            _ => None,
+        };
+        let reason = u32::from_be_bytes(*reason?);
+        (!BLAMELESS.contains(&reason)).then_some(reason)
     }
 
     /// Its stream ends before its time.
@@ -70,6 +85,10 @@ pub struct Streams {
     sent: Frames,
     came: Frames,
     open: BTreeMap<u32, Exchange>,
+    /// The server breaks the protocol: the client may say so.
+    pub is_broken: bool,
+    /// Whoever broke it otherwise, in words.
+    pub offence: Option<String>,
 }
 
 /// What the client's bytes mean.
@@ -107,6 +126,12 @@ impl Streams {
     pub fn sends(&mut self, bytes: &[u8], now: Instant, mut tell: impl FnMut(Told<'_>)) {
         let frames = bytes.strip_prefix(PREFACE).unwrap_or(bytes);
         for frame in self.sent.complete(frames) {
+            if !self.is_broken
+                && let Some(reason) = frame.blame()
+            {
+                let stream = frame.stream;
+                self.offence = Some(format!("the client complains of stream {stream}: {reason}"));
+            }
             if frame.kind == HEADERS {
                 let exchange = Exchange {
                     since: now,
@@ -134,6 +159,12 @@ impl Streams {
     pub fn comes(&mut self, bytes: &[u8]) -> Vec<Exchange> {
         let mut over = Vec::new();
         for frame in self.came.complete(bytes) {
+            if !self.is_broken
+                && let Some(reason) = frame.blame()
+            {
+                let stream = frame.stream;
+                self.offence = Some(format!("the server complains of stream {stream}: {reason}"));
+            }
             if frame.ends_stream() {
                 let ended = self.open.remove(&frame.stream);
                 over.extend(ended.map(|exchange| Exchange {

@@ -157,7 +157,10 @@ pub(super) async fn serve(outside: Rc<Outside>, endpoint: usize, peer: Peer, ear
                     }
                     Farewell::Silent => {}
                     Farewell::Reset => peer.reset_behind(),
-                    Farewell::Garbage => peer.send(b"220 mail.example ESMTP\r\n".to_vec(), false),
+                    Farewell::Garbage => {
+                        outside.breaks(shared.number);
+                        peer.send(b"220 mail.example ESMTP\r\n".to_vec(), false);
+                    }
                 }
                 // Sent again at once, without an attempt, if the connection had answered any.
                 outside.excuse_all_on(shared.number);
@@ -309,6 +312,7 @@ async fn misbehave(shared: &Shared, respond: &mut SendResponse<Bytes>, line: &Li
             .await;
         }
         Fault::Conflict => {
+            outside.breaks(shared.number);
             let length = format!("content-length: {}\r\n", good.len() + 1);
             if let Some(mut stream) = begin(respond, 200, &length, json) {
                 let _ = stream.send_data(Bytes::from(good), true);
