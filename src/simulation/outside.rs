@@ -253,6 +253,15 @@ impl Outside {
         }
     }
 
+    /// When the client stops waiting for what is out on that stream.
+    pub fn deadline_on(&self, connection: u64, stream: u32) -> Option<Instant> {
+        let timeout = self.process.borrow().config.request.timeout;
+        let mut shared = self.shared.borrow_mut();
+        let mut open = shared.get_mut(&connection)?.open();
+        let (_, exchange) = open.find(|(number, _)| *number == stream)?;
+        Some(exchange.since + timeout)
+    }
+
     /// What comes on an HTTP/2 connection breaks the protocol: its client may complain.
     pub fn breaks(&self, connection: u64) {
         if let Some(streams) = self.shared.borrow_mut().get_mut(&connection) {

@@ -26,6 +26,10 @@ use crate::simulation::outside::Outside;
 const STREAMS: &[u32] = &[1, 3, 100];
 const WINDOWS: &[u32] = &[4_000, 65_535];
 
+/// A late answer is late by this at most: its client has just stopped waiting, and the server does not
+/// know it yet.
+const LATE_MAX: Duration = Duration::from_millis(100);
+
 /// What can be wrong with an answer.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
@@ -46,6 +50,8 @@ enum Fault {
     Hangs,
     /// The body never comes to its end.
     HangsWithin,
+    /// A good answer comes about when its client stops waiting for it.
+    Late,
     /// All streams end, and the connection.
     Ends,
 }
@@ -65,6 +71,8 @@ const FAULTS: &[Fault] = &[
     Fault::Refused,
     Fault::Hangs,
     Fault::HangsWithin,
+    Fault::Late,
+    Fault::Late,
     Fault::Ends,
 ];
 
@@ -205,16 +213,20 @@ async fn handle(
             world.event("fault", id as u64, || format!("{fault:?}"));
             misbehave(&shared, &mut respond, &line, fault).await;
         }
-        None => {
-            outside.answers_on(shared.number, stream);
-            let (status, content_type, body) = content(outside, &line);
-            reply(outside, &mut respond, status, "", content_type, body).await;
-        }
+        None => answer(&shared, &mut respond, &line).await,
     }
     if world.chance(outside.trouble().stale) {
         pause(outside, IDLES_MAX).await;
         shared.end(shared.any_farewell());
     }
+}
+
+/// The answer that the line's fate wants.
+async fn answer(shared: &Shared, respond: &mut SendResponse<Bytes>, line: &Line) {
+    let outside = &shared.outside;
+    outside.answers_on(shared.number, respond.stream_id().into());
+    let (status, content_type, body) = content(outside, line);
+    reply(outside, respond, status, "", content_type, body).await;
 }
 
 /// The body of a request; `None`: its client does not want it any more.
@@ -337,6 +349,13 @@ async fn misbehave(shared: &Shared, respond: &mut SendResponse<Bytes>, line: &Li
             if let Some(mut stream) = stream {
                 let _ = stream.send_data(Bytes::from(good).slice(..within), false);
                 Simulated::sleep_until(world.now() + FOR_EVER).await;
+            }
+        }
+        Fault::Late => {
+            let stream = respond.stream_id().into();
+            if let Some(deadline) = outside.deadline_on(shared.number, stream) {
+                Simulated::sleep_until(deadline + world.duration(LATE_MAX)).await;
+                answer(shared, respond, line).await;
             }
         }
         Fault::Ends => {
