@@ -198,7 +198,9 @@ impl Life {
                     ));
                 }
             }
-            if has_finished && !manifest.exists() {
+            // Told to send failures again it may have removed what an earlier run left, and it can always be
+            // told once more.
+            if has_finished && !manifest.exists() && !self.retries {
                 // Killed in its last instants, or failed to clean up: all that is left is rubbish.
                 let _ = std::fs::remove_dir_all(self.run_folder());
                 return Ok(());

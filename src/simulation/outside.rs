@@ -206,6 +206,12 @@ impl Outside {
         })
     }
 
+    /// Attempts to connect may fail.
+    fn can_be_unreachable(&self) -> bool {
+        let process = self.process.borrow();
+        process.outage.is_some() || process.trouble.connects > 0.0
+    }
+
     /// A request of a line has arrived.
     pub fn receives(&self, id: usize, endpoint: usize) -> Line {
         let line = &self.scenario.lines[id];
@@ -213,8 +219,11 @@ impl Outside {
         let book = &mut books[id];
         book.received += 1;
         let attempts_max = self.scenario.attempts_max;
-        // Once for each attempt.
-        let resent_max = book.stale.min(attempts_max);
+        // Once for each attempt, of which those do not count that end when nobody can be reached.
+        let resent_max = match self.can_be_unreachable() {
+            true => book.stale,
+            false => book.stale.min(attempts_max),
+        };
         let most = attempts_max + resent_max + book.refused;
         if book.received > most {
             let received = book.received;
