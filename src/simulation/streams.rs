@@ -87,7 +87,7 @@ pub struct Streams {
     open: BTreeMap<u32, Exchange>,
     /// The server breaks the protocol: the client may say so.
     pub is_broken: bool,
-    /// Whoever broke it otherwise, in words.
+    /// What one end accuses the other of, in words.
     pub offence: Option<String>,
 }
 
@@ -126,12 +126,7 @@ impl Streams {
     pub fn sends(&mut self, bytes: &[u8], now: Instant, mut tell: impl FnMut(Told<'_>)) {
         let frames = bytes.strip_prefix(PREFACE).unwrap_or(bytes);
         for frame in self.sent.complete(frames) {
-            if !self.is_broken
-                && let Some(reason) = frame.blame()
-            {
-                let stream = frame.stream;
-                self.offence = Some(format!("the client complains of stream {stream}: {reason}"));
-            }
+            self.hear(&frame, "client");
             if frame.kind == HEADERS {
                 let exchange = Exchange {
                     since: now,
@@ -159,12 +154,7 @@ impl Streams {
     pub fn comes(&mut self, bytes: &[u8]) -> Vec<Exchange> {
         let mut over = Vec::new();
         for frame in self.came.complete(bytes) {
-            if !self.is_broken
-                && let Some(reason) = frame.blame()
-            {
-                let stream = frame.stream;
-                self.offence = Some(format!("the server complains of stream {stream}: {reason}"));
-            }
+            self.hear(&frame, "server");
             if frame.ends_stream() {
                 let ended = self.open.remove(&frame.stream);
                 over.extend(ended.map(|exchange| Exchange {
@@ -180,6 +170,15 @@ impl Streams {
             }
         }
         over
+    }
+
+    fn hear(&mut self, frame: &Frame, who: &str) {
+        if !self.is_broken
+            && let Some(reason) = frame.blame()
+        {
+            let stream = frame.stream;
+            self.offence = Some(format!("the {who} complains of stream {stream}: {reason}"));
+        }
     }
 
     /// The connection is over, and with it these.
