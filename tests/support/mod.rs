@@ -208,6 +208,7 @@ pub fn spawn_with<S: AsRef<OsStr>>(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     clean_environment(&mut command);
+    heed_hangups(&mut command);
     change(&mut command);
     let mut child = command.spawn().expect("the binary starts");
     let stdout = Collected::from(child.stdout.take().expect("stdout is piped"));
@@ -219,6 +220,23 @@ pub fn spawn_with<S: AsRef<OsStr>>(
         stderr,
         watchdog: WATCHDOG,
     }
+}
+
+/// Whoever runs the tests under `nohup` does not make the child deaf, too.
+fn heed_hangups(command: &mut Command) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        // SAFETY: only a system call between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGHUP, libc::SIG_DFL);
+                Ok(())
+            });
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = command;
 }
 
 /// Nothing of the machine's own settings reaches the child.
