@@ -14,7 +14,7 @@ const COUNTERS_PER_SECOND: f64 = 10.0;
 /// nearer than 30 ms, and half of what then lies before the horizon of 60 ms is its own.
 const SLOTS_PER_SECOND: f64 = 2.0 * 1000.0 / 15.0;
 /// Start and end of a shard, its ranges of input, the slots that it gives back.
-const ONCE_A_SHARD: f64 = 30.0;
+const ONCE_A_SHARD: f64 = 18.0;
 /// A request that ends when its shard has nothing more to send may give back its permits of the run
 /// and of its endpoint, and another shard be granted both.
 const AT_THE_END: f64 = 4.0;

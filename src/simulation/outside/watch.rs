@@ -83,22 +83,18 @@ impl Watcher for Outside {
             }
             Told::Over(exchange) => self.over(address, [exchange]),
         });
-        streams
-            .offence
-            .take()
-            .into_iter()
-            .for_each(|what| self.violation(what));
+        if let Some(what) = streams.offence.take() {
+            self.violation(what);
+        }
         true
     }
 
     fn read(&self, connection: u64, address: SocketAddr, bytes: &[u8]) {
         if let Some(streams) = self.shared.borrow_mut().get_mut(&connection) {
             self.over(address, streams.comes(bytes));
-            streams
-                .offence
-                .take()
-                .into_iter()
-                .for_each(|what| self.violation(what));
+            if let Some(what) = streams.offence.take() {
+                self.violation(what);
+            }
         }
     }
 

@@ -52,7 +52,7 @@ enum Fault {
     HangsWithin,
     /// A good answer comes about when its client stops waiting for it.
     Late,
-    /// All streams end, and the connection.
+    /// The stream is reset, and the connection takes leave.
     Ends,
 }
 
