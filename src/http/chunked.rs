@@ -118,12 +118,16 @@ impl Chunked {
                     }
                     let Some(end) = end else { break false };
                     let line = &buffer[read..end - 2];
+                    let folded =
+                        self.trailer_bytes > 0 && matches!(line.first(), Some(b' ' | b'\t'));
                     read = end;
                     self.trailer_bytes += pending;
                     if line.is_empty() {
                         break true;
                     }
-                    check_trailer(line)?;
+                    if !folded {
+                        check_trailer(line)?;
+                    }
                 }
             }
         };

@@ -39,8 +39,8 @@ impl Signals {
         self.0 & Self::EVENT_STREAM != 0
     }
 
-    /// Any of `retry-after`, `retry-after-ms`, `x-should-retry`, `<prefix>-ratelimit-*`,
-    /// `<prefix>-rate-limit-*`, `ratelimit-*`, `ratelimitbysize-*`.
+    /// Any of `retry-after`, `retry-after-ms`, `x-should-retry`, `ratelimit`, `<prefix>-ratelimit-*`,
+    /// `<prefix>-rate-limit-*`, `ratelimit-*`, `ratelimitbysize-*`, `x-tokenlimit-*`, `llm_provider-*`.
     pub fn has_wait_hint(self) -> bool {
         self.0 & Self::WAIT_HINT != 0
     }
@@ -67,6 +67,7 @@ impl Signals {
         let last = name.bytes().last().map(|byte| byte.to_ascii_lowercase());
         self.0 |= match (name.len(), last.unwrap_or_default()) {
             (8, b'n') if is("location") => Self::LOCATION,
+            (9, b't') if is("ratelimit") => Self::WAIT_HINT,
             (11, b'r') if is("retry-after") => Self::WAIT_HINT,
             (12, b'e') if is("content-type") => match is_event_stream(value) {
                 true => Self::EVENT_STREAM,
@@ -127,6 +128,9 @@ fn is_rate_limit(name: &str) -> bool {
     may_be(suffix) && (starts_with(suffix, "ratelimit-") || starts_with(suffix, "rate-limit-"))
         || may_be(name)
             && (starts_with(name, "ratelimit-") || starts_with(name, "ratelimitbysize-"))
+        || matches!(suffix.as_bytes(), [b't' | b'T', ..]) && starts_with(name, "x-tokenlimit-")
+        || matches!(name.as_bytes(), [b'l' | b'L', b'l' | b'L', ..])
+            && starts_with(name, "llm_provider-")
 }
 
 /// A lazy view over the fields of a head's bytes.
@@ -226,6 +230,22 @@ fn parse_with<const SLOTS: usize>(head: &[u8]) -> Result<Parsed, ProtocolError> 
     })
 }
 
+/// Reads folded fields as one line each (RFC 9112 section 5.2): the line end before a line that begins with
+/// white space becomes spaces. False if nothing is folded, or the first line after the status line is.
+pub(super) fn unfold(head: &mut [u8]) -> bool {
+    let folds: Vec<usize> = memchr::memchr_iter(b'\n', head)
+        .filter(|&line_feed| matches!(head.get(line_feed + 1), Some(b' ' | b'\t')))
+        .collect();
+    if folds.is_empty() || folds.first().copied() == memchr::memchr(b'\n', head) {
+        return false;
+    }
+    for line_feed in folds {
+        head[line_feed - 1] = b' ';
+        head[line_feed] = b' ';
+    }
+    true
+}
+
 /// The fields that decide where the message ends and whether another may follow.
 #[derive(Default)]
 struct FramingFields<'a> {
@@ -281,14 +301,22 @@ impl<'a> FramingFields<'a> {
         }
     }
 
-    /// One field only: what a list of codings over several fields means is not worth guessing.
+    /// `chunked` alone, or said twice, alike, by somebody on the way who passes an answer on; codings that
+    /// differ would have to be guessed at.
     fn transfer_encoding(&mut self, value: &'a [u8]) -> Result<(), ProtocolError> {
-        match self.transfer_encoding.replace(value) {
-            None => Ok(()),
-            Some(_) => Err(ProtocolError::TransferEncoding {
-                value: excerpt(value),
-            }),
+        let refused = || ProtocolError::TransferEncoding {
+            value: excerpt(value),
+        };
+        let codings = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        // Empty elements of a list count as none (RFC 9110 section 5.6.1).
+        let mut codings = codings.filter(|coding| !coding.is_empty()).peekable();
+        if codings.peek().is_none()
+            || !codings.all(|coding| coding.eq_ignore_ascii_case(b"chunked"))
+        {
+            return Err(refused());
         }
+        self.transfer_encoding = Some(value);
+        Ok(())
     }
 
     fn framing(&self, status: u16, minor_version: u8) -> Result<Framing, ProtocolError> {
@@ -297,7 +325,7 @@ impl<'a> FramingFields<'a> {
                 return Err(ProtocolError::LengthAndEncoding);
             }
             // HTTP/1.0 knows no transfer codings: a peer that sends one is confused about framing.
-            if minor_version == 0 || !value.eq_ignore_ascii_case(b"chunked") {
+            if minor_version == 0 {
                 return Err(ProtocolError::TransferEncoding {
                     value: excerpt(value),
                 });
@@ -385,6 +413,9 @@ mod tests {
             "vendor-ratelimit-input-tokens-reset",
             "RateLimit-Remaining",
             "ratelimitbysize-reset",
+            "RateLimit",
+            "x-tokenlimit-remaining",
+            "llm_provider-x-ratelimit-remaining-requests",
         ] {
             check(&format!("{name}: 1"), wait_hint);
         }

@@ -215,7 +215,12 @@ impl ResponseReader {
 
     /// Drops an interim head from the buffer, or turns to the body of the final one.
     fn take_head(&mut self, buffer: &mut Vec<u8>, end: usize) -> Result<(), ProtocolError> {
-        let parsed = head::parse(&buffer[..end])?;
+        let parsed = match head::parse(&buffer[..end]) {
+            Err(ProtocolError::MalformedHead(_)) if head::unfold(&mut buffer[..end]) => {
+                head::parse(&buffer[..end])?
+            }
+            parsed => parsed?,
+        };
         if parsed.status < 200 {
             if parsed.status == 101 {
                 return Err(ProtocolError::SwitchingProtocols);

@@ -1,17 +1,19 @@
 //! How long a server asks to wait, in all the forms servers use. Pure.
 //!
-//! Collected from OpenAI, Azure, Anthropic, Gemini, Groq, Mistral and OpenRouter: `retry-after`
-//! and `retry-after-ms`, `x-should-retry`, quota headers with their resets, sentences in error
-//! bodies, and `google.rpc.RetryInfo`. Where several disagree, the longest plausible one wins.
-//! Called for every response; a success costs a look at each header's name, and no allocation.
+//! Collected from OpenAI, Azure, Anthropic, Gemini, Groq, Mistral, OpenRouter, Hugging Face and the gateways
+//! before them: `retry-after` and `retry-after-ms`, `x-should-retry`, quota headers with their resets,
+//! sentences and fields in error bodies, and `google.rpc.RetryInfo`. Where several disagree, the longest
+//! plausible one wins. Called for every response with such headers; no allocation but for error bodies.
 
 mod body;
+mod family;
 mod header;
 mod span;
 
 use std::time::Duration;
 
-use header::{Field, Header, Reset};
+use family::{Figure, Quotas};
+use header::{Family, Field, Header, Kind, Reset};
 
 /// Longer waits are taken for mistakes. Azure does ask for a full day (86400 seconds).
 pub const MAX_PLAUSIBLE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -23,7 +25,7 @@ pub struct WaitHint {
     pub wait: Option<Duration>,
     /// `x-should-retry`.
     pub should_retry: Option<bool>,
-    /// The request quota.
+    /// The request quota; like those below, the tightest of those that count it.
     pub requests: Quota,
     /// The token quota.
     pub tokens: Quota,
@@ -62,102 +64,159 @@ pub fn parse<'a>(
     unix_now_ms: i64,
 ) -> WaitHint {
     let headers = headers.into_iter();
-    let mut hint = WaitHint::default();
-    // Looked for when a moment has been met, which is rare.
-    let clocks = |headers| Clocks {
+    let clocks = Clocks {
         ours_ms: unix_now_ms,
-        servers_ms: header::sent_at(headers),
+        // Looked for when a moment has been met, which is rare.
+        servers_ms: || header::sent_at(headers.clone()),
     };
-    // The longest wait asked for, in seconds.
-    let mut wait = None;
-    let mut azure_reset = None;
+    let mut reader = Reader {
+        status,
+        clocks: &clocks,
+        wait: None,
+        azure_reset: None,
+        should_retry: None,
+        quotas: Quotas::default(),
+    };
     for (name, value) in headers.clone() {
+        reader.header(name, value);
+    }
+    if body_counts(status) {
+        reader.body(body);
+    }
+    reader.finish()
+}
+
+/// Collects what one response says.
+struct Reader<'c, C> {
+    status: u16,
+    clocks: &'c Clocks<C>,
+    /// The longest wait asked for, in seconds.
+    wait: Option<f64>,
+    azure_reset: Option<Duration>,
+    should_retry: Option<bool>,
+    quotas: Quotas,
+}
+
+impl<C: Fn() -> Option<f64>> Reader<'_, C> {
+    fn header(&mut self, name: &str, value: &[u8]) {
         let Some(header) = Header::named(name) else {
-            continue;
+            return;
         };
         let Ok(value) = str::from_utf8(value).map(str::trim) else {
-            continue;
+            return;
         };
         match header {
-            Header::RetryAfterMs if status >= 400 => {
-                wait = longer(wait, span::number(value).map(|ms| ms / 1000.0));
+            Header::RetryAfterMs if self.status >= 400 => {
+                self.longer(span::number(value).map(|ms| ms / 1000.0));
             }
-            Header::RetryAfter if status >= 400 => {
-                let seconds = span::seconds(value)
-                    .or_else(|| clocks(headers.clone()).until(header::date(value)?));
-                wait = longer(wait, seconds);
-            }
+            Header::RetryAfter if self.status >= 400 => self.longer(self.clocks.wait(value)),
             Header::RetryAfterMs | Header::RetryAfter => {}
-            Header::ShouldRetry => hint.should_retry = header::boolean(value),
-            Header::AzureReset => azure_reset = plausible(span::seconds(value)),
-            Header::Quota(kind, field) => {
-                let quota = hint.quota(kind);
-                match field {
-                    Field::Limit => quota.limit = value.parse().ok(),
-                    Field::Remaining => quota.remaining = value.parse().ok(),
-                    Field::Reset => {
-                        let seconds = match header::reset(value) {
-                            Some(Reset::In(seconds)) => Some(seconds),
-                            Some(Reset::At(moment_ms)) => clocks(headers.clone()).until(moment_ms),
-                            None => None,
-                        };
-                        quota.reset = plausible(seconds);
-                    }
+            Header::ShouldRetry => self.should_retry = header::boolean(value),
+            Header::AzureReset => self.azure_reset = plausible(span::seconds(value)),
+            Header::RateLimit => {
+                for (policy, remaining, reset) in header::rate_limit_list(value) {
+                    let family = Family::of_policy(policy);
+                    let mut take = |figure| self.quotas.take(family, Kind::Requests, figure);
+                    take(Figure::Remaining(remaining));
+                    take(Figure::Reset(plausible(reset)));
+                }
+            }
+            Header::Quota(family, kind, field) => {
+                for value in self.values(field, value) {
+                    let count = || value.parse().ok();
+                    let reset = || plausible(self.clocks.wait(value));
+                    let figure = Figure::read(field, count, reset);
+                    self.quotas.take(family, kind, figure);
                 }
             }
         }
     }
-    hint.tokens.reset = hint.tokens.reset.max(azure_reset);
-    for quota in [
-        hint.requests,
-        hint.tokens,
-        hint.input_tokens,
-        hint.output_tokens,
-    ] {
-        if quota.exhausted() {
-            wait = longer(wait, quota.reset.map(|reset| reset.as_secs_f64()));
+
+    /// The values of a field: several are one header of each of several families, put together on the way,
+    /// but a date holds a comma, and a limit may be followed by its policies (`10, 10;w=1, 50;w=60`).
+    fn values<'v>(
+        &self,
+        field: Field,
+        value: &'v str,
+    ) -> impl Iterator<Item = &'v str> + use<'v, C> {
+        let whole = field == Field::Reset && self.clocks.wait(value).is_some();
+        let separator = if whole { '\n' } else { ',' };
+        let values = value.split(separator).map(str::trim);
+        values.filter(|value| !value.contains(';'))
+    }
+
+    fn body(&mut self, body: &[u8]) {
+        let found = body::Waits::read(body);
+        for seconds in found.seconds {
+            self.longer(Some(seconds));
+        }
+        for moment_ms in found.moments_ms {
+            self.longer(self.clocks.until(moment_ms));
+        }
+        for text in found.texts {
+            self.longer(self.clocks.wait(&text));
+        }
+        for (name, value) in found.headers {
+            self.header(&name, value.as_bytes());
         }
     }
-    if status == 429 && hint.tokens.remaining.is_none() {
-        // Azure's 429s may carry nothing but this one.
-        wait = longer(wait, azure_reset.map(|reset| reset.as_secs_f64()));
+
+    fn longer(&mut self, seconds: Option<f64>) {
+        self.wait = longer(self.wait, seconds);
     }
-    if body_counts(status) {
-        for seconds in body::waits(body) {
-            wait = longer(wait, Some(seconds));
+
+    fn finish(mut self) -> WaitHint {
+        if let Some(reset) = self.azure_reset {
+            self.quotas
+                .take(Family::openai(), Kind::Tokens, Figure::Reset(Some(reset)));
+        }
+        let exhausted = self.quotas.wait();
+        self.longer(exhausted.map(|reset| reset.as_secs_f64()));
+        let mut tokens = self.quotas.tightest(Kind::Tokens);
+        // The misspelt header is of the same quota as OpenAI's spelling, and may be later.
+        tokens.reset = tokens.reset.max(self.azure_reset);
+        let azure_alone = self.status == 429 && tokens.remaining.is_none();
+        if azure_alone || tokens.exhausted() {
+            // Azure's 429s may carry nothing but this one.
+            self.longer(self.azure_reset.map(|reset| reset.as_secs_f64()));
+        }
+        WaitHint {
+            wait: plausible(self.wait),
+            should_retry: self.should_retry,
+            requests: self.quotas.tightest(Kind::Requests),
+            tokens,
+            input_tokens: self.quotas.tightest(Kind::InputTokens),
+            output_tokens: self.quotas.tightest(Kind::OutputTokens),
         }
     }
-    hint.wait = plausible(wait);
-    hint
 }
 
 /// What time it is.
-struct Clocks {
+struct Clocks<C> {
     ours_ms: i64,
-    servers_ms: Option<f64>,
+    /// The server's, in milliseconds since 1970.
+    servers_ms: C,
 }
 
-impl Clocks {
+impl<C: Fn() -> Option<f64>> Clocks<C> {
+    /// Seconds that a value asks for: a span, an HTTP date, or any form of [`header::reset`].
+    fn wait(&self, value: &str) -> Option<f64> {
+        match header::reset(value) {
+            Some(Reset::In(seconds)) => Some(seconds),
+            Some(Reset::At(moment_ms)) => self.until(moment_ms),
+            None => self.until(header::date(value)?),
+        }
+    }
+
     /// Seconds until a moment, given in milliseconds since 1970: the shorter of those that are
     /// plausible. A stale `date` and a wrong clock of ours both show as a wait that is longer or past.
     fn until(&self, moment_ms: f64) -> Option<f64> {
         let seconds = |now_ms: f64| (moment_ms - now_ms) / 1000.0;
         let by_ours = longer(None, Some(seconds(self.ours_ms as f64)));
-        let by_servers = longer(None, self.servers_ms.map(seconds));
+        let by_servers = longer(None, (self.servers_ms)().map(seconds));
         match (by_ours, by_servers) {
             (Some(ours), Some(servers)) => Some(ours.min(servers)),
             (ours, servers) => ours.or(servers),
-        }
-    }
-}
-
-impl WaitHint {
-    fn quota(&mut self, kind: header::Kind) -> &mut Quota {
-        match kind {
-            header::Kind::Requests => &mut self.requests,
-            header::Kind::Tokens => &mut self.tokens,
-            header::Kind::InputTokens => &mut self.input_tokens,
-            header::Kind::OutputTokens => &mut self.output_tokens,
         }
     }
 }

@@ -238,11 +238,21 @@ fn cases() -> Vec<Case> {
         case(
             "chunked twice",
             ok("transfer-encoding: chunked, chunked\r\n", chunks),
-            protocol("unsupported transfer-encoding"),
+            Answer,
         ),
         case(
             "chunked in two fields",
             ok(&chunked.repeat(2), chunks),
+            Answer,
+        ),
+        case(
+            "chunked in two fields, one with a capital",
+            ok(&format!("{chunked}Transfer-Encoding: Chunked\r\n"), chunks),
+            Answer,
+        ),
+        case(
+            "chunked, and another coding in a second field",
+            ok(&format!("{chunked}transfer-encoding: gzip\r\n"), chunks),
             protocol("transfer-encoding"),
         ),
         case(
@@ -263,7 +273,35 @@ fn cases() -> Vec<Case> {
         case(
             "a folded header",
             ok("x-folded: a\r\n b\r\ncontent-length: LENGTH\r\n", "BODY"),
+            Answer,
+        ),
+        case(
+            "a length on a folded line, one of several",
+            ok(
+                "x: a\r\n\t\r\n  b\r\ncontent-length:\r\n LENGTH\r\n",
+                "BODY",
+            ),
+            Answer,
+        ),
+        case(
+            "chunked on a folded line",
+            ok("transfer-encoding:\r\n\tchunked\r\n", chunks),
+            Answer,
+        ),
+        case(
+            "a folded length that conflicts",
+            ok("content-length: 3,\r\n LENGTH\r\n", "BODY"),
+            protocol("content-length"),
+        ),
+        case(
+            "white space before the first header",
+            ok(" x: a\r\ncontent-length: LENGTH\r\n", "BODY"),
             protocol("malformed"),
+        ),
+        case(
+            "a folded trailer",
+            ok(chunked, "HEX\r\nBODY\r\n0\r\nx-sum: a\r\n\tb\r\n\r\n"),
+            Answer,
         ),
         case(
             "a NUL in a header",

@@ -15,8 +15,21 @@ pub enum Header {
     ShouldRetry,
     /// `x-rate-limit-reset-tokens`, misspelt so by Azure.
     AzureReset,
+    /// `RateLimit`, a list of quotas (draft-ietf-httpapi-ratelimit-headers, from revision 7 on).
+    RateLimit,
     /// One figure of one quota.
-    Quota(Kind, Field),
+    Quota(Family, Kind, Field),
+}
+
+/// Who counts a quota, and over which period: headers that belong together have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    /// The prefix of its names, as an index into [`PREFIXES`].
+    prefix: u8,
+    /// Times that its names have come before in the same answer.
+    occurrence: u8,
+    /// FNV-1a of the words that tell it from others with the same prefix.
+    scope: u32,
 }
 
 /// What a quota counts.
@@ -43,13 +56,62 @@ pub enum Field {
     Reset,
 }
 
+/// What the names of a family begin with, and what they count where they do not say.
+const PREFIXES: [(&str, Kind); 8] = [
+    // OpenAI, Azure, Groq: x-ratelimit-remaining-tokens; OpenRouter and many gateways: x-ratelimit-remaining.
+    ("x-ratelimit-", Kind::Requests),
+    ("anthropic-ratelimit-", Kind::Requests),
+    // The draft up to revision 6, and gateways that follow it.
+    ("ratelimit-", Kind::Requests),
+    // Mistral, whose "size" is tokens.
+    ("ratelimitbysize-", Kind::Tokens),
+    ("x-rate-limit-", Kind::Requests),
+    // Together, beside x-ratelimit-*.
+    ("x-tokenlimit-", Kind::Tokens),
+    // LiteLLM, which passes the provider's headers on under this name beside its own.
+    ("llm_provider-x-ratelimit-", Kind::Requests),
+    ("llm_provider-anthropic-ratelimit-", Kind::Requests),
+];
+
+/// Where the lists of [`Header::RateLimit`] belong, behind the prefixes.
+const LIST: u8 = PREFIXES.len() as u8;
+
+/// Words in names that tell quotas of one prefix apart. A name with any other word says nothing: a quota of
+/// images is none of ours.
+const SCOPES: [&str; 24] = [
+    "second",
+    "minute",
+    "hour",
+    "day",
+    "week",
+    "month",
+    "min",
+    "sec",
+    "1s",
+    "1m",
+    "1h",
+    "1d",
+    "key",
+    "api_key",
+    "model_per_key",
+    "model",
+    "user",
+    "team",
+    "org",
+    "organization",
+    "project",
+    "account",
+    "global",
+    "ip",
+];
+
 impl Header {
     /// The header called `name`, in any case.
     pub fn named(name: &str) -> Option<Self> {
         // Most headers of a response end here.
         if !matches!(
-            name.as_bytes().first()?,
-            b'r' | b'R' | b'x' | b'X' | b'a' | b'A'
+            name.as_bytes().first()?.to_ascii_lowercase(),
+            b'r' | b'x' | b'a' | b'l'
         ) {
             return None;
         }
@@ -62,44 +124,101 @@ impl Header {
             Some(Self::ShouldRetry)
         } else if is("x-rate-limit-reset-tokens") {
             Some(Self::AzureReset)
-        } else if let Some(rest) = without_prefix(name, "x-ratelimit-") {
-            // OpenAI, Azure, Groq: x-ratelimit-remaining-tokens; OpenRouter: x-ratelimit-remaining.
-            let (field, kind) = rest.split_once('-').unwrap_or((rest, "requests"));
-            Some(Self::Quota(Kind::named(kind)?, Field::named(field)?))
-        } else if let Some(rest) = without_prefix(name, "anthropic-ratelimit-") {
-            // anthropic-ratelimit-input-tokens-remaining
-            let (kind, field) = rest.rsplit_once('-')?;
-            Some(Self::Quota(Kind::named(kind)?, Field::named(field)?))
-        } else if let Some(field) = without_prefix(name, "ratelimit-") {
-            // IETF draft ratelimit-headers-06, and gateways that follow it.
-            Some(Self::Quota(Kind::Requests, Field::named(field)?))
-        } else if let Some(field) = without_prefix(name, "ratelimitbysize-") {
-            // Mistral, whose "size" is tokens.
-            Some(Self::Quota(Kind::Tokens, Field::named(field)?))
+        } else if is("ratelimit") {
+            Some(Self::RateLimit)
         } else {
-            None
+            let (rest, counted, prefix) =
+                PREFIXES.iter().zip(0..).find_map(|(prefix, index)| {
+                    Some((without_prefix(name, prefix.0)?, prefix.1, index))
+                })?;
+            quota(rest, counted, prefix)
         }
     }
 }
 
-impl Kind {
-    fn named(name: &str) -> Option<Self> {
-        let kinds = [
-            ("requests", Self::Requests),
-            ("tokens", Self::Tokens),
-            // Mistral and Cerebras, beside quotas of a day or a month, which are not read: a name has
-            // room for one quota, and the shorter ones are met first.
-            ("req-minute", Self::Requests),
-            ("requests-minute", Self::Requests),
-            ("tokens-minute", Self::Tokens),
-            ("input-tokens", Self::InputTokens),
-            ("output-tokens", Self::OutputTokens),
-        ];
-        let found = kinds
-            .into_iter()
-            .find(|(kind, _)| name.eq_ignore_ascii_case(kind));
-        found.map(|(_, kind)| kind)
+/// The words of a name behind its prefix: one field, what it counts, and scopes, in any order.
+fn quota(rest: &str, counted: Kind, prefix: u8) -> Option<Header> {
+    let (mut field, mut kind, mut sort) = (None, None, None);
+    let mut scope = FNV_START;
+    for word in rest.split('-') {
+        let is = |names: &[&str]| names.iter().any(|name| word.eq_ignore_ascii_case(name));
+        if let Some(named) = Field::named(word) {
+            if field.replace(named).is_some() {
+                return None;
+            }
+        } else if is(&["requests", "req"]) {
+            kind = Some(Kind::Requests);
+        } else if is(&["tokens"]) {
+            kind = Some(Kind::Tokens);
+        } else if is(&["input", "prompt"]) {
+            sort = Some(Kind::InputTokens);
+        } else if is(&["output", "generated"]) {
+            sort = Some(Kind::OutputTokens);
+        } else if is(&SCOPES) {
+            scope = fnv(scope, word);
+        } else {
+            return None;
+        }
     }
+    // A name that does not say what it counts is another family's than those that do.
+    if kind.is_some() {
+        scope = fnv(scope, "kind");
+    }
+    let family = Family {
+        prefix,
+        occurrence: 0,
+        scope,
+    };
+    let kind = match (kind, sort) {
+        (Some(Kind::Tokens), Some(sort)) => sort,
+        (_, Some(_)) => return None,
+        (kind, None) => kind.unwrap_or(counted),
+    };
+    Some(Header::Quota(family, kind, field?))
+}
+
+impl Family {
+    /// The one of Azure's misspelt header, which completes those of OpenAI's spelling.
+    pub fn openai() -> Self {
+        Self {
+            prefix: 0,
+            occurrence: 0,
+            scope: fnv(FNV_START, "kind"),
+        }
+    }
+
+    /// The one of an item of a [`Header::RateLimit`] list.
+    pub fn of_policy(name: &str) -> Self {
+        Self {
+            prefix: LIST,
+            occurrence: 0,
+            scope: fnv(FNV_START, name),
+        }
+    }
+
+    /// The one that names its quotas alike and comes next in the answer.
+    pub fn next(self) -> Self {
+        Self {
+            occurrence: self.occurrence.saturating_add(1),
+            ..self
+        }
+    }
+
+    /// Their names have one prefix.
+    pub fn is_kin(self, other: Self) -> bool {
+        self.prefix == other.prefix
+    }
+}
+
+const FNV_START: u32 = 0x811c_9dc5;
+
+/// FNV-1a over the letters of a word in lower case.
+fn fnv(hash: u32, word: &str) -> u32 {
+    const PRIME: u32 = 0x0100_0193;
+    let bytes = word.bytes().map(|byte| byte.to_ascii_lowercase());
+    bytes.fold(hash, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(PRIME)
+    })
 }
 
 impl Field {
@@ -114,6 +233,40 @@ impl Field {
             .find(|(field, _)| name.eq_ignore_ascii_case(field));
         found.map(|(_, field)| field)
     }
+}
+
+/// The items of a `RateLimit` list, each with the name of its policy, what is left and the seconds until its
+/// reset: `"default";r=0;t=2`, and of revision 7 `limit=10, remaining=0, reset=2`, which is one item.
+pub fn rate_limit_list(value: &str) -> Vec<(&str, Option<u64>, Option<f64>)> {
+    let mut items: Vec<(&str, Option<u64>, Option<f64>)> = Vec::new();
+    for item in value.split(',') {
+        let mut parameters = item.split(';').map(str::trim);
+        let first = parameters.next().unwrap_or_default();
+        let Some((name, value)) = first.split_once('=') else {
+            let mut found = (first.trim_matches('"'), None, None);
+            for (name, value) in parameters.filter_map(|parameter| parameter.split_once('=')) {
+                match name.trim() {
+                    "r" => found.1 = value.trim().parse().ok(),
+                    "t" => found.2 = span::number(value.trim()),
+                    _ => {}
+                }
+            }
+            items.push(found);
+            continue;
+        };
+        if items.is_empty() {
+            items.push(("", None, None));
+        }
+        let Some(last) = items.last_mut() else {
+            continue;
+        };
+        match name.trim() {
+            "remaining" => last.1 = value.trim().parse().ok(),
+            "reset" => last.2 = span::number(value.trim()),
+            _ => {}
+        }
+    }
+    items
 }
 
 /// `true` or `false`; anything else says nothing.

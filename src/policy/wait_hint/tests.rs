@@ -409,3 +409,193 @@ fn other_headers_say_nothing() {
         None,
     );
 }
+
+#[test]
+fn fields_of_error_bodies() {
+    let bodies = [
+        (
+            r#"{"error":{"message":"Rate limited","code":429,"retry_after":2}}"#,
+            2000,
+        ),
+        (r#"{"error":{"retry_after":"2.5"}}"#, 2500),
+        (r#"{"retry_after":"2s"}"#, 2000),
+        (r#"{"retryAfter":3}"#, 3000),
+        (r#"{"error":"busy","retry-after":3}"#, 3000),
+        (r#"{"detail":{"retry_after_seconds":4}}"#, 4000),
+        (r#"{"error":{"details":[{"retry_after_ms":1500}]}}"#, 1500),
+        (r#"{"retryAfterMs":"250"}"#, 250),
+        (
+            r#"{"error":"Model x is currently loading","estimated_time":20.5}"#,
+            20_500,
+        ),
+        (r#"{"retry_after":"Thu, 05 Nov 2026 12:00:30 GMT"}"#, 30_000),
+        (r#"{"retry_after":"2026-11-05T12:00:07Z"}"#, 7000),
+        (r#"{"retry_after":1793880009}"#, 9000),
+        (
+            r#"{"error":{"code":429,"metadata":{"headers":{"X-RateLimit-Limit":"20","X-RateLimit-Remaining":"0","X-RateLimit-Reset":"1793880030000"}}}}"#,
+            30_000,
+        ),
+        (
+            r#"{"error":{"metadata":{"headers":{"Retry-After":5}}}}"#,
+            5000,
+        ),
+        (
+            r#"{"error":{"metadata":{"headers":{"retry-after":["6"]}}}}"#,
+            6000,
+        ),
+    ];
+    for (body, expect) in bodies {
+        check(429, "", body, expect);
+        check(503, "", body, expect);
+        check(429, "retry-after: 1", body, expect.max(1000));
+        check(400, "", body, None);
+    }
+    for body in [
+        r#"{"retry_after":null}"#,
+        r#"{"retry_after":-1}"#,
+        r#"{"retry_after":0}"#,
+        r#"{"retry_after":90000}"#,
+        r#"{"retry_after":{"a":1}}"#,
+        r#"{"retry_after":true}"#,
+        r#"{"retries_after":5}"#,
+        r#"{"headers":{"X-RateLimit-Remaining":"3","X-RateLimit-Reset":"1793880030000"}}"#,
+        r#"{"retry_after":2"#,
+    ] {
+        check(429, "", body, None);
+    }
+}
+
+#[test]
+fn sentences_of_other_servers() {
+    let sentences = [
+        ("Please wait 20 seconds before retrying", 20_000),
+        ("please wait for 1m12s.", 72_000),
+        ("You need to wait about 2 minutes", 120_000),
+        ("Too fast: waiting at least 3s helps", 3000),
+        ("Quota resets in 5s", 5000),
+        ("The limit will reset after 5s", 5000),
+        ("Your quota will reset after 1h2m3s.", 3_723_000),
+        ("Please retry your request after 7 seconds", 7000),
+        ("Please try your request again in about 4 seconds", 4000),
+        ("capacity is available in ~9s", 9000),
+        ("Limit resets at: 2026-11-05 12:00:30 UTC", 30_000),
+        (
+            "Limit resets at 2026-11-05T13:00:30.5+01:00, be patient",
+            30_500,
+        ),
+        ("Try again at 2026-11-05T12:00:08Z.", 8000),
+    ];
+    for (sentence, expect) in sentences {
+        let body = format!(r#"{{"error":{{"message":"{sentence}"}}}}"#);
+        check(429, "", sentence, expect);
+        check(529, "", &body, expect);
+        check(400, "", &body, None);
+    }
+    for sentence in [
+        "please wait",
+        "wait 3 requests",
+        "wait 5",
+        "waited 20 seconds for an answer",
+        "resets in the evening",
+        "Limit resets at: 2026-11-05",
+        "resets at 2026-13-05 12:00:30",
+        "Limit resets at 2026-11-05 11:00:30 UTC",
+        "resets at …………………………………………",
+    ] {
+        check(429, "", sentence, None);
+    }
+}
+
+#[test]
+fn lists_of_the_newer_draft() {
+    check(429, "RateLimit: \"default\";r=0;t=2", "", 2000);
+    check(200, "ratelimit: \"default\";r=0;t=2", "", 2000);
+    check(200, "ratelimit: \"default\";r=5;t=2", "", None);
+    check(429, "ratelimit: \"a\";r=5;t=60, \"b\";r=0;t=3", "", 3000);
+    check(
+        429,
+        "ratelimit: \"a\"; t=4; r=0; pk=:cHsdsRa894==:",
+        "",
+        4000,
+    );
+    check(429, "ratelimit: limit=100, remaining=0, reset=5", "", 5000);
+    check(429, "ratelimit: limit=100, remaining=3, reset=5", "", None);
+    check(
+        429,
+        "ratelimit: \"a\";r=5;t=60\nratelimit: \"b\";r=0;t=3",
+        "",
+        3000,
+    );
+    check(429, "ratelimit-policy: \"default\";q=100;w=10", "", None);
+    for garbage in [
+        "",
+        ";",
+        "=",
+        "\"a\";r;t",
+        "\"a\";r=0;t=x",
+        ",,;=,",
+        "r=0;t=2",
+    ] {
+        check(429, &format!("ratelimit: {garbage}"), "", None);
+    }
+}
+
+#[test]
+fn families_of_headers_are_kept_apart() {
+    let plenty = "ratelimit-limit: 6000\nratelimit-remaining: 5900\nratelimit-reset: 30";
+    let used_up = "x-ratelimit-limit-requests: 100\nx-ratelimit-remaining-requests: 0\nx-ratelimit-reset-requests: 2s";
+    let left = "x-ratelimit-limit-requests: 100\nx-ratelimit-remaining-requests: 98\nx-ratelimit-reset-requests: 1s";
+    let both = |one: &str, other: &str| [format!("{one}\n{other}"), format!("{other}\n{one}")];
+    for headers in both(used_up, plenty) {
+        check(200, &headers, "", 2000);
+        let requests = parsed(200, &headers, "").requests;
+        assert_eq!((requests.limit, requests.remaining), (Some(100), Some(0)));
+    }
+    // A gateway's limit beside a provider's rest would look like a quota that runs low.
+    for headers in both(left, plenty) {
+        check(200, &headers, "", None);
+        let requests = parsed(200, &headers, "").requests;
+        let figures = (requests.limit, requests.remaining);
+        assert!(
+            figures == (Some(100), Some(98)) || figures == (Some(6000), Some(5900)),
+            "{figures:?}"
+        );
+    }
+    // Who runs low counts before who has more, whatever the order.
+    let low = "x-ratelimit-limit: 1000\nx-ratelimit-remaining: 20\nx-ratelimit-reset: 10";
+    for headers in both(low, plenty) {
+        assert_eq!(parsed(200, &headers, "").requests.remaining, Some(20));
+    }
+    for (headers, expect) in [
+        // The same names twice, as fields or put together on the way.
+        (format!("{used_up}\nx-ratelimit-limit-requests: 6000\nx-ratelimit-remaining-requests: 5900\nx-ratelimit-reset-requests: 30"), Some(2000)),
+        ("x-ratelimit-remaining-requests: 5900, 0\nx-ratelimit-reset-requests: 30s, 2s".to_owned(), Some(2000)),
+        // Per minute and per day, per key and per model, prompt and generated.
+        ("x-ratelimit-remaining-requests-day: 0\nx-ratelimit-reset-requests-day: 3600\nx-ratelimit-remaining-tokens-minute: 9\nx-ratelimit-reset-tokens-minute: 9".to_owned(), Some(3_600_000)),
+        ("x-ratelimit-remaining-minute: 3\nx-ratelimit-remaining-hour: 0\nratelimit-reset: 40\nratelimit-remaining: 0".to_owned(), Some(40_000)),
+        ("x-ratelimit-model_per_key-remaining-tokens: 0\nx-ratelimit-model_per_key-reset-tokens: 3\nx-ratelimit-remaining-tokens: 50".to_owned(), Some(3000)),
+        ("x-ratelimit-remaining-tokens-prompt: 0\nx-ratelimit-reset-tokens-prompt: 4s\nx-ratelimit-remaining-tokens-generated: 9".to_owned(), Some(4000)),
+        // One reset for the whole family.
+        ("x-ratelimit-remaining-requests: 0\nx-ratelimit-reset: 5".to_owned(), Some(5000)),
+        ("x-tokenlimit-limit: 10\nx-tokenlimit-remaining: 0\nx-tokenlimit-reset: 6".to_owned(), Some(6000)),
+        // The provider's, passed on by a gateway under names of its own.
+        ("llm_provider-x-ratelimit-remaining-requests: 0\nllm_provider-x-ratelimit-reset-requests: 7s\nx-ratelimit-remaining-requests: 9\nx-ratelimit-reset-requests: 1s".to_owned(), Some(7000)),
+        // A limit with its policies; a reset that is a date.
+        ("ratelimit-limit: 10, 10;w=1, 50;w=60\nratelimit-remaining: 0\nratelimit-reset: 8".to_owned(), Some(8000)),
+        ("x-ratelimit-remaining: 0\nx-ratelimit-reset: Thu, 05 Nov 2026 12:00:09 GMT".to_owned(), Some(9000)),
+        ("x-ratelimit-remaining-requests: 0\nx-ratelimit-used: 9\nx-ratelimit-resource: core".to_owned(), None),
+    ] {
+        check(429, &headers, "", expect);
+        check(200, &headers, "", expect);
+    }
+}
+
+#[test]
+fn more_quotas_than_are_kept_are_passed_over() {
+    let many = "x-ratelimit-remaining-requests: 5\n".repeat(100);
+    let last = "x-ratelimit-remaining-tokens: 0\nx-ratelimit-reset-tokens: 5s";
+    check(200, &format!("{last}\n{many}"), "", 5000);
+    check(200, &format!("{many}{last}"), "", None);
+    let values = "0,".repeat(10_000);
+    check(200, &format!("x-ratelimit-remaining: {values}"), "", None);
+}

@@ -126,8 +126,9 @@ fn framing_that_two_readers_could_take_differently_is_an_error() {
         "gzip, chunked",
         "gzip",
         "identity",
-        "chunked, chunked",
+        "chunked, gzip",
         "",
+        ",",
         "chunkedx",
     ] {
         check_error(
@@ -141,10 +142,6 @@ fn framing_that_two_readers_could_take_differently_is_an_error() {
         value: "chunked".to_owned(),
     };
     check_error(
-        &head("transfer-encoding: chunked\r\ntransfer-encoding: chunked"),
-        &encoding,
-    );
-    check_error(
         "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
         &encoding,
     );
@@ -154,7 +151,7 @@ fn framing_that_two_readers_could_take_differently_is_an_error() {
 fn malformed_heads_are_errors() {
     use httparse::Error::{HeaderName, HeaderValue};
     check_error(
-        "HTTP/1.1 200 OK\r\na: b\r\n folded\r\n\r\n",
+        "HTTP/1.1 200 OK\r\n folded: at once\r\na: b\r\n\r\n",
         &ProtocolError::MalformedHead(HeaderName),
     );
     check_error(
