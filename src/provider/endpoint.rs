@@ -6,8 +6,9 @@ use url::{Host, Url};
 
 use super::address::Address;
 use super::azure::AzureAddress;
-use super::credentials::{self, Authorization, Redactor};
+use super::credentials::{self, Authorization};
 use super::dialect::{self, Dialect};
+use super::redactor::Redactor;
 use super::{ApiPath, Route};
 use crate::config::body_rules::{BodyRules, InputShape};
 use crate::config::{EndpointConfig, ProviderKind, Secret};

@@ -16,13 +16,15 @@ mod dialect;
 mod endpoint;
 pub mod entra;
 mod openai;
+mod redactor;
 pub mod text;
 mod usage;
 mod verdict;
 
 pub use assemble::{StreamAssembler, StreamError};
-pub use credentials::{Authorization, EntraSource, Redactor};
+pub use credentials::{Authorization, EntraSource};
 pub use endpoint::{Endpoint, EndpointError, EndpointProblem};
+pub use redactor::Redactor;
 pub use usage::usage_of;
 pub use verdict::{Effect, Verdict};
 
