@@ -41,6 +41,8 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 pub enum Stopped {
     /// Ctrl-C, SIGTERM, SIGHUP or a cancel handle.
     Interrupted,
+    /// Whoever read the records from standard output has closed it.
+    ReaderGone,
     /// No endpoint can be used any more; the reasons.
     NoEndpoint(String),
     /// Records could not be written.
@@ -57,6 +59,9 @@ impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Interrupted => f.write_str("interrupted"),
+            Self::ReaderGone => {
+                f.write_str("whoever read the records from standard output has closed it")
+            }
             Self::NoEndpoint(reasons) => f.write_str(reasons),
             Self::Storage(error) => error.fmt(f),
             Self::Cost(usd) => write!(f, "--max-cost is reached: {usd:.4} USD are spent"),
@@ -391,6 +396,7 @@ impl Coordinator {
             }
             Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
             Report::Storage(error) => self.stop(Stopped::Storage(error), now),
+            Report::Undelivered => self.stop(Stopped::ReaderGone, now),
             Report::Broken(message) => self.stop(Stopped::Shard(message), now),
             Report::Ended(result) => {
                 self.shards[shard].ended = true;

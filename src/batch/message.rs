@@ -166,6 +166,8 @@ pub enum Report {
     Stopped,
     /// Records can no longer be written.
     Storage(StorageError),
+    /// Records can no longer leave through standard output: why, its thread tells at the end.
+    Undelivered,
     /// A defect of ours outside any request: the shard cannot be trusted to finish its lines.
     Broken(String),
     /// The shard's thread is over; an error if it could not run at all.

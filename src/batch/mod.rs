@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod coordinator;
+pub mod delivery;
 pub mod encode;
 pub mod finished;
 pub mod folder;

@@ -9,6 +9,8 @@ use crate::batch::input::LineRange;
 #[derive(Debug)]
 pub struct Slices {
     by_shard: Vec<VecDeque<LineRange>>,
+    /// The first slice is everybody's.
+    is_ordered: bool,
 }
 
 impl Slices {
@@ -24,12 +26,27 @@ impl Slices {
             before += range.end - range.start;
             by_shard[shard.min(shards - 1)].push_back(range);
         }
-        Self { by_shard }
+        Self {
+            by_shard,
+            is_ordered: false,
+        }
+    }
+
+    /// One slice for all shards: ranges go out in the order of the input, for records that are wanted in
+    /// this order at once.
+    pub fn in_order(ranges: Vec<LineRange>, shards: usize) -> Self {
+        let mut slices = Self::new(ranges, 1);
+        slices.by_shard.resize(shards, VecDeque::new());
+        slices.is_ordered = true;
+        slices
     }
 
     /// The next range for `shard`: of its own slice, else the front of the tail half of the largest
     /// slice left, which becomes its own. `None`: all input has been handed out.
     pub fn next(&mut self, shard: usize) -> Option<LineRange> {
+        if self.is_ordered {
+            return self.by_shard[0].pop_front();
+        }
         if self.by_shard[shard].is_empty() {
             let donor = (0..self.by_shard.len()).max_by_key(|&other| self.by_shard[other].len())?;
             let keep = self.by_shard[donor].len() / 2;
@@ -73,6 +90,20 @@ mod tests {
                 let expect: Vec<u64> = (0..count).map(|index| index * 10).collect();
                 assert_eq!(seen, expect, "{shards} shards, {count} ranges");
             }
+        }
+    }
+
+    #[test]
+    fn in_order_whoever_asks_gets_what_comes_next() {
+        let mut slices = Slices::in_order(ranges(4), 3);
+        for (shard, start) in [
+            (2, Some(0)),
+            (0, Some(10)),
+            (0, Some(20)),
+            (1, Some(30)),
+            (2, None),
+        ] {
+            assert_eq!(slices.next(shard).map(|range| range.start), start);
         }
     }
 

@@ -3,17 +3,21 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::runtime::files;
+
 /// A failure of storage. Nothing that was journalled is lost by it; the run can be resumed unless
 /// the files are [`StorageError::Damaged`].
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The disk, a quota or the file size limit is exhausted.
-    #[error("no space for {}: {source}; at least {needed_bytes} bytes are needed there; make room, then run the same command again", path.display())]
+    #[error("no space for {}: {source}; at least {needed_bytes} bytes are needed there{}; make room, then run the same command again", path.display(), free_clause(*free_bytes))]
     NoSpace {
         /// The file that could not grow.
         path: PathBuf,
         /// By how much it had to.
         needed_bytes: u64,
+        /// What was free on its disk just afterwards, where that is known.
+        free_bytes: Option<u64>,
         /// The system's reason.
         source: io::Error,
     },
@@ -65,17 +69,18 @@ impl StorageError {
         needed_bytes: u64,
         source: io::Error,
     ) -> Self {
-        let path = path.to_path_buf();
+        let free_bytes = || path.parent().and_then(files::free_bytes);
         match source.kind() {
             io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
             | io::ErrorKind::FileTooLarge => Self::NoSpace {
-                path,
+                path: path.to_path_buf(),
                 needed_bytes,
+                free_bytes: free_bytes(),
                 source,
             },
             _ => Self::Io {
-                path,
+                path: path.to_path_buf(),
                 operation,
                 source,
             },
@@ -91,4 +96,8 @@ impl StorageError {
     pub fn is_resumable(&self) -> bool {
         !matches!(self, Self::Damaged { .. } | Self::Books { .. })
     }
+}
+
+fn free_clause(free_bytes: Option<u64>) -> String {
+    free_bytes.map_or_else(String::new, |free| format!(", {free} bytes are free"))
 }

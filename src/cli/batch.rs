@@ -129,7 +129,7 @@ fn show_summary(result: &ProcessingResult, job: &Job, console: &Console) {
 
 fn exit_status(result: &ProcessingResult) -> u8 {
     match &result.stopped {
-        Some(Stopped::Interrupted) => signals::EXIT_INTERRUPTED,
+        Some(Stopped::Interrupted | Stopped::ReaderGone) => signals::EXIT_INTERRUPTED,
         Some(_) => EXIT_STOPPED,
         None if result.summary.failure_count > 0 => EXIT_SOME_FAILED,
         None => 0,

@@ -204,6 +204,12 @@ pub fn entry_at(journal: &[u8], header: &Header, index: u64) -> Option<Entry> {
     entry_in(journal.get(HEADER_BYTES..)?, header, index)
 }
 
+/// The entry at `index` of the journal that `header` begins, from its own bytes. `None` if they are not
+/// what was written there.
+pub fn decode_entry(bytes: &[u8], header: &Header, index: u64) -> Option<Entry> {
+    Entry::decode(bytes.get(..ENTRY_BYTES)?, header, index)
+}
+
 fn entry_in(entries: &[u8], header: &Header, index: u64) -> Option<Entry> {
     let start = usize::try_from(index).ok()?.checked_mul(ENTRY_BYTES)?;
     Entry::decode(

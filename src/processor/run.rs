@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::reopen::{self, Begun};
 use super::{ProcessingResult, Processor, RunError, one_thread};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
+use crate::batch::delivery::{self, Delivery, DeliveryError, DeliveryPlan};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
 };
@@ -18,11 +19,11 @@ use crate::batch::merge::{self, MergePlan, Target};
 use crate::batch::message::{Event, Order, Report};
 use crate::batch::open_files;
 use crate::batch::plan::Plan;
-use crate::batch::segment::ShardLog;
+use crate::batch::segment::{ShardLog, StorageError};
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
 use crate::batch::spend::Earlier;
-use crate::config::{Config, Durability, InputSource, Job, OutputTarget};
+use crate::config::{self, Config, Durability, InputSource, Job, OutputTarget};
 use crate::entra::{self, BearerTokens, News, Token, TokenService};
 use crate::metrics::summary::{Books, End, Status, Summary};
 use crate::metrics::{Counts, Gauges, Latency, Snapshot};
@@ -63,6 +64,7 @@ pub(super) fn run(
         created_us: runtime::unix_micros(),
     };
     let begun = reopen::open(claim, &setup.folder, manifest, job, config, &input)?;
+    let input = Arc::new(input);
     let Opened {
         folder,
         mut resume,
@@ -77,6 +79,20 @@ pub(super) fn run(
         }
     };
     if let Some(merged) = published {
+        if merged.succeeded + merged.failed == scan.lines {
+            let plan = stdout_plan(job, config.order, &input, &scan, false);
+            if let Some(plan) = plan {
+                // Its reader may have seen a part only, and this one nothing.
+                match delivery::deliver_again(&folder, plan, merged.succeeded, stdout()) {
+                    Ok(()) => {}
+                    Err(error) => {
+                        let stopped = undelivered(error)?;
+                        let still = still(&setup.plan, &scan, merged);
+                        return Ok(conclude(job, &scan, Some(stopped), &still, merged));
+                    }
+                }
+            }
+        }
         // Spooled, the input lies in the run folder; what is mapped cannot go on Windows.
         drop(input);
         folder.remove()?;
@@ -117,7 +133,8 @@ pub(super) fn run(
         _ => 0.0,
     };
     let done = resume.map(|resume| Arc::new(resume.done));
-    let input = Arc::new(input);
+    let to_deliver = stdout_plan(job, config.order, &input, &scan, job.retry_errors);
+    let mut under_way = None;
     let Finished {
         stopped, snapshot, ..
     } = if before.succeeded + before.failed == scan.lines {
@@ -144,6 +161,8 @@ pub(super) fn run(
             &scan,
             before,
             spent_before,
+            to_deliver,
+            &mut under_way,
             observer,
             interrupts,
         );
@@ -157,8 +176,6 @@ pub(super) fn run(
             driven => driven?,
         }
     };
-    // As above.
-    drop(input);
     let recorded = Merged {
         succeeded: snapshot.succeeded(),
         failed: snapshot.failed(),
@@ -169,12 +186,35 @@ pub(super) fn run(
     let stopped = stopped.filter(|stopped| {
         !(is_finished && matches!(stopped, Stopped::Cost(_) | Stopped::NoEndpoint(_)))
     });
+    let delivered = match under_way {
+        Some(delivery) => delivery.finish(stopped.is_some()),
+        None => match stdout_plan(job, config.order, &input, &scan, job.retry_errors) {
+            Some(plan) => delivery::deliver_all(&folder, plan, stdout()).map(Some),
+            None => Ok(None),
+        },
+    };
+    // As above.
+    drop(input);
+    let stopped = match delivered {
+        Ok(Some(delivered)) if stopped.is_none() && delivered != recorded.succeeded => {
+            return Err(StorageError::Books {
+                path: folder.path().to_path_buf(),
+                lines: scan.lines,
+                succeeded: delivered,
+                failed: recorded.failed,
+            }
+            .into());
+        }
+        Ok(_) => stopped,
+        // The cause, and not what it led to.
+        Err(error) => Some(undelivered(error)?),
+    };
     if stopped.is_some() {
         return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
     }
     let plan = MergePlan {
         order: config.order,
-        output: job.output.as_ref().map(target),
+        output: job.output.as_ref().and_then(target),
         errors: Target::File(job.errors.clone()),
         overwrite: folder.manifest().overwrite,
         durability: config.durability,
@@ -292,6 +332,8 @@ impl Setup {
         scan: &Scan,
         before: Merged,
         spent_before: f64,
+        to_deliver: Option<DeliveryPlan>,
+        under_way: &mut Option<Delivery>,
         observer: &mut dyn Observer,
         interrupts: &Receiver<()>,
     ) -> Result<Finished, RunError> {
@@ -309,7 +351,13 @@ impl Setup {
         let coordinator = Coordinator::new(
             Arc::clone(&self.plan),
             Arc::clone(&input),
-            Slices::new(scan.ranges.clone(), shards),
+            match &to_deliver {
+                // What comes first is wanted first.
+                Some(plan) if plan.order == config::Order::Input => {
+                    Slices::in_order(scan.ranges.clone(), shards)
+                }
+                _ => Slices::new(scan.ranges.clone(), shards),
+            },
             orders,
             inbox,
             gauges(scan, before),
@@ -339,6 +387,15 @@ impl Setup {
                 tokens: (tokens.as_ref())
                     .map(|(service, first)| BearerTokens::new(first.clone(), service.refusals())),
             });
+        }
+        if let Some(plan) = to_deliver {
+            let complain = events.clone();
+            let complain = move |_: &DeliveryError| {
+                let report = Report::Undelivered;
+                // The run may be over.
+                let _ = complain.send(Event { shard: 0, report });
+            };
+            *under_way = Some(Delivery::start(folder, plan, stdout(), complain)?);
         }
         drop(events);
         if let Some(world) = simulated::current() {
@@ -506,10 +563,36 @@ fn cores(config: &Config) -> Vec<usize> {
     available
 }
 
-fn target(output: &OutputTarget) -> Target {
+/// What is merged: records that go to standard output have left before.
+fn target(output: &OutputTarget) -> Option<Target> {
     match output {
-        OutputTarget::File(path) => Target::File(path.clone()),
-        OutputTarget::Stdout => Target::Stdout(Box::new(io::stdout())),
+        OutputTarget::File(path) => Some(Target::File(path.clone())),
+        OutputTarget::Stdout => None,
+    }
+}
+
+/// What goes to standard output, if records do.
+fn stdout_plan(
+    job: &Job,
+    order: config::Order,
+    input: &Arc<Input>,
+    scan: &Scan,
+    failures_again: bool,
+) -> Option<DeliveryPlan> {
+    let is_wanted = job.output == Some(OutputTarget::Stdout);
+    is_wanted.then(|| DeliveryPlan::new(order, Arc::clone(input), scan, failures_again))
+}
+
+fn stdout() -> Box<dyn io::Write + Send> {
+    Box::new(io::stdout())
+}
+
+/// Why a run stops whose records cannot leave.
+fn undelivered(error: DeliveryError) -> Result<Stopped, RunError> {
+    match error {
+        DeliveryError::ReaderGone => Ok(Stopped::ReaderGone),
+        DeliveryError::Storage(error) if error.is_resumable() => Ok(Stopped::Storage(error)),
+        DeliveryError::Storage(error) => Err(error.into()),
     }
 }
 
@@ -551,7 +634,7 @@ fn conclude(
         not_finished: scan.lines.saturating_sub(finished),
     };
     let status = match &stopped {
-        Some(Stopped::Interrupted) => Status::Interrupted,
+        Some(Stopped::Interrupted | Stopped::ReaderGone) => Status::Interrupted,
         Some(_) => Status::Stopped,
         None if recorded.failed > 0 => Status::CompletedWithFailures,
         None => Status::Completed,

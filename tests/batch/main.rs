@@ -17,3 +17,4 @@ mod lines;
 mod messages;
 mod settings;
 mod shapes;
+mod stdout;

@@ -35,6 +35,7 @@ fn check_stopped(scene: &Scene, run: &Run) {
         "no space for",
         "out.jsonl",
         "bytes are needed",
+        "bytes are free",
         "same command",
     ] {
         assert!(run.stderr.contains(part), "{part}: {run:#?}");

@@ -211,7 +211,11 @@ pub fn spawn_with<S: AsRef<OsStr>>(
     heed_hangups(&mut command);
     change(&mut command);
     let mut child = command.spawn().expect("the binary starts");
-    let stdout = Collected::from(child.stdout.take().expect("stdout is piped"));
+    // Unless the change leads it elsewhere.
+    let stdout = match child.stdout.take() {
+        Some(stdout) => Collected::from(stdout),
+        None => Collected::from(std::io::empty()),
+    };
     let stderr = Collected::from(child.stderr.take().expect("stderr is piped"));
     Running {
         started: Instant::now(),
@@ -313,6 +317,15 @@ impl Running {
         match self.stderr.wait(left, |bytes| contains(bytes, text)) {
             Some(bytes) => lossy(&bytes),
             None => self.give_up(&format!("standard error never held {text:?}")),
+        }
+    }
+
+    /// Waits until standard output holds `text`, and returns all of it.
+    pub fn until_stdout(&mut self, text: &str) -> String {
+        let left = self.watchdog.saturating_sub(self.started.elapsed());
+        match self.stdout.wait(left, |bytes| contains(bytes, text)) {
+            Some(bytes) => lossy(&bytes),
+            None => self.give_up(&format!("standard output never held {text:?}")),
         }
     }
 

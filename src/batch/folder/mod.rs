@@ -19,9 +19,10 @@ pub use resume::{DoneSet, LineSet, Resume, TokenTotals};
 
 pub(super) use manifest::{Phase, Publication, Step};
 pub(super) use name::{
-    ERRORS_MERGED, MERGE_INDEX, OUTPUT_MERGED, PERMISSIONS_PROBE, ShardFiles, remove_if_there,
+    DELIVERY_INDEX, ERRORS_MERGED, MERGE_INDEX, OUTPUT_MERGED, PERMISSIONS_PROBE, ShardFiles,
+    remove_if_there,
 };
-pub(super) use resume::{damaged, map, record};
+pub(super) use resume::{damaged, map, record, record_text};
 
 use std::fs::File;
 use std::io;

@@ -14,6 +14,8 @@ pub(super) const SPOOL: &str = "input.jsonl";
 const SPOOL_PARTIAL: &str = "input.jsonl.partial";
 /// Line number → journal entry, while merging.
 pub(in crate::batch) const MERGE_INDEX: &str = "merge-index";
+/// Line number → record that waits for its turn, while records are streamed.
+pub(in crate::batch) const DELIVERY_INDEX: &str = "delivery-index";
 pub(in crate::batch) const OUTPUT_MERGED: &str = "output.merged";
 pub(in crate::batch) const ERRORS_MERGED: &str = "errors.merged";
 /// Shows which permissions a new file gets here.
@@ -136,6 +138,7 @@ fn is_ours(name: &str) -> bool {
         SPOOL,
         SPOOL_PARTIAL,
         MERGE_INDEX,
+        DELIVERY_INDEX,
         OUTPUT_MERGED,
         ERRORS_MERGED,
         PERMISSIONS_PROBE,

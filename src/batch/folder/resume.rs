@@ -382,10 +382,19 @@ pub(in crate::batch) fn record<'a>(segment: &'a [u8], entry: &Entry) -> Result<&
         return Err(format!("the record of line {line} is cut off"));
     };
     let record = &segment[entry.position as usize..end as usize];
+    record_text(record, entry).map(|()| record)
+}
+
+/// What is wrong with these bytes, if they are not the record that an entry tells of.
+pub(in crate::batch) fn record_text(record: &[u8], entry: &Entry) -> Result<(), String> {
+    let line = entry.line_number;
+    if (record.len() as u64) < entry.length {
+        return Err(format!("the record of line {line} is cut off"));
+    }
     if crc32fast::hash(record) != entry.record_checksum {
         return Err(format!("the record of line {line} is altered"));
     }
-    Ok(record)
+    Ok(())
 }
 
 /// Files of a process that died before its journal had a header: then nothing was in the segments.

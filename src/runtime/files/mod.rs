@@ -188,6 +188,13 @@ pub fn is_writable_folder(path: &Path) -> bool {
     platform::is_writable_folder(path)
 }
 
+/// Bytes that this process may still put on the disk of a folder; `None` where the system does not say.
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    // Of a relative name, the folder is the current one.
+    let is_here = folder.as_os_str().is_empty();
+    platform::free_bytes(if is_here { Path::new(".") } else { folder })
+}
+
 /// Makes a write beyond the file size limit (`ulimit -f`) an error instead of the end of the
 /// process. Called once, early in `main`.
 pub fn ignore_file_size_signal() {
@@ -316,6 +323,14 @@ mod tests {
         assert_eq!((read.len(), read[99_999]), (100_000, 7));
         read.release_all();
         assert_eq!(read[99_999], 7);
+    }
+
+    #[test]
+    fn what_is_free_is_known_of_folders_that_exist() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert!(free_bytes(folder.path()).is_some_and(|free| free > 0));
+        assert!(free_bytes(Path::new("")).is_some());
+        assert_eq!(free_bytes(&folder.path().join("missing")), None);
     }
 
     #[test]

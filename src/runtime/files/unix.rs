@@ -13,6 +13,7 @@ mod space;
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -78,6 +79,25 @@ pub(super) fn is_writable_folder(path: &Path) -> bool {
             libc::AT_EACCESS,
         ) == 0
     }
+}
+
+pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
+    let folder = CString::new(folder.as_os_str().as_bytes()).ok()?;
+    let mut told = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: `folder` is a NUL-terminated string that lives through the call, which fills the struct; all
+    // zeros is a valid value of it, too.
+    let told = unsafe {
+        if libc::statvfs(folder.as_ptr(), told.as_mut_ptr()) != 0 {
+            return None;
+        }
+        told.assume_init()
+    };
+    #[allow(
+        clippy::useless_conversion,
+        clippy::unnecessary_cast,
+        reason = "the types are not u64 on every system"
+    )]
+    Some(u64::from(told.f_bavail).saturating_mul(told.f_frsize as u64))
 }
 
 pub(super) fn ignore_file_size_signal() {

@@ -6,9 +6,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::ops::Range;
+use std::os::windows::ffi::OsStrExt;
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
 use std::os::windows::io::AsRawHandle;
 use std::path::Path;
+use std::ptr;
 
 use memmap2::{Mmap, MmapMut};
 use windows_sys::Win32::Foundation::{
@@ -17,8 +19,8 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, FILE_ALLOCATION_INFO, FILE_FLAG_BACKUP_SEMANTICS,
-    FILE_STANDARD_INFO, FileAllocationInfo, FileStandardInfo, GetFileInformationByHandle,
-    GetFileInformationByHandleEx, SetFileInformationByHandle,
+    FILE_STANDARD_INFO, FileAllocationInfo, FileStandardInfo, GetDiskFreeSpaceExW,
+    GetFileInformationByHandle, GetFileInformationByHandleEx, SetFileInformationByHandle,
 };
 use windows_sys::Win32::System::Memory::VirtualUnlock;
 
@@ -162,6 +164,22 @@ pub(super) fn is_device_name(path: &Path) -> bool {
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"].contains(&stem.as_str())
         || numbered("COM")
         || numbered("LPT")
+}
+
+pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
+    let wide: Vec<u16> = folder.as_os_str().encode_wide().chain([0]).collect();
+    let mut free = 0;
+    // SAFETY: `wide` ends in NUL and lives through the call, which fills the number; what is not asked for
+    // may be null.
+    let done = unsafe {
+        GetDiskFreeSpaceExW(
+            wide.as_ptr(),
+            &raw mut free,
+            ptr::null_mut(),
+            ptr::null_mut(),
+        )
+    };
+    (done != 0).then_some(free)
 }
 
 pub(super) fn ignore_file_size_signal() {}
