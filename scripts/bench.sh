@@ -64,6 +64,7 @@ for tool in nginx awk taskset; do
 done
 [ -n "${BLAZE_BINARY:-}" ] || cargo build --release --quiet
 blaze=${BLAZE_BINARY:-$PWD/${CARGO_TARGET_DIR:-target}/release/blaze-uring}
+unset BLAZE_BINARY BLAZE_TOOLS # the program knows no such variables, and says so
 [ -x "$blaze" ] || blaze=${CARGO_TARGET_DIR:-target}/release/blaze-uring
 
 work=$(mktemp -d)

@@ -21,6 +21,7 @@ done
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 [ -n "${BLAZE_BINARY:-}" ] || cargo build --release --quiet
 blaze=${BLAZE_BINARY:-${CARGO_TARGET_DIR:-target}/release/blaze-uring}
+unset BLAZE_BINARY # the program knows no such variable, and says so
 work=$(mktemp -d)
 trap 'kill ${mock:-} ${proxy:-} 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$work"' EXIT
 "$blaze" mock --listen 0.0.0.0:0 --latency 1s --response-bytes 300 >/dev/null 2>"$work/mock.log" &

@@ -120,10 +120,11 @@ impl Processor {
         crate::config::normalise(&mut config);
         crate::config::validate(&config)?;
         let endpoints = Endpoint::resolve_all(&config.endpoints)?;
+        config.forget_keys();
         Ok(Self { config, endpoints })
     }
 
-    /// The configuration in use.
+    /// The configuration in use, without the keys.
     pub fn config(&self) -> &Config {
         &self.config
     }

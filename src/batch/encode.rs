@@ -72,6 +72,7 @@ pub struct RouteCache {
 struct CachedRoute {
     url: Option<String>,
     model: Option<String>,
+    completes_prompt: bool,
     path: ApiPath,
     head: HeadTemplate,
 }
@@ -108,6 +109,7 @@ impl RouteCache {
                 .then(|| parsed.model(line))
                 .flatten()
                 .as_deref(),
+            parsed.completes_prompt(),
         );
         let mut rules = endpoint.body_rules(route.path);
         rules.max_tokens = route
@@ -142,19 +144,23 @@ impl RouteCache {
         endpoint: &Endpoint,
         url: Option<&str>,
         model: Option<&str>,
+        completes_prompt: bool,
     ) -> &CachedRoute {
         let routes = &mut self.by_endpoint[index];
-        let found = routes
-            .iter()
-            .position(|route| route.url.as_deref() == url && route.model.as_deref() == model);
+        let found = routes.iter().position(|route| {
+            route.completes_prompt == completes_prompt
+                && route.url.as_deref() == url
+                && route.model.as_deref() == model
+        });
         let position = found.unwrap_or_else(|| {
             if routes.len() >= ROUTES_KEPT {
                 routes.pop();
             }
-            let route = endpoint.route(url, model);
+            let route = endpoint.route(url, model, completes_prompt);
             routes.push(CachedRoute {
                 url: url.map(str::to_owned),
                 model: model.map(str::to_owned),
+                completes_prompt,
                 path: route.path,
                 head: head(endpoint, &route.target),
             });

@@ -61,6 +61,7 @@ pub struct Parsed {
     stream: bool,
     has_temperature: bool,
     has_max_tokens: bool,
+    completes_prompt: bool,
     fields: Vec<Member>,
 }
 
@@ -160,6 +161,11 @@ impl Parsed {
     /// Whether the body has `"stream": true`.
     pub fn stream(&self) -> bool {
         self.stream
+    }
+
+    /// Whether the body is one of the completions API: a `prompt` and no `messages`.
+    pub fn completes_prompt(&self) -> bool {
+        self.completes_prompt
     }
 
     /// The line's own headers; names and values are fit to be sent.

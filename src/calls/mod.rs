@@ -94,6 +94,7 @@ impl Client {
         crate::config::normalise(&mut config);
         crate::config::validate(&config)?;
         let endpoints = Endpoint::resolve_all(&config.endpoints)?;
+        config.forget_keys();
         let (backend, refused) = Backend::choose(config.runtime).map_err(ClientError::Setup)?;
         if let Some(reason) = refused {
             tracing::warn!("io_uring cannot be used here ({reason}); running on tokio");

@@ -1,6 +1,7 @@
 //! The command line: flags, their `BLAZE_…` variables, and what they say as one layer of settings.
 //! Pure: arguments and environment come in as values; [`parse`] alone asks the process.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -12,12 +13,12 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::demo::DemoArgs;
-pub use crate::config::{Console, Job};
 use crate::config::{
-    Durability, Format, Given, InputSource, Order, Origin, OutputTarget, Overrides, Rate,
-    RuntimeChoice, Secret, Workers, parse_boolean, parse_bytes, parse_duration,
+    API_KEY_VARIABLE, Durability, Format, Given, InputSource, Order, Origin, OutputTarget,
+    Overrides, Rate, RuntimeChoice, Secret, Workers, parse_boolean, parse_bytes, parse_duration,
     parse_socket_address,
 };
+pub use crate::config::{Console, Job};
 use crate::mock::MockArgs;
 
 /// Every flag's variable begins with this, then its long name in capitals with underscores.
@@ -90,15 +91,15 @@ impl BatchArgs {
 /// The process's own command line and environment. Prints and exits (status 2, or 0 for `--help`
 /// and `--version`) where there is nothing to return.
 pub fn parse() -> Cli {
-    try_parse_from(std::env::args_os(), &|name| std::env::var_os(name))
-        .unwrap_or_else(|error| error.exit())
+    try_parse_from(std::env::args_os(), std::env::vars_os()).unwrap_or_else(|error| error.exit())
 }
 
-/// The command line `arguments`, the program's name first, and the variables that `environment`
-/// knows. An empty variable counts as not set. Fails with a message ready to print.
+/// The command line `arguments`, the program's name first, and the `variables` of the environment. An
+/// empty variable counts as not set; one that begins with `BLAZE_` and is nobody's is an error. Fails
+/// with a message ready to print.
 pub fn try_parse_from(
     arguments: impl IntoIterator<Item = OsString>,
-    environment: &dyn Fn(&str) -> Option<OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Cli, clap::Error> {
     let matches = command().try_get_matches_from(arguments)?;
     let Root {
@@ -108,7 +109,7 @@ pub fn try_parse_from(
     let environment = match command {
         // A stray variable for the batch must not stop another job.
         Some(_) => BatchFlags::default(),
-        None => read_environment(environment)?,
+        None => read_environment(variables.into_iter().collect())?,
     };
     Ok(Cli {
         command,
@@ -134,23 +135,27 @@ pub fn command() -> clap::Command {
 /// Each variable is read as its flag would be, so both take the same spellings. clap's own
 /// support for variables reads the process's environment, and cannot tell the two layers apart.
 fn read_environment(
-    environment: &dyn Fn(&str) -> Option<OsString>,
+    mut variables: BTreeMap<OsString, OsString>,
 ) -> Result<BatchFlags, clap::Error> {
+    variables.retain(|name, value| is_ours(name) && !value.is_empty());
     let flags = BatchFlags::augment_args(clap::Command::new("environment").no_binary_name(true));
     let mut arguments = Vec::new();
+    let mut known = vec![API_KEY_VARIABLE.to_owned()];
     for argument in flags.get_arguments() {
         let Some(long) = argument.get_long() else {
             continue;
         };
         let variable = variable_name(long);
-        let Some(value) = environment(&variable).filter(|value| !value.is_empty()) else {
+        let value = variables.get(OsStr::new(&variable));
+        known.push(variable.clone());
+        let Some(value) = value else {
             continue;
         };
         let given = if matches!(argument.get_action(), ArgAction::Count) {
-            vec![OsString::from(format!("--{long}")); count(&variable, &value)?]
+            vec![OsString::from(format!("--{long}")); count(&variable, value)?]
         } else {
             let mut assignment = OsString::from(format!("--{long}="));
-            assignment.push(&value);
+            assignment.push(value);
             vec![assignment]
         };
         // One at a time first, so that a complaint can name the variable.
@@ -158,9 +163,13 @@ fn read_environment(
             let reason = error
                 .source()
                 .map_or("cannot be used".to_owned(), ToString::to_string);
-            return Err(wrong_variable(&variable, &value, &reason));
+            return Err(wrong_variable(&variable, value, &reason));
         }
         arguments.extend(given);
+    }
+    let unknown = |name: &&OsString| !known.iter().any(|known| ***name == **known);
+    if let Some(name) = variables.keys().find(unknown) {
+        return Err(unknown_variable(&name.to_string_lossy(), &known));
     }
     let matches: ArgMatches = flags.try_get_matches_from(arguments)?;
     BatchFlags::from_arg_matches(&matches)
@@ -189,6 +198,26 @@ fn wrong_variable(variable: &str, value: &OsStr, reason: &str) -> clap::Error {
         .unwrap_or_default();
     let message = format!("invalid value{value} for {variable}: {reason}");
     command().error(ErrorKind::ValueValidation, message)
+}
+
+/// A typo in a variable would otherwise leave its setting at the default, and nobody would know.
+fn unknown_variable(name: &str, known: &[String]) -> clap::Error {
+    let own = |name: &str| name[VARIABLE_PREFIX.len()..].to_owned();
+    let likeness = |known: &str| strsim::jaro_winkler(&own(known), &own(name).to_ascii_uppercase());
+    let nearest = known
+        .iter()
+        .max_by(|one, other| likeness(one).total_cmp(&likeness(other)))
+        .map(|nearest| format!("; the nearest is {nearest}"))
+        .unwrap_or_default();
+    let message = format!(
+        "unknown environment variable {}{nearest} (--help lists all; unset what is not meant for blaze-uring)",
+        name.escape_debug(),
+    );
+    command().error(ErrorKind::UnknownArgument, message)
+}
+
+fn is_ours(variable: &OsStr) -> bool {
+    (variable.as_encoded_bytes()).starts_with(VARIABLE_PREFIX.as_bytes())
 }
 
 fn variable_name(long: &str) -> String {

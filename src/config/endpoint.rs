@@ -1,11 +1,12 @@
 //! What an endpoint's configuration says about itself: label, provider, a `Debug` without secrets. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use url::Url;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{Config, EndpointConfig, ProviderKind, Secret};
 
@@ -13,12 +14,16 @@ use super::{Config, EndpointConfig, ProviderKind, Secret};
 const REDACTED: &str = "***";
 
 impl EndpointConfig {
-    /// How records, logs and displays call this endpoint: its name, else its URL without
-    /// credentials, query and fragment.
+    /// How a message calls this endpoint: its name, else its host. Several may be called alike, see
+    /// [`Config::endpoint_names`].
     pub fn label(&self) -> String {
-        self.name
-            .clone()
-            .unwrap_or_else(|| without_credentials_and_query(&self.url))
+        let host = || self.host().unwrap_or_default();
+        let label = self.name.clone().unwrap_or_else(host);
+        match label.is_empty() {
+            // It is no URL, which validation tells.
+            true => without_credentials_and_query(&self.url),
+            false => label,
+        }
     }
 
     /// The host of `url`, lower-case; `None` where the URL has none or is no URL.
@@ -37,6 +42,22 @@ impl EndpointConfig {
         self.headers
             .keys()
             .any(|header| header.eq_ignore_ascii_case(name))
+    }
+
+    /// Drops what stands around keys but is no part of them, such as the line end of a mounted secret. A
+    /// key of nothing else is none.
+    pub(super) fn trim_keys(&mut self) {
+        let around = |letter: char| letter.is_whitespace() || letter == '\u{feff}';
+        if let Some(key) = self.api_key.take().map(Zeroizing::new) {
+            let key = key.trim_matches(around);
+            self.api_key = (!key.is_empty()).then(|| key.to_owned());
+        }
+        for value in self.headers.values_mut() {
+            let trimmed = value.expose().trim_matches(around);
+            if trimmed.len() < value.expose().len() {
+                *value = Secret::from(trimmed);
+            }
+        }
     }
 
     /// Turns `https://user:password@host` into `https://host` and an `authorization: Basic …`
@@ -93,7 +114,7 @@ impl fmt::Debug for EndpointConfig {
             .field("name", name)
             .field("url", &shown_url)
             .field("provider", provider)
-            .field("api_key", api_key)
+            .field("api_key", &api_key.as_ref().map(|_| Secret::from("")))
             .field("model", model)
             .field("override_model", override_model)
             .field("api_version", api_version)
@@ -113,6 +134,37 @@ impl fmt::Debug for EndpointConfig {
 }
 
 impl Config {
+    /// What records, summary and metrics call the endpoints, in their order: by name, else by host; where
+    /// that is taken, by host and a number, as `api.openai.com#2`. No two are alike if no two names are.
+    pub fn endpoint_names(endpoints: &[EndpointConfig]) -> Vec<String> {
+        let given = endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.name.clone());
+        let mut taken: BTreeSet<String> = given.collect();
+        let name = |endpoint: &EndpointConfig| {
+            if let Some(name) = &endpoint.name {
+                return name.clone();
+            }
+            let host = endpoint.label();
+            let numbered = (2_usize..).map(|number| format!("{host}#{number}"));
+            let name = std::iter::once(host.clone())
+                .chain(numbered)
+                .find(|name| !taken.contains(name))
+                // There are more numbers than endpoints.
+                .unwrap_or(host);
+            taken.insert(name.clone());
+            name
+        };
+        endpoints.iter().map(name).collect()
+    }
+
+    /// Wipes the endpoints' keys, when whoever sends them has them as [`Secret`]s.
+    pub fn forget_keys(&mut self) {
+        for endpoint in &mut self.endpoints {
+            endpoint.api_key.zeroize();
+        }
+    }
+
     /// Every PEM file whose certificates are trusted besides webpki-roots.
     pub fn ca_files(&self) -> impl Iterator<Item = &std::path::Path> {
         self.ca_file
@@ -171,15 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn labels_hide_credentials_query_and_fragment() {
+    fn labels_are_hosts_and_hide_what_may_be_secret() {
         for (url, expect) in [
-            ("https://h/v1", "https://h/v1"),
-            ("https://u:p@h:8080/v1?key=k#f", "https://h:8080/v1"),
-            ("https://u:p@w@h/v1", "https://h/v1"),
-            ("https://h/v1/@cf/meta", "https://h/v1/@cf/meta"),
-            ("https:////u:p@h/v1", "https://h/v1"),
-            ("https://u:p\\@h/v1", "https://u:p\\@h/v1"),
-            ("https:u:p@h/v1", "h/v1"),
+            ("https://h/v1", "h"),
+            ("https://u:p@h:8080/v1?key=k#f", "h"),
+            ("https://u:p@w@H/v1", "h"),
+            ("https://[::1]:8080/v1", "[::1]"),
+            ("https://u:p@h:port/v1?key=k#f", "https://h:port/v1"),
+            ("https://u:p@w@h h/v1", "https://h h/v1"),
+            ("https:////u:p@h h/v1", "https://h h/v1"),
+            ("https:u:p@h h/v1", "h h/v1"),
             ("u:p@h", "h"),
             ("https://u:p@", "https://"),
             ("", ""),
@@ -195,6 +248,50 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(named.label(), "a");
+    }
+
+    #[test]
+    fn endpoints_without_a_name_are_called_by_host_and_numbered() {
+        let check = |endpoints: &[(&str, &str)], expect: &[&str]| {
+            let endpoints: Vec<_> = endpoints
+                .iter()
+                .map(|&(name, url)| EndpointConfig {
+                    name: (!name.is_empty()).then(|| name.to_owned()),
+                    url: url.to_owned(),
+                    ..Default::default()
+                })
+                .collect();
+            assert_eq!(Config::endpoint_names(&endpoints), expect);
+        };
+        const OPENAI: &str = "https://api.openai.com/v1";
+        check(&[], &[]);
+        check(&[("", OPENAI)], &["api.openai.com"]);
+        check(
+            &[
+                ("", OPENAI),
+                ("", "http://h:1"),
+                ("", OPENAI),
+                ("", "http://h:2/v1"),
+                ("", OPENAI),
+            ],
+            &[
+                "api.openai.com",
+                "h",
+                "api.openai.com#2",
+                "h#2",
+                "api.openai.com#3",
+            ],
+        );
+        // A name that somebody gave is not taken from him, wherever it stands.
+        check(
+            &[
+                ("", "http://h"),
+                ("", "http://h"),
+                ("h#2", OPENAI),
+                ("h", OPENAI),
+            ],
+            &["h#3", "h#4", "h#2", "h"],
+        );
     }
 
     #[test]
@@ -219,7 +316,7 @@ mod tests {
         }
         let mut keyed = EndpointConfig {
             url: "https://u:p@h/".into(),
-            api_key: Some(Secret::from("k")),
+            api_key: Some("k".into()),
             ..Default::default()
         };
         keyed.move_credentials_to_header();
@@ -233,7 +330,7 @@ mod tests {
     fn debug_shows_no_secret() {
         let endpoint = EndpointConfig {
             url: "https://user:hunter2@host/v1?key=hunter2".into(),
-            api_key: Some(Secret::from("hunter2")),
+            api_key: Some("hunter2".into()),
             // Whether a value is a secret nobody can tell by its header's name.
             headers: ["Authorization", "x-team"]
                 .map(|name| (name.to_owned(), "hunter2".into()))

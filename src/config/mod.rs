@@ -25,7 +25,7 @@ pub use file::read_file;
 pub use job::{Console, InputSource, Job, OutputTarget};
 pub use origin::{Given, Origin, Overrides};
 pub use provider_kind::ProviderKind;
-pub use resolve::{Settings, load, load_settings};
+pub use resolve::{API_KEY_VARIABLE, Settings, load, load_settings};
 pub use scalar::{Expected, parse_boolean, parse_bytes, parse_duration, parse_socket_address};
 pub use secret::Secret;
 pub use validate::{normalise, validate};
@@ -93,14 +93,16 @@ impl Default for Config {
 /// One API endpoint. Its `Debug` shows neither the key nor credentials in `url` or `headers`.
 #[derive(Clone, PartialEq)]
 pub struct EndpointConfig {
-    /// Label in records and displays; `None`: the URL without credentials or query.
+    /// Name in records, summary and metrics; `None`: the host, numbered where that is not unique.
     pub name: Option<String>,
     /// A full API URL, or a base to which the API path is joined.
     pub url: String,
     /// `None`: from the host.
     pub provider: Option<ProviderKind>,
-    /// The key, or for Azure one of `default`, `az`, `interactive`.
-    pub api_key: Option<Secret>,
+    /// The key, or for Azure one of `default`, `az`, `interactive`. White space around it is no part of it.
+    /// Plain text, for whoever writes a configuration; a [`Processor`](crate::Processor) or a
+    /// [`Client`](crate::Client) that takes it over wipes it.
+    pub api_key: Option<String>,
     /// Put into a body that has none.
     pub model: Option<String>,
     /// Replace the body's model instead.

@@ -260,8 +260,7 @@ impl RawConfig {
             // An empty key is no key: `${KEY}` of a variable that is set to nothing.
             api_key: reader
                 .read(&["api_key"], Field::text)?
-                .filter(|key| !key.is_empty())
-                .map(Secret::from),
+                .filter(|key| !key.trim().is_empty()),
             model: reader.read(&["model", "default_model"], Field::text)?,
             override_model: reader
                 .read(&["override_model"], Field::boolean)?

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use super::raw::{self, RawConfig};
 use super::{
     Config, ConfigError, Console, EndpointConfig, Given, Job, Origin, Overrides, RequestConfig,
-    RetryConfig, Secret, Workers, normalise, read_file, validate,
+    RetryConfig, Workers, normalise, read_file, validate,
 };
 
 /// The environment variable that holds the key of `--endpoint-url`; a flag would show in `ps`.
-const API_KEY_VARIABLE: &str = "BLAZE_API_KEY";
+pub const API_KEY_VARIABLE: &str = "BLAZE_API_KEY";
 
 /// The customary variable for further trusted certificates.
 const CERTIFICATES_VARIABLE: &str = "SSL_CERT_FILE";
@@ -230,7 +230,7 @@ impl Layers {
             );
             return Ok(vec![EndpointConfig {
                 url: url.expose().to_owned(),
-                api_key: api_key.map(Secret::from),
+                api_key,
                 model: self.pick_optional("endpoints[0].model", &settings.model),
                 ..EndpointConfig::default()
             }]);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ::http::{HeaderName, HeaderValue};
 use url::Url;
 
+use super::provider_kind::KEY_HEADERS;
 use super::scalar::DURATION_MAX;
 use super::{
     Config, ConfigError, EndpointConfig, Origin, Price, Rate, RequestConfig, RetryConfig, Secret,
@@ -36,10 +37,12 @@ const TRANSPORT_HEADERS: [&str; 11] = [
     "upgrade",
 ];
 
-/// Brings `config` into the one form the engine reads: `user:password@` of a URL becomes an
-/// `authorization` header. To be called before [`validate`], which refuses such URLs.
+/// Brings `config` into the one form the engine reads: white space around keys goes, and
+/// `user:password@` of a URL becomes an `authorization` header. To be called before [`validate`], which
+/// refuses both.
 pub fn normalise(config: &mut Config) {
     for endpoint in &mut config.endpoints {
+        endpoint.trim_keys();
         endpoint.move_credentials_to_header();
     }
 }
@@ -281,10 +284,10 @@ fn validate_endpoint(at: &str, endpoint: &EndpointConfig) -> Result<(), ConfigEr
         validate_header(&field("headers"), name, value, headers)?;
     }
     if let Some(key) = api_key
-        && (key.expose().is_empty() || !key.expose().bytes().all(|byte| byte.is_ascii_graphic()))
+        && (key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()))
     {
-        let problem = "is empty or holds a line break, a space or another character no key has; \
-                       remove it (keys read from a file often end in a line break)";
+        let problem = "is empty or holds, inside it, a line break, a space or another character no key \
+                       has; give one key alone";
         return Err(invalid(field("api_key"), problem));
     }
     validate_key(&field("api_key"), endpoint, &host)
@@ -403,12 +406,14 @@ fn validate_header(
 
 fn validate_key(field: &str, endpoint: &EndpointConfig, host: &str) -> Result<(), ConfigError> {
     let provider = endpoint.provider_or_host();
-    let header = provider
-        .key_headers()
-        .iter()
-        .find(|name| endpoint.has_header(name));
-    match (&endpoint.api_key, header) {
-        (None, None) if provider.needs_key(host) => Err(invalid(
+    let given = |names: &[&'static str]| -> Vec<&'static str> {
+        let names = names.iter().copied();
+        names.filter(|name| endpoint.has_header(name)).collect()
+    };
+    let is_keyed = endpoint.api_key.is_some() || !given(provider.key_headers()).is_empty();
+    // Which of two keys a server looks at, and which of two quotas it counts, nobody here can tell.
+    match (&endpoint.api_key, given(KEY_HEADERS).as_slice()) {
+        _ if !is_keyed && provider.needs_key(host) => Err(invalid(
             field,
             format!(
                 "missing, and {} ({provider}) needs one; set it in the config file, as \
@@ -416,9 +421,13 @@ fn validate_key(field: &str, endpoint: &EndpointConfig, host: &str) -> Result<()
                 endpoint.label().escape_debug()
             ),
         )),
-        (Some(_), Some(header)) => Err(invalid(
+        (Some(_), [header, ..]) => Err(invalid(
             field,
-            format!("stands beside the header `{header}`; keep one of them"),
+            format!("stands beside the header `{header}`: two keys; keep one of them"),
+        )),
+        (None, [one, other, ..]) => Err(invalid(
+            field.replace("api_key", "headers"),
+            format!("`{one}` and `{other}` are two keys; keep one of them"),
         )),
         _ => Ok(()),
     }

@@ -110,7 +110,7 @@ mod tests {
         Endpoint::resolve(&EndpointConfig {
             url: "https://x.openai.azure.com".to_owned(),
             provider: Some(ProviderKind::Azure),
-            api_key: Some(Secret::from(key)),
+            api_key: Some(key.into()),
             ..EndpointConfig::default()
         })
         .expect("a good endpoint")

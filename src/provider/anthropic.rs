@@ -10,6 +10,7 @@ pub(super) static DIALECT: Dialect = Dialect {
     addressing: joined,
     chat_path: "/v1/messages",
     chat: ApiPath::Messages,
+    completions_path: None,
     health_path: "/v1/models",
     key_header: "x-api-key",
     key_prefix: "",

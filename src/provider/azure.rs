@@ -23,6 +23,7 @@ pub(super) static DIALECT: Dialect = Dialect {
     },
     chat_path: "/v1/chat/completions",
     chat: ApiPath::ChatCompletions,
+    completions_path: Some("/v1/completions"),
     health_path: "/openai/models",
     key_header: "api-key",
     key_prefix: "",

@@ -18,6 +18,8 @@ pub(super) struct Dialect {
     pub chat_path: &'static str,
     /// The API of `chat_path`.
     pub chat: ApiPath,
+    /// Joined to a base URL for a body with a `prompt` and no `messages`; `None` where no such API is.
+    pub completions_path: Option<&'static str>,
     /// A cheap GET that a healthy endpoint answers with 200.
     pub health_path: &'static str,
     /// Header that carries the key, in lower case.

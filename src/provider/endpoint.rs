@@ -11,7 +11,7 @@ use super::dialect::{self, Dialect};
 use super::redactor::Redactor;
 use super::{ApiPath, Route};
 use crate::config::body_rules::{BodyRules, InputShape};
-use crate::config::{EndpointConfig, ProviderKind, Secret};
+use crate::config::{Config, EndpointConfig, ProviderKind, Secret};
 use crate::http::{Origin, Scheme};
 
 const USER_AGENT: &str = concat!("blaze-uring/", env!("CARGO_PKG_VERSION"));
@@ -35,7 +35,7 @@ const HEADERS_NOT_CONFIGURABLE: [&str; 10] = [
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("endpoint {endpoint}: {problem}")]
 pub struct EndpointError {
-    /// The endpoint's name, else its URL without credentials or query.
+    /// The endpoint's name, see [`Config::endpoint_names`].
     pub endpoint: String,
     /// What is wrong.
     pub problem: EndpointProblem,
@@ -73,7 +73,7 @@ pub enum EndpointProblem {
 /// Where requests go and how they are dressed for it; immutable after [`Endpoint::resolve`].
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Label in records and displays: the name, else the URL without credentials or query.
+    /// What records, summary and metrics call it, see [`Config::endpoint_names`]; unique in a run.
     pub name: String,
     /// Where connections go.
     pub origin: Origin,
@@ -120,35 +120,29 @@ impl Endpoint {
     /// # Errors
     /// The first thing that would keep its requests from being sent; no credential is in the text.
     pub fn resolve(config: &EndpointConfig) -> Result<Self, EndpointError> {
-        let label = label(config);
-        Self::resolve_labelled(config, &label).map_err(|problem| EndpointError {
-            endpoint: label,
-            problem,
-        })
+        Self::resolve_named(config, &config.label())
     }
 
-    /// Resolves every endpoint of a config. Endpoints with the same label and no group of their
-    /// own (one URL, two keys) are kept apart: each is its own quota.
+    /// Resolves every endpoint of a config, each under a name of its own.
     ///
     /// # Errors
     /// As [`Endpoint::resolve`], for the first endpoint that fails.
     pub fn resolve_all(configs: &[EndpointConfig]) -> Result<Vec<Self>, EndpointError> {
-        let mut endpoints: Vec<Self> = Vec::with_capacity(configs.len());
-        for config in configs {
-            let mut endpoint = Self::resolve(config)?;
-            let namesakes = endpoints
-                .iter()
-                .filter(|other| other.name == endpoint.name)
-                .count();
-            if config.quota_group.is_none() && namesakes > 0 {
-                endpoint.quota_group = format!("{} #{}", endpoint.name, namesakes + 1);
-            }
-            endpoints.push(endpoint);
-        }
-        Ok(endpoints)
+        let names = Config::endpoint_names(configs);
+        let named = configs.iter().zip(&names);
+        named
+            .map(|(config, name)| Self::resolve_named(config, name))
+            .collect()
     }
 
-    fn resolve_labelled(config: &EndpointConfig, label: &str) -> Result<Self, EndpointProblem> {
+    fn resolve_named(config: &EndpointConfig, name: &str) -> Result<Self, EndpointError> {
+        Self::try_resolve(config, name).map_err(|problem| EndpointError {
+            endpoint: name.to_owned(),
+            problem,
+        })
+    }
+
+    fn try_resolve(config: &EndpointConfig, name: &str) -> Result<Self, EndpointProblem> {
         let url = Url::parse(config.url.trim()).map_err(|_| EndpointProblem::Url)?;
         let origin = origin(&url).ok_or(EndpointProblem::Url)?;
         require(config.weight > 0, EndpointProblem::Weight)?;
@@ -191,7 +185,7 @@ impl Endpoint {
 
         let addressing = (dialect.addressing)(&url, config);
         Ok(Self {
-            name: label.to_owned(),
+            name: name.to_owned(),
             origin,
             provider,
             weight: config.weight,
@@ -199,7 +193,7 @@ impl Endpoint {
             quota_group: config
                 .quota_group
                 .clone()
-                .unwrap_or_else(|| label.to_owned()),
+                .unwrap_or_else(|| name.to_owned()),
             rpm_limit: config.rpm_limit,
             tpm_limit: config.tpm_limit,
             http2: config.http2,
@@ -219,11 +213,23 @@ impl Endpoint {
 
     /// Where a line goes. `line_url` is the line's own API path (with or without `/v1`, perhaps
     /// with a query), `body_model` its body's `model`, which names the deployment on an Azure
-    /// endpoint that configures none. The answer depends on nothing else, so it can be cached.
-    pub fn route(&self, line_url: Option<&str>, body_model: Option<&str>) -> Route {
+    /// endpoint that configures none. `completes_prompt` says that the body is one of the completions
+    /// API, to which it goes if neither line nor configuration names a path. The answer depends on
+    /// nothing else, so it can be cached.
+    pub fn route(
+        &self,
+        line_url: Option<&str>,
+        body_model: Option<&str>,
+        completes_prompt: bool,
+    ) -> Route {
         let line_url = line_url.filter(|url| !url.is_empty());
         let dialect = self.dialect();
         let chat_path = self.chat_path.as_deref().unwrap_or(dialect.chat_path);
+        let completions_path = dialect
+            .completions_path
+            .filter(|_| completes_prompt)
+            .map(|path| beside_chat(chat_path).map_or(Cow::Borrowed(path), Cow::Owned));
+        let chat_path = completions_path.as_deref().unwrap_or(chat_path);
         match &self.addressing {
             Addressing::Joined(address) => address.route(line_url, chat_path, dialect.chat),
             Addressing::Azure(address) => {
@@ -370,7 +376,7 @@ fn authorization(
     dialect: &Dialect,
 ) -> Result<Authorization, EndpointProblem> {
     // Keys read from files come with a line break, which is no part of them.
-    let Some(key) = config.api_key.as_ref().map(|key| key.expose().trim()) else {
+    let Some(key) = config.api_key.as_ref().map(|key| key.trim()) else {
         return Ok(Authorization::None);
     };
     if key.is_empty() {
@@ -416,28 +422,12 @@ fn is_header_value(value: &str) -> bool {
         .all(|byte| byte == b'\t' || !byte.is_ascii_control())
 }
 
-/// The name, else the URL without credentials, query or fragment.
-fn label(config: &EndpointConfig) -> String {
-    if let Some(name) = &config.name {
-        return name.clone();
-    }
-    let typed = config.url.trim();
-    match Url::parse(typed) {
-        Ok(url) if url.has_host() => {
-            let shown = shown(url).to_string();
-            // The parser writes a bare host with a slash that nobody typed.
-            let typed_path = typed.split(['?', '#']).next().unwrap_or_default();
-            match shown.strip_suffix('/') {
-                Some(bare) if !typed_path.ends_with('/') => bare.to_owned(),
-                _ => shown,
-            }
-        }
-        // Not a URL, so credentials cannot be told apart from the rest: show what surely is none.
-        _ => {
-            let text = typed.split(['?', '#']).next().unwrap_or_default();
-            text.rsplit('@').next().unwrap_or_default().to_owned()
-        }
-    }
+/// `/api/v2/completions` for a chat path `/api/v2/chat/completions`.
+fn beside_chat(chat_path: &str) -> Option<String> {
+    let path_end = chat_path.find('?').unwrap_or(chat_path.len());
+    let (path, query) = chat_path.split_at(path_end);
+    let above = path.strip_suffix("/chat/completions")?;
+    Some(format!("{above}/completions{query}"))
 }
 
 /// What of a URL may be shown: no credentials, no query (it may hold a key), no fragment.

@@ -9,6 +9,7 @@ pub(super) static DIALECT: Dialect = Dialect {
     addressing: joined,
     chat_path: "/v1/chat/completions",
     chat: ApiPath::ChatCompletions,
+    completions_path: Some("/v1/completions"),
     health_path: "/v1/models",
     key_header: "authorization",
     key_prefix: "Bearer ",

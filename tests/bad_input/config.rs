@@ -157,6 +157,16 @@ fn values_that_cannot_be_used() {
             &["endpoints[0].api_key", "authorization"],
         ),
         endpoint(
+            "two keys, one in another provider's header",
+            r#""headers":{"X-Api-Key":"x"}"#,
+            &["endpoints[0].api_key", "x-api-key", "keep one"],
+        ),
+        config(
+            "two keys in headers",
+            r#""endpoints":[{"url":"http://127.0.0.1:9/v1","headers":{"authorization":"Bearer x","api-key":"y"}}]"#,
+            &["endpoints[0].headers", "`authorization` and `api-key`"],
+        ),
+        endpoint(
             "an unknown provider",
             r#""provider":"openia""#,
             &["endpoints[0].provider", "openai"],
@@ -171,7 +181,7 @@ fn values_that_cannot_be_used() {
             r#""endpoints":[{"url":"http://127.0.0.1:9/v1","api_key":"${BROKEN_KEY}"}]"#,
             &["endpoints[0].api_key", "line break"],
         )
-        .variable("BROKEN_KEY", "s3cr3t-8f2a\n"),
+        .variable("BROKEN_KEY", "s3cr3t-8f2a\nmore\n"),
         config(
             "a provider without its key",
             r#""endpoints":[{"url":"http://127.0.0.1:9","provider":"anthropic"}]"#,

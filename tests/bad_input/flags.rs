@@ -104,6 +104,18 @@ fn flags_that_cannot_be_used() {
     );
     cases.push(
         Case::new(
+            "a variable with a typo",
+            2,
+            &usual(&[]),
+            &[
+                "unknown environment variable BLAZE_WORKER;",
+                "BLAZE_WORKERS",
+            ],
+        )
+        .variable("BLAZE_WORKER", "s3cr3t-8f2a"),
+    );
+    cases.push(
+        Case::new(
             "a variable without sense",
             2,
             &usual(&[]),

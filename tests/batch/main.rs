@@ -13,6 +13,7 @@ mod console;
 mod engine;
 mod fields;
 mod files;
+mod keys;
 mod lines;
 mod messages;
 mod settings;

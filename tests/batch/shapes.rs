@@ -90,6 +90,37 @@ fn an_inner_body_goes_out_as_it_is() {
 }
 
 #[test]
+fn a_prompt_without_messages_is_sent_to_completions_on_a_base() {
+    const COMPLETIONS: &str = "/v1/completions";
+    const CHAT: &str = "/v1/chat/completions";
+    for (base, line, target) in [
+        ("/v1", r#"{"model":"m","prompt":"Once"}"#, COMPLETIONS),
+        (
+            "",
+            r#"{"prompt":["Once"],"metadata":{"id":1}}"#,
+            COMPLETIONS,
+        ),
+        ("/v1/", r#"{"pr\u006fmpt":"Once"}"#, COMPLETIONS),
+        ("/v1", r#"{"body":{"prompt":"Once"},"id":1}"#, COMPLETIONS),
+        // With messages it is a chat, whatever else is in it.
+        ("/v1", r#"{"prompt":"Once","messages":[]}"#, CHAT),
+        ("/v1", r#"{"body":{"messages":[]},"prompt":"mine"}"#, CHAT),
+        // The line and the endpoint know better.
+        (
+            "/v1",
+            r#"{"url":"/v1/chat/completions","body":{"prompt":"Once"}}"#,
+            CHAT,
+        ),
+        (CHAT, r#"{"model":"m","prompt":"Once"}"#, CHAT),
+    ] {
+        for runtime in runtimes() {
+            let request = sent(runtime, base, line, &[]);
+            assert_eq!(request.target, target, "{base} {line}");
+        }
+    }
+}
+
+#[test]
 fn a_line_adds_its_headers() {
     let line =
         r#"{"body":{"messages":[],"model":"m"},"headers":{"x-Trace":"a\u0062c","X-Other":"1"}}"#;

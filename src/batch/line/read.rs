@@ -47,7 +47,8 @@ impl Parsed {
             )));
         }
         let has_input = found.input.last.is_some();
-        let is_bare = found.messages || found.prompt || has_input && found.own.model.last.is_some();
+        let own = &found.own;
+        let is_bare = own.has_messages || own.has_prompt || has_input && own.model.last.is_some();
         // Beside a prompt, a `body` that cannot be sent is the user's field: the body of an e-mail, say.
         let is_sent = |body: Member| body.kind == Kind::Object || !(is_bare || has_input);
         if let Some(body) = found.body.last.filter(|&body| is_sent(body)) {
@@ -151,6 +152,7 @@ impl Parsed {
             .is_some_and(|field| field.value.of(line) == b"true");
         self.has_temperature = body.has_temperature;
         self.has_max_tokens = body.has_max_tokens;
+        self.completes_prompt = body.has_prompt && !body.has_messages;
         Ok(())
     }
 }
@@ -180,8 +182,6 @@ struct Found {
     body: Slot,
     input: Slot,
     metadata: Slot,
-    messages: bool,
-    prompt: bool,
     /// The line's own members, should it be a bare body.
     own: BodyFields,
     /// Those of its `body`.
@@ -195,6 +195,8 @@ struct BodyFields {
     stream: Slot,
     has_temperature: bool,
     has_max_tokens: bool,
+    has_messages: bool,
+    has_prompt: bool,
 }
 
 impl Default for BodyFields {
@@ -205,6 +207,8 @@ impl Default for BodyFields {
             stream: Slot::default(),
             has_temperature: false,
             has_max_tokens: false,
+            has_messages: false,
+            has_prompt: false,
         }
     }
 }
@@ -219,6 +223,8 @@ impl BodyFields {
             b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens" => {
                 self.has_max_tokens = true;
             }
+            b"messages" => self.has_messages = true,
+            b"prompt" => self.has_prompt = true,
             _ => {}
         }
     }
@@ -257,8 +263,6 @@ impl Visitor for Reader<'_, '_> {
             b"body" => self.found.body.put(member),
             b"input" => self.found.input.put(member),
             b"metadata" => self.found.metadata.put(member),
-            b"messages" => self.found.messages = true,
-            b"prompt" => self.found.prompt = true,
             _ => {}
         }
         self.found.own.put(&name, member);

@@ -4,13 +4,10 @@ use crate::config::{Config, ConfigError, Settings, load_settings};
 /// `blaze-uring` with `arguments` and `variables`, both as `a b c` and `NAME=value …`.
 fn try_parse(arguments: &str, variables: &[(&str, &str)]) -> Result<Cli, clap::Error> {
     let words = std::iter::once("blaze-uring").chain(arguments.split_whitespace());
-    let environment = |name: &str| {
-        variables
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| OsString::from(value))
-    };
-    try_parse_from(words.map(OsString::from), &environment)
+    let variables = variables
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    try_parse_from(words.map(OsString::from), variables)
 }
 
 fn overrides(arguments: &str, variables: &[(&str, &str)]) -> Overrides {
@@ -314,6 +311,42 @@ fn a_rate_of_zero_is_no_limit_and_not_one() {
             Rate::Unlimited,
             "{arguments}"
         );
+    }
+}
+
+#[test]
+fn unknown_variables_are_errors_that_name_the_nearest() {
+    for (name, nearest) in [
+        ("BLAZE_WORKER", "BLAZE_WORKERS"),
+        ("BLAZE_WROKERS", "BLAZE_WORKERS"),
+        ("BLAZE_workers", "BLAZE_WORKERS"),
+        ("BLAZE_ENDPOINT", "BLAZE_ENDPOINT_URL"),
+        ("BLAZE_APIKEY", "BLAZE_API_KEY"),
+        ("BLAZE_API_KEYS", "BLAZE_API_KEY"),
+        ("BLAZE_MAX-ATTEMPTS", "BLAZE_MAX_ATTEMPTS"),
+        ("BLAZE_CONFIG_FILE", "BLAZE_CONFIG"),
+        ("BLAZE_", ""),
+    ] {
+        let error = try_parse("-i x", &[("BLAZE_RATE", "5"), (name, "hunter2")]).expect_err(name);
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("unknown environment variable {name};"))
+                && text.contains(&format!("the nearest is {nearest}")),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+        assert_eq!(error.exit_code(), 2, "{name}");
+        // Set to nothing is not set; and the other jobs read none of them.
+        try_parse("-i x", &[(name, "")]).expect("it is not set");
+        try_parse("demo", &[(name, "x")]).expect("another job");
+    }
+    for name in [
+        "BLAZE_API_KEY",
+        "BLAZER_WORKER",
+        "blaze_worker",
+        "XBLAZE_WORKER",
+    ] {
+        try_parse("-i x", &[(name, "x")]).expect(name);
     }
 }
 

@@ -63,7 +63,7 @@ fn the_documented_example_loads_in_all_three_formats() {
             name: Some("primary".into()),
             url: "https://api.openai.com/v1/chat/completions".into(),
             provider: Some(ProviderKind::OpenAi),
-            api_key: Some(Secret::from("sk-hunter2")),
+            api_key: Some("sk-hunter2".into()),
             model: Some("gpt-4o-mini".into()),
             weight: 2,
             max_concurrent: 100,
@@ -109,7 +109,7 @@ fn azure_openai_blasters_file_loads_unchanged() {
     let expect = EndpointConfig {
         name: Some("east".into()),
         url: "https://east.openai.azure.com/".into(),
-        api_key: Some(Secret::from("sk-hunter2")),
+        api_key: Some("sk-hunter2".into()),
         model: Some("gpt-4o".into()),
         api_version: "2024-10-21".into(),
         weight: 3,

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Rate;
+use crate::config::Secret;
 
 const FILE: &str = r#"{"endpoints": [
     {"name": "a", "url": "http://a/v1", "model": "m"},
@@ -155,7 +156,12 @@ fn missing_keys_name_the_endpoint_and_how_to_set_one() {
         let result = try_load(&text, &Overrides::default(), &[]);
         assert_eq!(result.is_err(), needed, "{url}");
         if needed {
-            let expect = format!("blaze.json:1: endpoints[0].api_key: missing, and {url} (");
+            let host = EndpointConfig {
+                url: url.into(),
+                ..Default::default()
+            }
+            .label();
+            let expect = format!("blaze.json:1: endpoints[0].api_key: missing, and {host} (");
             check_error(&text, &Overrides::default(), &[], &expect);
             check_error(
                 "{}",

@@ -282,30 +282,83 @@ fn headers() {
 
 #[test]
 fn keys() {
-    for key in ["", "hunter2\n", "hunter2\r\nx: y", "hunter2\u{e9}"] {
+    for key in [
+        "",
+        "hunter2\r\nx: y",
+        "hunter2 2",
+        "hunter2\thunter2",
+        "hunter2\u{e9}",
+        "hunter2\0",
+    ] {
         check_endpoint(
-            |endpoint| endpoint.api_key = Some(Secret::from(key)),
-            "api_key: is empty or holds a line break",
+            |endpoint| endpoint.api_key = Some(key.into()),
+            "api_key: is empty or holds, inside it, a line break",
         );
     }
     check_endpoint(
         |endpoint| endpoint.provider = Some(ProviderKind::Azure),
-        "api_key: missing, and http://127.0.0.1:8000/v1 (azure) needs one",
+        "api_key: missing, and 127.0.0.1 (azure) needs one",
     );
+    for name in ["Authorization", "X-API-Key", "api-key"] {
+        for provider in [
+            None,
+            Some(ProviderKind::Azure),
+            Some(ProviderKind::Anthropic),
+        ] {
+            check_endpoint(
+                |endpoint| {
+                    endpoint.provider = provider;
+                    endpoint.api_key = Some("hunter2".into());
+                    endpoint.headers.insert(name.into(), "hunter2".into());
+                },
+                &format!(
+                    "api_key: stands beside the header `{}`: two keys",
+                    name.to_lowercase()
+                ),
+            );
+        }
+    }
     check_endpoint(
         |endpoint| {
-            endpoint.api_key = Some(Secret::from("hunter2"));
-            endpoint
-                .headers
-                .insert("Authorization".into(), "Bearer hunter2".into());
+            for name in ["Authorization", "x-api-key"] {
+                endpoint.headers.insert(name.into(), "hunter2".into());
+            }
         },
-        "api_key: stands beside the header `authorization`",
+        "headers: `authorization` and `x-api-key` are two keys",
     );
     for key in ["default", "az", "interactive", "k"] {
         let mut config = config();
         config.endpoints[0].provider = Some(ProviderKind::Azure);
-        config.endpoints[0].api_key = Some(Secret::from(key));
+        config.endpoints[0].api_key = Some(key.into());
         validate(&config).expect("a key");
+    }
+}
+
+#[test]
+fn white_space_around_a_key_is_no_part_of_it() {
+    for (given, key) in [
+        ("hunter2", Some("hunter2")),
+        ("hunter2\n", Some("hunter2")),
+        ("hunter2\r\n", Some("hunter2")),
+        ("\n \thunter2 \n\n", Some("hunter2")),
+        ("\u{feff}hunter2\u{a0}", Some("hunter2")),
+        (" \n", None),
+        ("", None),
+        ("hunter2 2\n", Some("hunter2 2")),
+    ] {
+        let mut config = config();
+        config.endpoints[0].api_key = Some(given.into());
+        let header = format!("Bearer {given}");
+        let headers = &mut config.endpoints[0].headers;
+        headers.insert("x-key".into(), Secret::from(header.as_str()));
+        normalise(&mut config);
+        let endpoint = &config.endpoints[0];
+        assert_eq!(endpoint.api_key.as_deref(), key, "{given:?}");
+        assert_eq!(
+            endpoint.headers["x-key"].expose(),
+            header.trim(),
+            "{given:?}"
+        );
     }
 }
 

@@ -25,13 +25,9 @@ fn lines(headers: Vec<(String, Secret)>) -> Vec<String> {
 #[test]
 fn a_label_shows_neither_credentials_nor_query() {
     let check = |url: &str, expect: &str| assert_eq!(resolve(&config(url)).name, expect);
-    check("http://127.0.0.1:8080", "http://127.0.0.1:8080");
-    check("http://127.0.0.1:8080/", "http://127.0.0.1:8080/");
-    check("http://h?key=secret", "http://h");
-    check(
-        "https://me:secret@h/v1/chat/completions?key=secret#x",
-        "https://h/v1/chat/completions",
-    );
+    check("http://127.0.0.1:8080", "127.0.0.1");
+    check("http://h?key=secret", "h");
+    check("https://me:secret@h/v1/chat/completions?key=secret#x", "h");
     let named = EndpointConfig {
         name: Some("primary".to_owned()),
         ..config("http://h")
@@ -279,7 +275,7 @@ fn nothing_secret_is_printed() {
         ..config("http://me:secret-password@h/v1?key=secret-query")
     };
     let endpoint = resolve(&config);
-    let route = endpoint.route(None, Some("m"));
+    let route = endpoint.route(None, Some("m"), false);
     assert!(route.target.contains("secret-query"));
     let shown = format!("{endpoint:?} {route:?} {:?}", endpoint.headers());
     assert!(!shown.contains("secret"), "{shown}");
@@ -306,5 +302,10 @@ fn endpoints_without_a_group_are_their_own_quota() {
         .iter()
         .map(|endpoint| endpoint.quota_group.as_str())
         .collect();
-    assert_eq!(groups, ["http://h/v1", "http://h/v1 #2", "org", "org"]);
+    assert_eq!(groups, ["h", "h#2", "org", "org"]);
+    let names: Vec<&str> = endpoints
+        .iter()
+        .map(|endpoint| endpoint.name.as_str())
+        .collect();
+    assert_eq!(names, ["h", "h#2", "h#3", "h#4"]);
 }

@@ -1,6 +1,6 @@
 //! Answers of servers, judged.
 
-use blaze_uring::config::{EndpointConfig, ProviderKind, Secret};
+use blaze_uring::config::{EndpointConfig, ProviderKind};
 use blaze_uring::policy::wait_hint::{self, MAX_PLAUSIBLE};
 use blaze_uring::provider::{Effect, Endpoint, usage_of};
 use serde_json::Value;
@@ -116,7 +116,7 @@ fn endpoint(provider: u8) -> Endpoint {
         name: Some("e".to_owned()),
         url: "https://h.example/v1".to_owned(),
         provider: Some(kinds[usize::from(provider) % kinds.len()]),
-        api_key: Some(Secret::from(SECRET)),
+        api_key: Some(SECRET.into()),
         model: Some("m".to_owned()),
         ..EndpointConfig::default()
     };

@@ -6,7 +6,7 @@ use super::*;
 fn an_openai_url_is_a_base_or_complete() {
     use ApiPath::*;
     let check = |url: &str, line: Option<&str>, target: &str, path: ApiPath| {
-        let route = resolve(&config(url)).route(line, None);
+        let route = resolve(&config(url)).route(line, None, false);
         assert_eq!(
             (route.target.as_str(), route.path),
             (target, path),
@@ -169,7 +169,7 @@ fn a_chat_path_replaces_the_providers() {
             chat_path: Some(chat_path.to_owned()),
             ..config(url)
         };
-        let route = resolve(&config).route(line, None);
+        let route = resolve(&config).route(line, None, false);
         assert_eq!((route.target.as_str(), route.path), (target, path));
     };
     check(
@@ -217,7 +217,7 @@ fn the_configured_model_names_azures_deployment_before_the_bodys() {
             api_version: "1".to_owned(),
             ..config("https://r.openai.azure.com")
         };
-        let route = resolve(&config).route(None, body_model);
+        let route = resolve(&config).route(None, body_model, false);
         assert_eq!(
             (route.target.as_str(), route.path),
             (target, ApiPath::ChatCompletions)
@@ -241,7 +241,7 @@ fn anthropic_speaks_messages() {
     let check = |url: &str, line: Option<&str>, target: &str| {
         let endpoint = resolve(&config(url));
         assert_eq!(endpoint.provider, ProviderKind::Anthropic, "{url}");
-        let route = endpoint.route(line, None);
+        let route = endpoint.route(line, None, false);
         assert_eq!(
             (route.target.as_str(), route.path),
             (target, ApiPath::Messages),
@@ -342,4 +342,54 @@ fn health_stands_beside_the_version() {
         "/openai/models?api-version=2025-01-01-preview",
     );
     check("https://r.openai.azure.com", Some("/status"), "/status");
+}
+
+#[test]
+fn a_prompt_without_messages_goes_to_completions_on_a_base() {
+    let check = |config: &EndpointConfig, line: Option<&str>, target: &str| {
+        let endpoint = resolve(config);
+        let route = endpoint.route(line, Some("m"), true);
+        assert_eq!(route.target, target, "{} {line:?}", config.url);
+    };
+    for (url, target) in [
+        ("http://h", "/v1/completions"),
+        ("http://h/v1", "/v1/completions"),
+        ("http://h/v1/", "/v1/completions"),
+        ("http://h/openai/v1?key=1", "/openai/v1/completions?key=1"),
+        ("http://h/api/v3", "/api/v3/completions"),
+        // Complete: used as it is.
+        ("http://h/v1/chat/completions", "/v1/chat/completions"),
+        ("http://h/v1/completions", "/v1/completions"),
+        // There is no such API.
+        ("https://api.anthropic.com", "/v1/messages"),
+        (
+            "https://r.openai.azure.com",
+            "/openai/deployments/m/completions?api-version=2025-01-01-preview",
+        ),
+        (
+            "https://r.openai.azure.com/openai/v1",
+            "/openai/v1/completions",
+        ),
+    ] {
+        check(&config(url), None, target);
+    }
+    // What the line or the configuration names counts.
+    check(
+        &config("http://h/v1"),
+        Some("/v1/embeddings"),
+        "/v1/embeddings",
+    );
+    for (chat_path, target) in [
+        ("/api/v2/chat/completions", "/api/v2/completions"),
+        ("/chat/completions?x=1", "/completions?x=1"),
+        ("/api/chat", "/v1/completions"),
+    ] {
+        let config = EndpointConfig {
+            chat_path: Some(chat_path.into()),
+            ..config("http://h")
+        };
+        check(&config, None, target);
+    }
+    let completions = resolve(&config("http://h/v1")).route(None, None, true);
+    assert_eq!(completions.path, ApiPath::Completions);
 }
