@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use crate::batch::stream::StreamReply;
+use crate::batch::stream::{self, Assembled, Broken, StreamReply};
 use crate::client;
 use crate::config::Secret;
 use crate::error::ErrorKind;
@@ -225,22 +225,30 @@ impl<'e, 'a> Judge<'e, 'a> {
                 "the server compressed its answer although nothing asked for it".to_owned(),
             )));
         }
-        match stream.filter(|_| self.response.signals.event_stream()) {
+        match self.assembled(stream) {
             None => Ok(Answer {
                 body: Cow::Borrowed(self.body),
                 first_token_at: None,
             }),
-            Some(stream) => match stream.finish() {
-                Ok(assembled) => Ok(Answer {
-                    body: Cow::Owned(assembled.body),
-                    first_token_at: assembled.first_token_at,
-                }),
-                Err(broken) => {
-                    let mut failed = self.failed(self.endpoint.classify_stream(&broken.error));
-                    failed.tokens = broken.tokens;
-                    Err(failed)
-                }
-            },
+            Some(Ok(assembled)) => Ok(Answer {
+                body: Cow::Owned(assembled.body),
+                first_token_at: assembled.first_token_at,
+            }),
+            Some(Err(broken)) => {
+                let mut failed = self.failed(self.endpoint.classify_stream(&broken.error));
+                failed.tokens = broken.tokens;
+                Err(failed)
+            }
+        }
+    }
+
+    /// What came of the stream that the body is, if it is one; `stream` has seen it as it came.
+    fn assembled(&self, stream: Option<Box<StreamReply>>) -> Option<Result<Assembled, Broken>> {
+        let asked = stream.is_some();
+        match stream.filter(|stream| stream.is_events()) {
+            Some(stream) => Some(stream.finish()),
+            None if self.body.first() == Some(&b'{') && !asked => None,
+            None => stream::read_whole(self.body, asked || self.response.signals.event_stream()),
         }
     }
 

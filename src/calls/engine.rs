@@ -455,6 +455,12 @@ async fn exchange<R: Runtime>(
     mut stream: Option<Box<StreamReply>>,
 ) -> Received {
     let mut delta_seen = false;
+    let mut show = |data: &str| {
+        if let Ok(event) = serde_json::from_str(data) {
+            delta_seen = true;
+            open.push_delta(id, Delta { event });
+        }
+    };
     let exchange = pool
         .exchange(
             endpoint,
@@ -463,17 +469,14 @@ async fn exchange<R: Runtime>(
             |out| out.extend_from_slice(&request),
             |bytes| {
                 if let Some(stream) = &mut stream {
-                    stream.feed_watched(bytes, runtime::now(), |data| {
-                        // The end mark of a stream is no JSON.
-                        if let Ok(event) = serde_json::from_str(data) {
-                            delta_seen = true;
-                            open.push_delta(id, Delta { event });
-                        }
-                    });
+                    stream.feed_watched(bytes, runtime::now(), &mut show);
                 }
             },
         )
         .await;
+    if let (Ok(_), Some(stream)) = (&exchange.result, &mut stream) {
+        stream.end(runtime::now(), show);
+    }
     Received {
         result: exchange.result,
         reply: exchange.reply,

@@ -1,7 +1,9 @@
 //! Server-sent events out of a byte stream (WHATWG HTML section 9.2.6), in whatever pieces it
 //! arrives. Pure.
 //!
-//! `id` and `retry` serve reconnecting, which would start a paid request again: both are ignored.
+//! `id` and `retry` serve reconnecting, which would start a paid request again: both are ignored. Servers
+//! that are not of the standard are read as well as can be: the last event counts without a line end, a
+//! field also behind white space, and a bare JSON object on a line of its own is handed out as such.
 
 /// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +12,34 @@ pub struct Event<'a> {
     pub event: &'a str,
     /// The `data` fields, joined by line feeds. Invalid UTF-8 is replaced, as the standard has it.
     pub data: &'a str,
+    /// The data is a line that begins with `{`, which the standard ignores, and no field.
+    pub bare: bool,
 }
+
+/// How every line of a stream begins that can be its first.
+const STARTS: [&[u8]; 5] = [b":", b"data:", b"event:", b"id:", b"retry:"];
+
+/// Whether a body that begins with `start` is a stream of events, whatever its type is said to be;
+/// `None` while that is open. What [`unpadded`] takes away does not count.
+pub fn is_stream(start: &[u8]) -> Option<bool> {
+    let start = unpadded(start);
+    if STARTS.iter().any(|field| start.starts_with(field)) {
+        return Some(true);
+    }
+    let is_open = |whole: &[u8]| whole.starts_with(start);
+    match STARTS.into_iter().any(is_open) || is_open(BYTE_ORDER_MARK) {
+        true => None,
+        false => Some(false),
+    }
+}
+
+/// `start` without a byte order mark and the white space that may stand before a body.
+pub fn unpadded(start: &[u8]) -> &[u8] {
+    let start = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(start);
+    start.trim_ascii_start()
+}
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Why a stream cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,11 +120,18 @@ impl EventReader {
         Ok(())
     }
 
-    /// The stream has ended: whether an event was still incomplete. The standard drops it; for an
-    /// answer it means that the end is missing.
-    pub fn finish(&self) -> bool {
-        let partial_line = !self.line.is_empty() && !self.line.starts_with(b":");
-        self.has_data || !self.event.is_empty() || partial_line
+    /// The stream has ended: hands out the event that lacks its line ends. The standard drops it; for
+    /// an answer it may be the last word.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn finish(&mut self, mut on_event: impl FnMut(Event<'_>)) -> Result<(), SseError> {
+        if !self.line.is_empty() {
+            let line = std::mem::take(&mut self.line);
+            self.take_line(&line, &mut on_event)?;
+        }
+        self.dispatch(&mut on_event);
+        Ok(())
     }
 
     /// A complete line, without its end.
@@ -106,12 +142,23 @@ impl EventReader {
     ) -> Result<(), SseError> {
         self.check_size(line.len())?;
         let line = if std::mem::take(&mut self.at_stream_start) {
-            line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line)
+            line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line)
         } else {
             line
         };
         if line.is_empty() {
             self.dispatch(on_event);
+            return Ok(());
+        }
+        // Spaces that keep a connection alive may stand before a field.
+        let line = line.trim_ascii_start();
+        if line.first() == Some(&b'{') {
+            self.dispatch(on_event);
+            on_event(Event {
+                event: "message",
+                data: &String::from_utf8_lossy(line),
+                bare: true,
+            });
             return Ok(());
         }
         let (field, value) = match memchr::memchr(b':', line) {
@@ -146,6 +193,7 @@ impl EventReader {
             on_event(Event {
                 event,
                 data: &String::from_utf8_lossy(&self.data),
+                bare: false,
             });
         }
         self.has_data = false;
@@ -169,30 +217,26 @@ mod tests {
 
     use super::*;
 
-    /// Events as (name, data), then what `finish` says.
-    type Outcome = (Vec<(String, String)>, Result<bool, SseError>);
+    /// Events as (name, data).
+    type Outcome = (Vec<(String, String)>, Result<(), SseError>);
 
     fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, event_bytes_max: usize) -> Outcome {
         let mut reader = EventReader::new(event_bytes_max);
         let mut events = Vec::new();
+        let mut on_event = |event: Event<'_>| {
+            let name = if event.bare { "bare" } else { event.event };
+            events.push((name.to_owned(), event.data.to_owned()));
+        };
+        let mut ended = Ok(());
         for piece in pieces {
-            let fed = reader.feed(piece, |event| {
-                events.push((event.event.to_owned(), event.data.to_owned()));
-            });
-            if let Err(error) = fed {
-                return (events, Err(error));
-            }
+            ended = ended.and_then(|()| reader.feed(piece, &mut on_event));
         }
-        (events, Ok(reader.finish()))
+        let ended = ended.and_then(|()| reader.finish(&mut on_event));
+        (events, ended)
     }
 
     /// Reads the stream whole, cut in two at every place, and byte by byte: always the same.
-    fn check_capped(
-        stream: &[u8],
-        cap: usize,
-        events: &[(&str, &str)],
-        end: Result<bool, SseError>,
-    ) {
+    fn check_capped(stream: &[u8], cap: usize, events: &[(&str, &str)], end: Result<(), SseError>) {
         let owned = |(event, data): &(&str, &str)| ((*event).to_owned(), (*data).to_owned());
         let expect: Outcome = (events.iter().map(owned).collect(), end);
         let shown = stream.escape_ascii();
@@ -203,93 +247,151 @@ mod tests {
         assert_eq!(read(stream.chunks(1), cap), expect, "{shown} byte by byte");
     }
 
-    fn check(stream: &[u8], events: &[(&str, &str)], pending: bool) {
-        check_capped(stream, 1024, events, Ok(pending));
+    fn check(stream: &[u8], events: &[(&str, &str)]) {
+        check_capped(stream, 1024, events, Ok(()));
     }
 
     #[test]
     fn streams_split_into_the_standards_events() {
-        check(b"", &[], false);
-        check(b"data: one\n\n", &[("message", "one")], false);
+        check(b"", &[]);
+        check(b"data: one\n\n", &[("message", "one")]);
         check(
             b"data:one\r\n\r\ndata:  two\r\n\r\n",
             &[("message", "one"), ("message", " two")],
-            false,
         );
         check(
             b"data: one\r\rdata: two\r\r",
             &[("message", "one"), ("message", "two")],
-            false,
         );
         check(
             b"data: one\r\n\ndata: two\n\r\n",
             &[("message", "one"), ("message", "two")],
-            false,
         );
-        check(b"\n\n\r\n\rdata: one\n\n\n\n", &[("message", "one")], false);
+        check(b"\n\n\r\n\rdata: one\n\n\n\n", &[("message", "one")]);
         // The standard's own examples: several lines, no value, no colon.
         check(
             b"data: YHOO\ndata: +2\ndata: 10\n\n",
             &[("message", "YHOO\n+2\n10")],
-            false,
         );
         check(
             b"data\n\ndata\ndata\n\ndata:",
-            &[("message", ""), ("message", "\n")],
-            true,
+            &[("message", ""), ("message", "\n"), ("message", "")],
         );
         check(
             b"data:test\n\ndata: test\n\n",
             &[("message", "test"), ("message", "test")],
-            false,
         );
-        check(b"data: a\r\ndata: b\r\n\r\n", &[("message", "a\nb")], false);
+        check(b"data: a\r\ndata: b\r\n\r\n", &[("message", "a\nb")]);
         // Names, and what has no data is no event.
-        check(b"event: ping\ndata: {}\n\n", &[("ping", "{}")], false);
-        check(b"event: ping\n\ndata: x\n\n", &[("message", "x")], false);
+        check(b"event: ping\ndata: {}\n\n", &[("ping", "{}")]);
+        check(b"event: ping\n\ndata: x\n\n", &[("message", "x")]);
         check(
             b"event: a\nevent: b\ndata: x\n\ndata: y\n\n",
             &[("b", "x"), ("message", "y")],
-            false,
         );
         // Ignored: comments, id, retry, unknown fields, fields in the wrong case.
         check(
             b": keep-alive\n\n:\n\ndata: x\n: y\nid: 7\nretry: 10\nData: z\n\n",
             &[("message", "x")],
-            false,
         );
-        check(b"data: a: b\n\n", &[("message", "a: b")], false);
+        check(b"data: a: b\n\n", &[("message", "a: b")]);
         check(
             "data: h\u{e9}llo \u{1f600}\n\n".as_bytes(),
             &[("message", "h\u{e9}llo \u{1f600}")],
-            false,
         );
-        check(b"data: \xff!\n\n", &[("message", "\u{fffd}!")], false);
+        check(b"data: \xff!\n\n", &[("message", "\u{fffd}!")]);
     }
 
     #[test]
     fn a_byte_order_mark_counts_only_at_the_start() {
-        check(b"\xef\xbb\xbfdata: x\n\n", &[("message", "x")], false);
-        check(b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n", &[], false);
-        check(b"\n\xef\xbb\xbfdata: x\n\n", &[], false);
+        check(b"\xef\xbb\xbfdata: x\n\n", &[("message", "x")]);
+        check(b"\xef\xbb\xbf\xef\xbb\xbfdata: x\n\n", &[]);
+        check(b"\n\xef\xbb\xbfdata: x\n\n", &[]);
     }
 
     #[test]
-    fn the_end_tells_whether_an_event_is_missing_its_own() {
-        check(b"data: x\n\ndata: y\n", &[("message", "x")], true);
-        check(b"data: x\n\ndata: y", &[("message", "x")], true);
-        check(b"data: x\n", &[], true);
-        check(b"event: x\n", &[], true);
-        check(b"data: x\n\n: bye\n", &[("message", "x")], false);
-        check(b"data: x\n\n: by", &[("message", "x")], false);
-        check(b"data: x\n\nid: 4\n", &[("message", "x")], false);
+    fn the_last_event_counts_without_its_line_ends() {
+        let two = &[("message", "x"), ("message", "y")];
+        check(b"data: x\n\ndata: y\n", two);
+        check(b"data: x\n\ndata: y", two);
+        check(b"data: x\r\n\r\ndata: y\r", two);
+        check(b"data: x\n", &[("message", "x")]);
+        check(b"event: a\ndata: x", &[("a", "x")]);
+        check(b"event: x\n", &[]);
+        check(b"data: x\n\n: bye\n", &[("message", "x")]);
+        check(b"data: x\n\n: by", &[("message", "x")]);
+        check(b"data: x\n\nid: 4\n", &[("message", "x")]);
+        check(b"data: x\n\ndat", &[("message", "x")]);
+    }
+
+    #[test]
+    fn what_is_not_of_the_standard_is_read_as_well_as_can_be() {
+        // White space that keeps a connection alive.
+        check(b" \n\t\n  data: x\n \n\n", &[("message", "x")]);
+        check(b"   \r\n\r\n   event: a\r\n data: x", &[("a", "x")]);
+        // Bare JSON ends the event before it.
+        check(
+            b"{\"a\":1}\n{\"b\":2}",
+            &[("bare", "{\"a\":1}"), ("bare", "{\"b\":2}")],
+        );
+        check(
+            b"data: x\n{\"error\": 1}\n\ndata: y",
+            &[
+                ("message", "x"),
+                ("bare", "{\"error\": 1}"),
+                ("message", "y"),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_first_bytes_tell_a_stream_from_a_body() {
+        let check = |body: &[u8], expect: Option<bool>| {
+            assert_eq!(is_stream(body), expect, "{}", body.escape_ascii());
+            // What was decided by fewer bytes stays so.
+            for cut in 0..body.len() {
+                let early = is_stream(&body[..cut]);
+                assert!(
+                    early.is_none() || early == expect,
+                    "{} at {cut}",
+                    body.escape_ascii()
+                );
+            }
+        };
+        for stream in [
+            "data: x", "data:{}", ": ping\n", ":", "event: a", "id: 7", "retry: 3",
+        ] {
+            for start in ["", "\n", "  \r\n\t", "\u{feff}", "\u{feff}\n "] {
+                check(format!("{start}{stream}").as_bytes(), Some(true));
+            }
+        }
+        for body in [
+            "{",
+            "[1]",
+            "\"data: x\"",
+            "7",
+            "null",
+            "<html>",
+            "deploy",
+            "data",
+            "datax: 1",
+            "ida",
+        ] {
+            for start in ["", " \n", "\u{feff}"] {
+                let expect = (body != "data").then_some(false);
+                check(format!("{start}{body}").as_bytes(), expect);
+            }
+        }
+        for open in [&b""[..], b" ", b"\xef", b"\xef\xbb\xbf", b"dat", b"retry"] {
+            check(open, None);
+        }
     }
 
     #[test]
     fn an_event_is_bounded_and_a_stream_is_not() {
         let too_large = Err(SseError::EventTooLarge { limit: 16 });
         let many = b"data: 0123456789\n\n".repeat(20);
-        check_capped(&many, 16, &[("message", "0123456789"); 20], Ok(false));
+        check_capped(&many, 16, &[("message", "0123456789"); 20], Ok(()));
         check_capped(b"data: 01234567890\n\n", 16, &[], too_large);
         check_capped(
             b"data: a\n\n: a comment without end",
@@ -330,7 +432,7 @@ mod tests {
                 }
                 stream += "\n";
             }
-            prop_assert_eq!(read(stream.as_bytes().chunks(piece), 1024), (sent, Ok(false)));
+            prop_assert_eq!(read(stream.as_bytes().chunks(piece), 1024), (sent, Ok(())));
         }
     }
 }

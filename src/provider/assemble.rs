@@ -1,10 +1,13 @@
 //! Streams: server-sent events become the JSON that the same request would have returned without
 //! streaming. Pure.
 //!
-//! One machine per API: `choices` for chat and legacy completions, `responses`, `messages`.
+//! One machine per API: `choices` for chat and legacy completions, `responses`, `messages`. The first
+//! event that is one of an API's tells which it is; the path only helps where that leaves it open.
 //! Values that no machine must understand pass as written, numbers included.
 
 mod choices;
+mod fields;
+mod list;
 mod merge;
 mod messages;
 mod responses;
@@ -16,7 +19,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use self::choices::Choices;
-use self::merge::{Budget, Fields, is_blank};
+use self::fields::{Budget, Fields};
 use self::messages::Message;
 use self::responses::Response;
 use super::ApiPath;
@@ -34,14 +37,22 @@ pub struct StreamError {
     pub kind: ErrorKind,
     /// For people; a server's text is in it unchecked ([`super::Endpoint::classify_stream`] cleans it).
     pub message: String,
+    /// What the server said instead of an answer, as it wrote it: an error object, or the head of a
+    /// response without a choice.
+    pub said: Option<String>,
 }
 
 impl StreamError {
-    fn protocol(message: impl Into<String>) -> Self {
+    fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
-            kind: ErrorKind::Protocol,
+            kind,
             message: message.into(),
+            said: None,
         }
+    }
+
+    fn protocol(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Protocol, message)
     }
 
     /// The server's own error, in any shape.
@@ -52,8 +63,8 @@ impl StreamError {
         );
         let text = answer.message.as_deref().unwrap_or("no message");
         Self {
-            kind: answer.kind(),
-            message: format!("error in the stream: {text}"),
+            said: Some(data.to_owned()),
+            ..Self::new(answer.kind(), format!("error in the stream: {text}"))
         }
     }
 }
@@ -65,9 +76,18 @@ struct Event<'a> {
     fields: Fields<'a>,
 }
 
+impl Event<'_> {
+    /// What it is, as its data says; else its name.
+    fn kind(&self) -> &str {
+        self.fields.word("type").unwrap_or(self.name)
+    }
+}
+
 /// What an event meant to its machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
+    /// It is one of the API's.
+    taken: bool,
     /// It held output of the model.
     token: bool,
     /// It was the last one.
@@ -77,7 +97,9 @@ struct Progress {
 /// Assembles one stream; bounded by `bytes_max` of kept output.
 #[derive(Debug)]
 pub struct StreamAssembler {
-    machine: Machine,
+    path: ApiPath,
+    /// `None` before the first event that is one of an API's.
+    machine: Option<Machine>,
     budget: Budget,
     first_token_at: Option<Instant>,
     done: bool,
@@ -85,78 +107,101 @@ pub struct StreamAssembler {
 
 #[derive(Debug)]
 enum Machine {
-    /// The first event decides (an API path that is not known).
-    Undecided,
     Choices(Choices),
     Response(Response),
     Message(Message),
 }
 
 impl StreamAssembler {
-    /// A machine for a stream of `path`, which keeps at most `bytes_max` bytes of output.
+    /// For the answer to a request to `path`; keeps at most `bytes_max` bytes of output.
     pub fn new(path: ApiPath, bytes_max: usize) -> Self {
-        let machine = match path {
-            ApiPath::ChatCompletions => Machine::Choices(Choices::chat()),
-            ApiPath::Completions => Machine::Choices(Choices::completions()),
-            ApiPath::Responses => Machine::Response(Response::default()),
-            ApiPath::Messages => Machine::Message(Message::default()),
-            ApiPath::Embeddings | ApiPath::Other => Machine::Undecided,
-        };
         Self {
-            machine,
+            path,
+            machine: None,
             budget: Budget::new(bytes_max),
             first_token_at: None,
             done: false,
         }
     }
 
-    /// Takes one event: its name (empty if it has none) and data, received at `now`. What comes
+    /// Takes one event: its name (empty or `message` if it has none) and data, received at `now`.
+    /// Whether it was a part of the answer: named events that are none leave nothing, and what comes
     /// after the end is ignored.
     ///
     /// # Errors
     /// An error event, data that is not a JSON object, or more output than the cap. The stream is
     /// then lost.
-    pub fn feed(&mut self, event: &str, data: &str, now: Instant) -> Result<(), StreamError> {
+    pub fn feed(&mut self, event: &str, data: &str, now: Instant) -> Result<bool, StreamError> {
         let data = data.trim();
-        if self.done || data.is_empty() {
-            return Ok(());
+        let name = if event == "message" { "" } else { event };
+        if self.done || name != "error" && data.is_empty() {
+            return Ok(false);
         }
-        if data == "[DONE]" {
+        if is_end_mark(data) {
             // Only streams of choices end like this; a proxy may add it to others.
-            self.done = matches!(self.machine, Machine::Choices(_) | Machine::Undecided);
-            return Ok(());
+            self.done = matches!(self.machine, Some(Machine::Choices(_)) | None);
+            return Ok(false);
         }
-        let data = on_one_line(data)?;
-        if event == "error" {
-            return Err(StreamError::of_server(&data));
+        if name == "error" {
+            return Err(StreamError::of_server(data));
         }
-        let fields: Fields<'_> = serde_json::from_str(&data).map_err(|error| {
+        if !data.starts_with('{') && (data == "null" || !is_of_an_api(name)) {
+            return Ok(false);
+        }
+        match on_one_line(data) {
+            Ok(line) => self.feed_object(name, &line, now),
+            // Events whose server forgot the blank line between them.
+            Err(_) if are_several(data) => {
+                let mut taken = false;
+                for line in data.lines() {
+                    taken |= self.feed(event, line, now)?;
+                }
+                Ok(taken)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a line that is no field of an event: some servers write an error, or every chunk, as a
+    /// bare JSON object. What is none of these is nothing.
+    ///
+    /// # Errors
+    /// As [`Self::feed`].
+    pub fn feed_bare(&mut self, line: &str, now: Instant) -> Result<bool, StreamError> {
+        let fields = Fields::parse(line.trim());
+        let known = ["choices", "error", "type", "object"];
+        match known.into_iter().any(|name| fields.filled(name).is_some()) {
+            true => self.feed("", line, now),
+            false => Ok(false),
+        }
+    }
+
+    fn feed_object(&mut self, name: &str, data: &str, now: Instant) -> Result<bool, StreamError> {
+        let fields: Fields<'_> = serde_json::from_str(data).map_err(|error| {
             StreamError::protocol(format!(
                 "an event of the stream is not a JSON object: {error}"
             ))
         })?;
-        let is_error = fields.text("type") == Some("error");
-        if is_error || fields.get("error").is_some_and(|error| !is_blank(error)) {
-            return Err(StreamError::of_server(&data));
+        let event = Event { name, fields };
+        let is_error = |name| event.fields.text(name) == Some("error");
+        let error = event.fields.filled("error");
+        if is_error("type") || is_error("object") || error.is_some_and(|it| it.get() != "false") {
+            return Err(StreamError::of_server(data));
         }
-        let event = Event {
-            name: event,
-            fields,
-        };
-        if let Machine::Undecided = self.machine {
-            self.machine = Machine::for_first(&event);
+        if self.machine.is_none() {
+            self.machine = Machine::for_first(&event, self.path);
         }
         let progress = match &mut self.machine {
-            Machine::Undecided => Progress::default(),
-            Machine::Choices(choices) => choices.feed(&event, &mut self.budget)?,
-            Machine::Response(response) => response.feed(&event, &data, &mut self.budget)?,
-            Machine::Message(message) => message.feed(&event, &mut self.budget)?,
+            None => Progress::default(),
+            Some(Machine::Choices(choices)) => choices.feed(&event, &mut self.budget)?,
+            Some(Machine::Response(response)) => response.feed(&event, data, &mut self.budget)?,
+            Some(Machine::Message(message)) => message.feed(&event, &mut self.budget)?,
         };
         if progress.token && self.first_token_at.is_none() {
             self.first_token_at = Some(now);
         }
         self.done |= progress.done;
-        Ok(())
+        Ok(progress.taken)
     }
 
     /// When the first output of the model came.
@@ -169,61 +214,92 @@ impl StreamAssembler {
         self.done
     }
 
-    /// The response as JSON on one line.
+    /// The response as JSON on one line; the body has ended in order.
     ///
     /// # Errors
     /// The stream ended before it said that it was complete, or it held nothing.
     pub fn finish(self) -> Result<Vec<u8>, StreamError> {
         match self.cut_short() {
             Some(error) => Err(error),
-            None => self.machine.finish(),
+            None => self.into_response(),
         }
     }
 
-    /// What is wrong if the stream ends here: it has not said that it is complete.
+    /// What is wrong if the stream ends here: it has not said that it is complete, and some of it has
+    /// no reason why it ended.
     pub fn cut_short(&self) -> Option<StreamError> {
-        let end = match self.machine {
+        let (end, is_whole) = match &self.machine {
             _ if self.done => return None,
-            Machine::Response(_) => "response.completed",
-            Machine::Message(_) => "message_stop",
-            Machine::Choices(_) | Machine::Undecided => "[DONE]",
+            Some(Machine::Response(_)) => ("response.completed", false),
+            Some(Machine::Message(message)) => ("message_stop", message.is_whole()),
+            Some(Machine::Choices(choices)) => ("[DONE]", choices.is_whole()),
+            None => match self.path {
+                ApiPath::Responses => ("response.completed", false),
+                ApiPath::Messages => ("message_stop", false),
+                _ => ("[DONE]", false),
+            },
         };
-        Some(StreamError::protocol(format!(
-            "the stream ended before {end}"
-        )))
+        let said = match &self.machine {
+            Some(Machine::Choices(choices)) => choices.said(),
+            _ => None,
+        };
+        (!is_whole).then(|| StreamError {
+            said,
+            ..StreamError::protocol(format!("the stream ended before {end}"))
+        })
     }
 
     /// The tokens that a stream which ended too early said it had used: Anthropic tells those of
     /// the prompt first, and bills them.
     pub fn usage_so_far(self) -> Option<Tokens> {
-        usage_of(&self.machine.finish().ok()?)
+        usage_of(&self.into_response().ok()?)
+    }
+
+    /// The response so far.
+    fn into_response(self) -> Result<Vec<u8>, StreamError> {
+        match self.machine {
+            Some(Machine::Choices(choices)) => choices.finish(),
+            Some(Machine::Response(response)) => response.finish(),
+            Some(Machine::Message(message)) => message.finish(),
+            None => Err(StreamError::protocol("the stream held no event")),
+        }
     }
 }
 
 impl Machine {
-    /// The response so far.
-    fn finish(self) -> Result<Vec<u8>, StreamError> {
-        match self {
-            Machine::Choices(choices) => choices.finish(),
-            Machine::Response(response) => response.finish(),
-            Machine::Message(message) => message.finish(),
-            Machine::Undecided => Err(StreamError::protocol("the stream held no event")),
-        }
-    }
-
-    /// By the names that each API gives its events.
-    fn for_first(event: &Event<'_>) -> Self {
-        let kind = event.fields.text("type").unwrap_or(event.name);
-        if kind.starts_with("response.") {
-            Self::Response(Response::default())
-        } else if kind == "message_start" || kind == "ping" {
-            Self::Message(Message::default())
-        } else if event.fields.text("object") == Some("text_completion") {
-            Self::Choices(Choices::completions())
+    /// By the names that each API gives its events; `None` for an event of no API.
+    fn for_first(event: &Event<'_>, path: ApiPath) -> Option<Self> {
+        let kind = event.kind();
+        let choices = || {
+            let is_text = event.fields.text("object") == Some("text_completion");
+            Self::Choices(Choices::new(!is_text && path != ApiPath::Completions))
+        };
+        if event.fields.get("choices").is_some() {
+            Some(choices())
+        } else if kind.starts_with("response.") {
+            Some(Self::Response(Response::default()))
+        } else if kind.starts_with("message_") || kind.starts_with("content_block_") {
+            Some(Self::Message(Message::default()))
+        } else if matches!(path, ApiPath::Responses | ApiPath::Messages) {
+            None
         } else {
-            Self::Choices(Choices::chat())
+            Choices::is_chunk(event).then(choices)
         }
     }
+}
+
+/// Whether events of this name are some API's: those that are not may hold anything, a time for example.
+fn is_of_an_api(name: &str) -> bool {
+    name.is_empty()
+        || ["response.", "message_", "content_block_"]
+            .into_iter()
+            .any(|start| name.starts_with(start))
+}
+
+/// How streams of choices end.
+fn is_end_mark(data: &str) -> bool {
+    let data = data.strip_prefix('"').unwrap_or(data);
+    data.starts_with("[DONE]")
 }
 
 /// Data of several lines with spaces in place of its line breaks: in valid JSON they can stand
@@ -236,6 +312,13 @@ fn on_one_line(data: &str) -> Result<Cow<'_, str>, StreamError> {
         StreamError::protocol(format!("an event of the stream is not JSON: {error}"))
     })?;
     Ok(Cow::Owned(data.replace(['\n', '\r'], " ")))
+}
+
+/// Whether each line of `data` is an event by itself.
+fn are_several(data: &str) -> bool {
+    data.lines().map(str::trim).all(|line| {
+        line.is_empty() || is_end_mark(line) || serde_json::from_str::<Fields<'_>>(line).is_ok()
+    })
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ const BROKEN: [(&str, &str, &str); 6] = [
 fn broken(content: &str) -> Option<Scripted> {
     let mut events = whole(content);
     Some(match content {
-        "ends early" => event_stream(&events[..2]),
+        "ends early" => event_stream(&events[..1]),
         "is cut" => {
             let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 9999\r\n\r\n";
             Scripted::raw(format!("{head}data: {}\n\n", events[0])).then_close()

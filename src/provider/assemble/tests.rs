@@ -364,7 +364,7 @@ fn a_stream_that_ends_early_is_no_response() {
     let check = |path: ApiPath, transcript: &str, message: &str| {
         check_error(path, transcript, ErrorKind::Protocol, message);
     };
-    let chunk = r#"data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}"#;
+    let chunk = r#"data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}"#;
     check(
         ApiPath::ChatCompletions,
         "",
@@ -378,6 +378,11 @@ fn a_stream_that_ends_early_is_no_response() {
     check(
         ApiPath::ChatCompletions,
         "data: [DONE]",
+        "the stream held no event",
+    );
+    check(
+        ApiPath::ChatCompletions,
+        "data: {\"choices\":[]}\ndata: [DONE]",
         "the stream held no choices",
     );
     check(
@@ -504,7 +509,7 @@ fn what_is_kept_is_bounded() {
     ));
     for data in [
         r#"{"choices":[{"index":0,"delta":{"content":"abc"}}]}"#,
-        r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"function":{}}]}}]}"#,
+        r#"{"choices":[{"index":0,"delta":{},"token_ids":[7]}]}"#,
         r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"a"}}]}}]}"#,
         r#"{"choices":[{"index":0,"logprobs":{"content":[0]}}]}"#,
     ] {

@@ -291,6 +291,7 @@ fn a_broken_stream_is_judged_by_its_kind() {
         let verdict = endpoint().classify_stream(&StreamError {
             kind,
             message: format!("with {KEY}\n"),
+            said: None,
         });
         assert_eq!(
             (verdict.retry, effect_name(&verdict.effect)),

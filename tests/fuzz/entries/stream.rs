@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use blaze_uring::http::sse::EventReader;
+use blaze_uring::http::sse::{Event, EventReader};
 use blaze_uring::json;
 use blaze_uring::provider::{ApiPath, StreamAssembler};
 
@@ -36,16 +36,19 @@ fn assembled(path: ApiPath, data: &[u8], step: usize) -> Option<Vec<u8>> {
     let mut events = EventReader::new(BYTES_MAX);
     let mut assembler = StreamAssembler::new(path, BYTES_MAX);
     let mut broken = false;
+    let mut on_event = |event: Event<'_>| {
+        broken = broken
+            || match event.bare {
+                true => assembler.feed_bare(event.data, now).is_err(),
+                false => assembler.feed(event.event, event.data, now).is_err(),
+            };
+    };
     for chunk in data.chunks(step.max(1)) {
-        let fed = events.feed(chunk, |event| {
-            broken |= broken || assembler.feed(event.event, event.data, now).is_err();
-        });
-        if fed.is_err() || broken {
-            return None;
-        }
+        events.feed(chunk, &mut on_event).ok()?;
     }
-    if events.finish() {
-        return None;
+    events.finish(&mut on_event).ok()?;
+    match broken {
+        true => None,
+        false => assembler.finish().ok(),
     }
-    assembler.finish().ok()
 }
