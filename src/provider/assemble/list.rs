@@ -213,7 +213,9 @@ impl List {
         let Some(known) = last.object() else {
             return false;
         };
-        let is_closed = known.text("signature") != "" && part.word("signature").is_none()
+        // A signature ends a thought; one that is told in every chunk is the same.
+        let signature = known.text("signature");
+        let is_closed = !signature.is_empty() && part.word("signature") != Some(signature)
             || matches!(known.get("closed"), Some(Node::Raw(closed)) if closed == "true");
         !is_closed && is_alike(last, part)
     }
