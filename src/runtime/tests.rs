@@ -217,23 +217,36 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 fn what_comes_while_nobody_reads_is_kept_in_order<R: Runtime>() {
-    const LENGTH: usize = 16 << 20;
+    a_peer_waits_while_nobody_reads::<R>(10);
+}
+
+fn a_peer_waits_also_after_a_part_was_read<R: Runtime>() {
+    a_peer_waits_while_nobody_reads::<R>(11);
+}
+
+/// The peer sends `first` bytes, of which ten are read, and then as much as it can before anybody reads on.
+fn a_peer_waits_while_nobody_reads<R: Runtime>(first: usize) {
+    /// More than sockets' buffers take.
+    const LENGTH: usize = 24 << 20;
+    /// A peer that cannot send anything for so long is held back.
+    const STUCK: Duration = Duration::from_millis(200);
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
     let address = listener.local_addr().expect("a bound address");
     let (held, is_held) = mpsc::channel();
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client comes");
         let bytes = pattern(LENGTH);
-        stream.write_all(&bytes[..10]).expect("the client reads");
-        // More than the sockets' buffers take: it stops while nobody reads.
-        stream.set_nonblocking(true).expect("a socket");
-        let mut sent = 10;
+        stream.write_all(&bytes[..first]).expect("the client reads");
+        stream
+            .set_write_timeout(Some(STUCK))
+            .expect("a time to give up after");
+        let mut sent = first;
         while sent < LENGTH {
             match stream.write(&bytes[sent..]) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let _ = held.send(sent);
-                    stream.set_nonblocking(false).expect("a socket");
+                    stream.set_write_timeout(None).expect("a socket");
                 }
                 Err(error) => panic!("{error}"),
             }
@@ -560,6 +573,7 @@ on_both!(
     a_refused_connection_is_an_error,
     abort_ends_operations_in_flight_and_never_outlives_the_socket,
     what_comes_while_nobody_reads_is_kept_in_order,
+    a_peer_waits_also_after_a_part_was_read,
     more_answers_at_once_than_a_ring_has_buffers,
     an_end_right_behind_bytes_is_told,
     sockets_that_never_rest_starve_nobody,

@@ -1,6 +1,6 @@
 //! Servers that mean harm: what a connection may cost is bounded, and the run goes on over another.
 
-use std::io::{BufReader, Read as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use ::h2::server::Builder;
 
 use crate::batch::Outcome;
 use crate::books::{answered_in, batch, contents};
-use crate::frame::{ACK, CONTINUATION, END_HEADERS, Frame, HEADERS, RST_STREAM, SETTINGS};
+use crate::frame::{ACK, CONTINUATION, END_HEADERS, Frame, HEADERS, PING, RST_STREAM, SETTINGS};
 use crate::http2_server::{Act, Seen, serve};
 use crate::server::Server;
 use crate::support::{Place, runtimes};
@@ -99,6 +99,52 @@ fn a_head_without_an_end_ends_its_connection() {
         let sent = sent.load(Ordering::SeqCst);
         assert!(sent < FRAMES_MAX, "{sent} frames of 15 KB were taken");
         assert_eq!(server.accepted(), 2);
+    }
+}
+
+/// What asks for an answer, sent as fast as it is taken by a server that reads nothing: once the client's answers
+/// wait to be sent, it must not take in any more.
+#[test]
+fn whoever_does_not_read_is_not_read_from() {
+    /// A client that reads on without a bound takes all of it in less than a second.
+    const FLOOD_BYTES: usize = 256 << 20;
+    /// What sockets hold at both ends, and what was read before.
+    const TAKEN_BYTES_MAX: usize = 64 << 20;
+    let floods = [
+        ("pings", Frame::new(PING, 0, 0, &[7; 8])),
+        ("settings", Frame::new(SETTINGS, 0, 0, &[])),
+    ];
+    for runtime in runtimes() {
+        for (name, frame) in &floods {
+            let mut frames = Vec::new();
+            while frames.len() < 64 << 10 {
+                frame.write(&mut frames).expect("memory takes it");
+            }
+            let sent = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&sent);
+            let server = server_with(1, move |hostile| {
+                hostile.request().expect("a request");
+                while count.load(Ordering::SeqCst) < FLOOD_BYTES
+                    && hostile.to.write_all(&frames).is_ok()
+                {
+                    count.fetch_add(frames.len(), Ordering::SeqCst);
+                }
+            });
+            let contents = contents(LINES);
+            let url = server.url("/v1/chat/completions");
+            let batch = batch(runtime, &url, &contents, WORKERS).with(&[
+                "--max-attempts",
+                "50",
+                "--timeout",
+                "2",
+            ]);
+            answered_in(batch, Place::new(), &contents);
+            let sent = sent.load(Ordering::SeqCst);
+            assert!(
+                sent < TAKEN_BYTES_MAX,
+                "{runtime}: {sent} bytes of {name} were taken"
+            );
+        }
     }
 }
 

@@ -50,8 +50,10 @@ struct Receiving {
     armed: bool,
     /// To be put there.
     wanted: bool,
-    /// Somebody reads: it will take what comes.
+    /// Somebody waits for what comes, and will take it.
     reading: bool,
+    /// The receive is being taken back.
+    cancelled: bool,
     reader: Option<Waker>,
 }
 
@@ -122,7 +124,8 @@ impl Connection {
                 error => Err(io::Error::from_raw_os_error(error)),
             });
         }
-        receiving.reading = !receiving.unread.is_empty();
+        // Whoever took a part may want no more for long: from here on only a wait counts as reading.
+        receiving.reading = false;
         Some(Ok(count))
     }
 
@@ -266,7 +269,10 @@ impl Connection {
                 woke |= receiving.wake();
             } else if ring.lend() {
                 match ring.push_receive(self) {
-                    Ok(()) => receiving.armed = true,
+                    Ok(()) => {
+                        receiving.armed = true;
+                        receiving.cancelled = false;
+                    }
                     Err(error) => {
                         receiving.end = error.raw_os_error();
                         woke |= receiving.wake();
@@ -304,8 +310,9 @@ impl Connection {
             (1.., Some(buffer)) => {
                 if !self.closed.get() && receiving.end.is_none() {
                     receiving.keep(ring.buffers.bytes(buffer, result as u16));
-                    let held_back = !receiving.reading && receiving.unread.len() > UNREAD_MAX;
-                    if held_back && receiving.armed {
+                    let held_back = !receiving.reading && receiving.left() > UNREAD_MAX;
+                    if held_back && receiving.armed && !mem::replace(&mut receiving.cancelled, true)
+                    {
                         self.cancel(ring, RECEIVES);
                     }
                 }
@@ -383,6 +390,11 @@ impl Receiving {
     /// Whether a read would not have to wait.
     fn has_news(&self) -> bool {
         !self.unread.is_empty() || self.end.is_some()
+    }
+
+    /// Bytes that have come and were not read.
+    fn left(&self) -> usize {
+        self.unread.len() - self.taken
     }
 
     /// Copies what has come, so that its buffer is free for the next.
