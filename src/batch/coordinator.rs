@@ -25,8 +25,8 @@ use crate::metrics::{Gauges, Snapshot, Totals};
 use crate::policy::health::{Health, State};
 use crate::policy::pacer::{Pacer, Slots};
 use crate::policy::permits::{Action, Permits};
-use crate::runtime;
 use crate::runtime::mailbox::Sender;
+use crate::runtime::{self, pause};
 use watch::Watch;
 
 /// How often the display, the outage clock and the input's identity are looked at.
@@ -260,6 +260,10 @@ impl Coordinator {
             self.handle(shard, report, runtime::now());
         }
         let now = runtime::now();
+        if let Some(lasted) = pause::lasted(self.tick_at, now) {
+            self.health.postpone(lasted, now);
+            self.leave_at = self.leave_at.map(|at| at + lasted);
+        }
         self.poll_health(now);
         self.poll_quotas(now);
         if now >= self.tick_at {

@@ -28,7 +28,7 @@ use crate::metrics::ShardMetrics;
 use crate::provider::ApiPath;
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::Mailbox;
-use crate::runtime::{self, Runtime, buffers, catch_panic};
+use crate::runtime::{self, Runtime, buffers, catch_panic, pause};
 
 use bell::Bell;
 
@@ -420,8 +420,14 @@ impl<R: Runtime> Shard<R> {
     async fn sweep(self: Rc<Self>) {
         let mut turn = 0u32;
         while !self.left.get() {
-            R::sleep_until(runtime::now() + SWEEP_EVERY).await;
-            self.pool.sweep(runtime::now());
+            let due = runtime::now() + SWEEP_EVERY;
+            R::sleep_until(due).await;
+            let now = runtime::now();
+            if let Some(lasted) = pause::lasted(due, now) {
+                let span = self.plan.config.request.timeout;
+                self.pool.postpone(now, lasted, span);
+            }
+            self.pool.sweep(now);
             turn = turn.wrapping_add(1);
             if turn.is_multiple_of(SWEEPS_PER_REPORT) {
                 // What a full disk did not take: there may be room by now.

@@ -24,7 +24,7 @@ use crate::provider::{Authorization, EntraSource};
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::{Mailbox, Sender};
-use crate::runtime::{self, Panicked, Runtime, catch_panic};
+use crate::runtime::{self, Panicked, Runtime, catch_panic, pause};
 
 mod books;
 mod settle;
@@ -56,7 +56,10 @@ pub(super) enum Order {
     /// Something that was waited for may have come (from a timer).
     Wake(Instant),
     /// Look at the deadlines (from a timer).
-    Tick,
+    Tick {
+        /// How long the thread did not run, if it was stopped since the last one.
+        paused: Option<Duration>,
+    },
     /// What the thread that fetches tokens says.
     News(News),
     /// Break, to see what becomes of those who wait.
@@ -152,6 +155,8 @@ struct Engine<R: Runtime> {
     /// Between two attempts, by when the next one is due.
     parked: BTreeMap<(Instant, u64), Box<Call>>,
     in_flight: usize,
+    /// The longest that an attempt has been given so far.
+    timeout_max: Duration,
     wake_armed: Option<Instant>,
     /// Set by [`Order::Close`]: when to leave at the latest.
     leave_at: Option<Instant>,
@@ -176,6 +181,7 @@ impl<R: Runtime> Engine<R> {
             waiting: VecDeque::new(),
             parked: BTreeMap::new(),
             in_flight: 0,
+            timeout_max: Duration::ZERO,
             wake_armed: None,
             leave_at: None,
             left: Rc::default(),
@@ -218,7 +224,7 @@ impl<R: Runtime> Engine<R> {
                     self.wake_armed = None;
                 }
             }
-            Order::Tick => self.tick(),
+            Order::Tick { paused } => self.tick(paused),
             Order::News(News::Token(token)) => {
                 if let Some(tokens) = &mut self.tokens {
                     tokens.update(token);
@@ -289,6 +295,7 @@ impl<R: Runtime> Engine<R> {
         let stream = (call.streams).then(|| Box::new(StreamReply::new(path, bytes_max)));
         let timeout = call.timeout.unwrap_or(self.plan.config.request.timeout);
         let deadline = now + timeout;
+        self.timeout_max = self.timeout_max.max(timeout);
         let deadline = call.give_up_at.map_or(deadline, |at| at.min(deadline));
         self.ledger.metrics.attempt(endpoint);
         self.in_flight += 1;
@@ -312,8 +319,12 @@ impl<R: Runtime> Engine<R> {
     }
 
     /// Deadlines of exchanges and of whole calls, and the end of all hope.
-    fn tick(&mut self) {
+    fn tick(&mut self, paused: Option<Duration>) {
         let now = runtime::now();
+        if let Some(lasted) = paused {
+            self.pool.postpone(now, lasted, self.timeout_max);
+            self.traffic.postpone(lasted, now);
+        }
         self.pool.sweep(now);
         let overdue = |call: &Call| call.give_up_at.is_some_and(|at| at <= now);
         for call in self.take_unsent(overdue) {
@@ -436,9 +447,11 @@ impl<R: Runtime> Engine<R> {
 /// Looks at the deadlines until the engine leaves.
 async fn tick<R: Runtime>(orders: Sender<Order>, left: Rc<Cell<bool>>, busy: Rc<Cell<bool>>) {
     while !left.get() {
-        let pause = if busy.get() { TICK } else { TICK_IDLE };
-        R::sleep_until(runtime::now() + pause).await;
-        if orders.send(Order::Tick).is_err() {
+        let interval = if busy.get() { TICK } else { TICK_IDLE };
+        let due = runtime::now() + interval;
+        R::sleep_until(due).await;
+        let paused = pause::lasted(due, runtime::now());
+        if orders.send(Order::Tick { paused }).is_err() {
             break;
         }
     }

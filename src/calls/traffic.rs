@@ -436,6 +436,11 @@ impl Traffic {
         &self.quotas
     }
 
+    /// Takes in that the thread did not run for so long until `now`.
+    pub fn postpone(&mut self, lasted: Duration, now: Instant) {
+        self.health.postpone(lasted, now);
+    }
+
     /// Why no call can be sent for as long as anybody should wait, if that is so: the kind and the
     /// words of the error for those that wait.
     pub fn outage(&self, now: Instant) -> Option<(ErrorKind, String)> {

@@ -10,7 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::runtime::{Abort, remember_waker};
 
@@ -97,6 +97,17 @@ impl Deadlines {
         }
         self.earliest.set(earliest);
         aborted
+    }
+
+    /// Gives back the time of a pause of `lasted` that ended `now`: deadlines move by as much, but to no later
+    /// than `span` from now, which is all that anybody is given.
+    pub(super) fn postpone(&self, now: Instant, lasted: Duration, span: Duration) {
+        let latest = now + span;
+        let moved = |deadline: Instant| (deadline + lasted).min(latest).max(deadline);
+        for slot in self.slots.borrow_mut().iter_mut() {
+            slot.deadline = slot.deadline.map(moved);
+        }
+        // May be too early now, which costs a look at every slot.
     }
 
     /// Connections that are open.

@@ -360,6 +360,13 @@ impl<R: Runtime> Pool<R> {
         self.deadlines.sweep(now)
     }
 
+    /// Takes in that the thread did not run for so long until `now`, and gives exchanges that time back: what
+    /// came for them meanwhile is still to be read. `span` is the longest that an exchange may take.
+    pub fn postpone(&self, now: Instant, lasted: Duration, span: Duration) {
+        tracing::debug!("the process was held up for {:.1} s", lasted.as_secs_f64());
+        self.deadlines.postpone(now, lasted, span);
+    }
+
     /// Closes every connection that no exchange is using.
     pub fn close_idle(&self) {
         for endpoint in &self.targets {

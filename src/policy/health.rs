@@ -368,6 +368,17 @@ impl Health {
         (lasted >= limit).then_some(StopReason::Outage(lasted))
     }
 
+    /// Takes in that the process did not run for so long until `now`: an outage did not last longer for it, and
+    /// the answer to a probe may be there already.
+    pub fn postpone(&mut self, lasted: Duration, now: Instant) {
+        self.all_out_since = self.all_out_since.map(|since| (since + lasted).min(now));
+        for endpoint in &mut self.endpoints {
+            if let Circuit::HalfOpen { patience_until, .. } = &mut endpoint.circuit {
+                *patience_until = (*patience_until + lasted).min(now + PROBE_PATIENCE);
+            }
+        }
+    }
+
     /// Opens every endpoint that only a streak has closed: what failed was not their fault.
     pub fn forgive(&mut self, now: Instant) {
         for endpoint in &mut self.endpoints {

@@ -22,6 +22,7 @@ pub mod kernel_time;
 pub mod kernel_time;
 pub mod mailbox;
 mod panic;
+pub mod pause;
 pub mod process;
 #[cfg(test)]
 pub mod simulated;

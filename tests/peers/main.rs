@@ -19,6 +19,7 @@ mod external;
 mod faults;
 mod floods;
 mod frame;
+mod frozen;
 #[allow(dead_code, reason = "the unit tests of the client use the rest")]
 #[path = "../../src/client/tests/http2_server.rs"]
 mod http2_server;

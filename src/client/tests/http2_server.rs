@@ -13,7 +13,7 @@ use ::http::{Request, Response};
 use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::server::Server;
@@ -35,6 +35,9 @@ pub(super) enum Act {
     Interim(usize),
     /// This, in these pieces, before any of the request's body is read.
     Answer(Response<()>, Vec<Bytes>),
+    /// This body, once the semaphore lets one pass.
+    #[allow(dead_code, reason = "another test crate uses it")]
+    AnswerLater(Arc<Semaphore>, &'static str),
     /// The whole connection is dropped.
     Close,
 }
@@ -205,6 +208,14 @@ async fn perform(
                 piece.map_err(reason_of)?;
             }
             Ok(())
+        }
+        Act::AnswerLater(gate, body) => {
+            let permit = gate.acquire().await;
+            permit.expect("nobody closes it").forget();
+            let mut answer = respond
+                .send_response(Response::new(()), false)
+                .map_err(reason_of)?;
+            send(&mut answer, Bytes::from_static(body.as_bytes()), true).await
         }
         Act::Close => pending().await,
     }

@@ -484,3 +484,42 @@ fn an_endpoint_where_most_requests_time_out_cools() {
     let (_, at) = cooled(2, 50, 20_000, mostly_hanging);
     assert!(at.is_some());
 }
+
+#[test]
+fn a_pause_of_the_process_is_no_outage() {
+    let now = start();
+    let mut health = Health::new(vec![0], 1);
+    health.handle_success(0, now);
+    fail(&mut health, 0, 5, now);
+    // It had been out for 10 s when the process was stopped for an hour.
+    let stopped = now + seconds(10);
+    let thawed = stopped + seconds(3600);
+    health.postpone(seconds(3600), thawed);
+    let verdict = |at| health.verdict(at, OUTAGE, MAX_OUTAGE_NEVER);
+    assert_eq!(verdict(thawed), None);
+    assert_eq!(verdict(thawed + seconds(49)), None);
+    assert_eq!(
+        verdict(thawed + seconds(50)),
+        Some(StopReason::Outage(seconds(60)))
+    );
+}
+
+#[test]
+fn a_probe_has_the_time_that_a_pause_took_from_it() {
+    let now = start();
+    let mut health = Health::new(vec![0], 2);
+    fail(&mut health, 0, 5, now);
+    let probed = now + seconds(1);
+    health.poll(probed);
+    let first = health.view(0).probe_number;
+    let thawed = probed + seconds(3600);
+    health.postpone(seconds(3599), thawed);
+    health.poll(thawed);
+    assert_eq!(
+        health.view(0).probe_number,
+        first,
+        "its answer may be there"
+    );
+    health.poll(thawed + seconds(59));
+    assert_ne!(health.view(0).probe_number, first, "it was lost");
+}
