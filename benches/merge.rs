@@ -3,8 +3,8 @@
 //!
 //! `cargo bench --bench merge [-- LINES [ROUNDS]]`: 300 000 lines of 1000 bytes and 5 rounds. `TMPDIR` says on
 //! which file system; it needs three times the records. What is timed includes all of the merge: index,
-//! checksums, final file, rename and deletion of the run folder; of the copy, reading, writing and deletion of
-//! what was read. Wall time, and the CPU time of all threads (Linux).
+//! checksums, final file, its sync and comparison, rename and deletion of the run folder; of the copy, reading,
+//! writing and deletion of what was read, without a sync. Wall time, and the CPU time of all threads (Linux).
 
 #![allow(
     clippy::disallowed_methods,
@@ -109,7 +109,6 @@ fn run(case: Case, lines: u64) -> (f64, f64) {
                 output: Some(Target::File(run.place.path().join("out.jsonl"))),
                 errors: Target::File(run.place.path().join("errors.jsonl")),
                 overwrite: false,
-                durability: Durability::Process,
             };
             timed(|| {
                 let merged = merge(&folder, plan, lines, &mut |_, _| {}).expect("merged");

@@ -31,6 +31,16 @@ pub enum StorageError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A final file was written, and the disk does not hold it. It was not put in place.
+    #[error("{} cannot be made: the disk does not hold what was written ({what}); nothing was replaced and {} keeps every record: look after the disk, then run the same command again", path.display(), folder.display())]
+    NotOnDisk {
+        /// The final file, under its temporary name.
+        path: PathBuf,
+        /// The run folder.
+        folder: PathBuf,
+        /// How that showed.
+        what: String,
+    },
     /// A file of the run folder was cut or altered behind the program's back.
     #[error("{} is damaged at byte {offset}: {what}; the run cannot be resumed from it, --fresh throws it away and starts again", path.display())]
     Damaged {

@@ -12,7 +12,8 @@ use super::{ProcessingResult, Processor, RunError, one_thread};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::delivery::{self, Delivery, DeliveryError, DeliveryPlan};
 use crate::batch::folder::{
-    Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, RunFolder, run_folder_path,
+    Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, Publication, RunFolder,
+    run_folder_path,
 };
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
@@ -63,12 +64,12 @@ pub(super) fn run(
         overwrite: job.overwrite,
         created_us: runtime::unix_micros(),
     };
-    let begun = reopen::open(claim, &setup.folder, manifest, job, config, &input)?;
+    let begun = reopen::open(claim, &setup.folder, manifest.clone(), job, config, &input)?;
     let input = Arc::new(input);
     let Opened {
-        folder,
+        mut folder,
         mut resume,
-        published,
+        publication,
     } = match begun {
         Begun::Run(opened) => *opened,
         Begun::NothingFailed(merged, claim) => {
@@ -78,40 +79,43 @@ pub(super) fn run(
             return Ok(conclude(job, &scan, None, &snapshot, merged));
         }
     };
-    if let Some(merged) = published {
-        if merged.succeeded + merged.failed == scan.lines {
-            let plan = stdout_plan(job, config.order, &input, &scan, false);
-            if let Some(plan) = plan {
-                // Its reader may have seen a part only, and this one nothing.
-                match delivery::deliver_again(&folder, plan, merged.succeeded, stdout()) {
-                    Ok(()) => {}
-                    Err(error) => {
-                        let stopped = undelivered(error)?;
-                        let still = still(&setup.plan, &scan, merged);
-                        return Ok(conclude(job, &scan, Some(stopped), &still, merged));
+    if let Some(publication) = publication {
+        let Publication { merged, .. } = publication;
+        if merge::complete(&folder, &publication, output_file(job), &job.errors)? {
+            if merged.succeeded + merged.failed == scan.lines {
+                let plan = stdout_plan(job, config.order, &input, &scan, false);
+                if let Some(plan) = plan {
+                    // Its reader may have seen a part only, and this one nothing.
+                    match delivery::deliver_again(&folder, plan, merged.succeeded, stdout()) {
+                        Ok(()) => {}
+                        Err(error) => {
+                            let stopped = undelivered(error)?;
+                            let still = still(&setup.plan, &scan, merged);
+                            return Ok(conclude(job, &scan, Some(stopped), &still, merged));
+                        }
                     }
                 }
             }
+            // Spooled, the input lies in the run folder; what is mapped cannot go on Windows.
+            drop(input);
+            folder.remove()?;
+            tracing::info!("the run had finished before; its final files are in place");
+            if merged.succeeded + merged.failed != scan.lines {
+                // That was a run of another input. This one begins by looking at the files again.
+                return run(processor, job, observer, interrupts);
+            }
+            // Standard input cannot be read twice; the next command finds a finished run.
+            if job.retry_errors && merged.failed > 0 && job.input != InputSource::Stdin {
+                return run(processor, job, observer, interrupts);
+            }
+            let snapshot = still(&setup.plan, &scan, merged);
+            return Ok(conclude(job, &scan, None, &snapshot, merged));
         }
-        // Spooled, the input lies in the run folder; what is mapped cannot go on Windows.
-        drop(input);
-        folder.remove()?;
-        tracing::info!("the run had finished before; its final files are in place");
-        if merged.succeeded + merged.failed != scan.lines {
-            // That was a run of another input. This one begins by looking at the files again.
-            return run(processor, job, observer, interrupts);
-        }
-        // Standard input cannot be read twice; the next command finds a finished run.
-        if job.retry_errors && merged.failed > 0 && job.input != InputSource::Stdin {
-            return run(processor, job, observer, interrupts);
-        }
-        return Ok(conclude(
-            job,
-            &scan,
-            None,
-            &still(&setup.plan, &scan, merged),
-            merged,
-        ));
+        tracing::warn!(
+            "the run had finished before, but the final files are not what it put there; \
+             making them from its records again"
+        );
+        resume = Some(folder.resume(&manifest)?);
     }
     if let Some(resume) = resume.as_mut().filter(|_| job.retry_errors) {
         let lines = resume.send_failures_again();
@@ -217,7 +221,6 @@ pub(super) fn run(
         output: job.output.as_ref().and_then(target),
         errors: Target::File(job.errors.clone()),
         overwrite: folder.manifest().overwrite,
-        durability: config.durability,
     };
     match merge::merge(&folder, plan, scan.lines, &mut |_, _| {}) {
         Ok(merged) => Ok(conclude(job, &scan, None, &snapshot, merged)),
@@ -268,10 +271,7 @@ struct Setup {
 
 impl Setup {
     fn new(processor: &Processor, job: &Job) -> Result<Self, RunError> {
-        let output = match &job.output {
-            Some(OutputTarget::File(path)) => Some(path.as_path()),
-            Some(OutputTarget::Stdout) | None => None,
-        };
+        let output = output_file(job);
         let folder = run_folder_path(output, &job.errors);
         let input = match &job.input {
             InputSource::File(path) => Some(path.as_path()),
@@ -561,6 +561,14 @@ fn cores(config: &Config) -> Vec<usize> {
         None => {}
     }
     available
+}
+
+/// The output, if it is a file.
+fn output_file(job: &Job) -> Option<&Path> {
+    match &job.output {
+        Some(OutputTarget::File(path)) => Some(path),
+        Some(OutputTarget::Stdout) | None => None,
+    }
 }
 
 /// What is merged: records that go to standard output have left before.

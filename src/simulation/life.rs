@@ -125,11 +125,9 @@ impl Life {
         if self.scenario.overwrites {
             std::fs::write(self.path("out.jsonl"), OLD_OUTPUT).expect("a file");
         }
-        if self.scenario.durability == Durability::Power {
-            world.disk.remember();
-            if self.scenario.overwrites {
-                world.disk.adopt(&self.path("out.jsonl"));
-            }
+        world.disk.remember();
+        if self.scenario.overwrites {
+            world.disk.adopt(&self.path("out.jsonl"));
         }
         let outside = Outside::new(&world, self.scenario.clone(), first.clone());
         self.until_finished(&world, &outside, first)?;
@@ -178,15 +176,19 @@ impl Life {
             let is_over = self.judge(ended, world, &process)?;
             self.note_repeats(outside, world, number, &process);
             if is_over {
+                // Said to have succeeded, whatever the durability: it is on the disk.
+                if process.loses_power {
+                    self.lose_power(world);
+                }
                 return Ok(());
             }
             let manifest = self.run_folder().join("manifest.json");
             let has_finished = world.disk.has_removed(&manifest);
             self.check_old_output()?;
-            if world.is_killed() && process.loses_power {
+            if world.is_killed() && process.loses_power && self.survives_power(world) {
                 outside.lose_power();
-                let keep = self.path("in.jsonl");
-                world.disk.lose_power(world, self.folder.path(), &keep);
+                self.lose_power(world);
+                self.check_old_output()?;
                 // What earlier processes left is made durable before anything is sent.
                 let has_sent = !outside.sendings().is_empty();
                 let left = kept::finished(&self.run_folder(), !self.retries);
@@ -208,6 +210,24 @@ impl Life {
             process = self.next_process();
         }
         Err(format!("not finished by {PROCESSES_MAX} processes"))
+    }
+
+    /// A loss of power now is one that the run promises to survive: always, or since its final files are
+    /// published.
+    fn survives_power(&self, world: &World) -> bool {
+        let manifest = self.run_folder().join("manifest.json");
+        let is_published = || {
+            let text = std::fs::read_to_string(&manifest).unwrap_or_default();
+            let manifest: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            manifest.is_some_and(|manifest| manifest["phase"] == "publishing")
+        };
+        self.scenario.durability == Durability::Power
+            || is_published() && !world.disk.is_unsettled(&manifest)
+    }
+
+    fn lose_power(&self, world: &World) {
+        let keep = self.path("in.jsonl");
+        world.disk.lose_power(world, self.folder.path(), &keep);
     }
 
     /// The output that is to be replaced is there whole, until the new one is.

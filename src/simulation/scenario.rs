@@ -71,7 +71,7 @@ pub struct Process {
     pub interrupt_after: Option<Duration>,
     /// Kill it after this.
     pub kill_after: Option<Duration>,
-    /// Killed, it does not die alone: power is lost.
+    /// Killed, or at its end if it ends the run, power is lost.
     pub loses_power: bool,
     /// The wall clock jumps by so many microseconds, after so long.
     pub clock_jumps: Option<(Duration, i64)>,
@@ -217,13 +217,18 @@ impl Scenario {
             fails_at: (disk_fails && chance(random, 0.6)).then(|| operation(random)),
             cannot_reserve: troubled && chance(random, 0.2),
             short_writes: one_of(random, &[0.0, 0.0, 0.2]),
+            // Under the other durability what was synced is relied on before the end, too.
+            loses: match self.durability {
+                Durability::Process if disk_fails => one_of(random, &[0.0, 0.001, 0.1]),
+                _ => 0.0,
+            },
         };
         Process {
             config,
             manners,
             disk,
             kill_after: by_time.then(|| Duration::from_millis(random.u64(0..3_000))),
-            loses_power: self.durability == Durability::Power && chance(random, trouble.power),
+            loses_power: chance(random, trouble.power),
             dead: chance(random, trouble.dead).then(|| random.usize(0..self.endpoints)),
             outage: chance(random, trouble.outages).then(|| {
                 let from = Duration::from_millis(random.u64(0..1_000));

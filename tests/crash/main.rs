@@ -11,10 +11,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod image;
 mod job;
 mod kill;
 mod limits;
 mod points;
+mod power;
 mod read_only;
 mod refused;
 mod scene;

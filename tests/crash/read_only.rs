@@ -8,6 +8,7 @@ use std::process::Command;
 
 use blaze_uring::journal::replay;
 
+use crate::image::{EXT4, Image, tool};
 use crate::job::Job;
 use crate::scene::{Lines, Scene, WORKERS, undisturbed, undisturbed_job};
 use crate::support::{Run, runtimes, skip};
@@ -18,32 +19,12 @@ const LINES: Lines = Lines {
 };
 /// Requests after which it happens.
 const SENT_BEFORE: u64 = 60;
-/// Sparse: what is used of it is a part.
-const IMAGE_BYTES: u64 = 24 << 20;
-
-/// An ext4 of its own; unmounted when dropped, also by a panic. The device goes with the mount.
-struct Ext4 {
-    at: PathBuf,
-    image: tempfile::NamedTempFile,
-}
+/// An ext4 that can be told to fail.
+struct Ext4(Image);
 
 impl Ext4 {
     fn mount(at: &Path) -> Option<Self> {
-        let image = tempfile::NamedTempFile::new().expect("a temporary file");
-        image.as_file().set_len(IMAGE_BYTES).expect("a sparse file");
-        let disk = Self {
-            at: fs::canonicalize(at).expect("the folder exists"),
-            image,
-        };
-        let is_made = tool(
-            "mkfs.ext4",
-            &["-q", "-F", "-m", "0"],
-            Some(disk.image.path()),
-        ) && disk.mount_again();
-        if !is_made {
-            skip("an ext4 on a loop device cannot be made here (mkfs.ext4, loop devices, root)");
-            return None;
-        }
+        let disk = Self(Image::mount(at, &EXT4)?);
         if !disk.trigger().exists() {
             skip("this kernel has no /sys/fs/ext4/…/trigger_fs_error");
             return None;
@@ -51,20 +32,10 @@ impl Ext4 {
         Some(disk)
     }
 
-    fn mount_again(&self) -> bool {
-        let options = ["-t", "ext4", "-o", "loop,errors=remount-ro"];
-        let image = self.image.path().to_str().expect("a UTF-8 path");
-        tool("mount", &[&options[..], &[image]].concat(), Some(&self.at))
-    }
-
-    fn unmount(&self) -> bool {
-        tool("umount", &[], Some(&self.at))
-    }
-
     /// What makes an error of the file system.
     fn trigger(&self) -> PathBuf {
         let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
-        let at = self.at.to_str().expect("a UTF-8 path");
+        let at = self.0.at().to_str().expect("a UTF-8 path");
         let mut devices = mounts.lines().filter_map(|mount| {
             let mut fields = mount.split(' ');
             let device = fields.next()?.strip_prefix("/dev/")?;
@@ -78,35 +49,23 @@ impl Ext4 {
 
     fn turn_read_only(&self) {
         fs::write(self.trigger(), "1").expect("root may do this");
-        let file = self.at.join("probe");
+        let file = self.0.at().join("probe");
         let error = fs::write(&file, "x").expect_err("it is read-only");
         assert_eq!(error.raw_os_error(), Some(libc::EROFS), "{error}");
     }
 
     /// As after a restart of the machine: what only memory held is gone.
     fn repair(&self) {
-        assert!(self.unmount(), "nobody uses it any more");
+        assert!(self.0.unmount(), "nobody uses it any more");
         // 1: errors were corrected, as they must be.
         let checked = Command::new("e2fsck")
             .args(["-f", "-y"])
-            .arg(self.image.path())
+            .arg(self.0.path())
             .output();
         let checked = checked.expect("e2fsck comes with mkfs.ext4");
         assert!(matches!(checked.status.code(), Some(0 | 1)), "{checked:?}");
-        assert!(self.mount_again(), "it mounts again");
+        assert!(self.0.mount_again(), "it mounts again");
     }
-}
-
-impl Drop for Ext4 {
-    fn drop(&mut self) {
-        // Lazily if a child that was killed a moment ago is still there.
-        let _ = self.unmount() || tool("umount", &["-l"], Some(&self.at));
-    }
-}
-
-fn tool(name: &str, options: &[&str], path: Option<&Path>) -> bool {
-    let output = Command::new(name).args(options).args(path).output();
-    output.is_ok_and(|output| output.status.success())
 }
 
 /// With time to turn a file system read-only before the last line.
@@ -208,7 +167,8 @@ fn safe_lines(scene: &Scene) -> BTreeSet<u64> {
     safe
 }
 
-fn copy_into(from: &Path, to: &Path) {
+/// Copies a folder with what is in it.
+pub fn copy_into(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("an entry");
         let (path, copy) = (entry.path(), to.join(entry.file_name()));

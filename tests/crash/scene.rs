@@ -126,18 +126,23 @@ impl Scene {
     /// One whose command does `job`, with what that finds in place.
     pub fn of_job(runtime: &'static str, lines: Lines, job: Job) -> Self {
         let mut scene = Self::new(runtime, lines);
+        scene.prepare(job);
+        scene
+    }
+
+    /// Puts in place what the command of `job` finds, and makes it this scene's.
+    pub fn prepare(&mut self, job: Job) {
         match job {
             Job::RetryErrors => {
-                scene.finish(&[]);
-                scene.relents.store(true, Ordering::SeqCst);
+                self.finish(&[]);
+                self.relents.store(true, Ordering::SeqCst);
             }
             Job::Overwrite => {
-                scene.place.write("out.jsonl", OLD_OUTPUT);
+                self.place.write("out.jsonl", OLD_OUTPUT);
             }
             _ => {}
         }
-        scene.job = job;
-        scene
+        self.job = job;
     }
 
     /// With an endpoint of one's own; its script is the scene's.
@@ -367,7 +372,7 @@ impl Scene {
     }
 
     /// How far the manifest says the run has come.
-    fn phase(&self) -> Option<String> {
+    pub fn phase(&self) -> Option<String> {
         let text = fs::read(self.folder().join("manifest.json")).ok()?;
         let manifest: Value = serde_json::from_slice(&text).expect("a manifest is never torn");
         Some(manifest["phase"].as_str().expect("a phase").to_owned())
@@ -453,7 +458,7 @@ pub struct Kept {
 }
 
 /// What is replaced by a job that overwrites.
-const OLD_OUTPUT: &[u8] = b"{\"old\": true}\n";
+pub const OLD_OUTPUT: &[u8] = b"{\"old\": true}\n";
 
 /// The final files of these lines when nothing happens.
 pub fn undisturbed(runtime: &'static str, lines: Lines) -> Final {

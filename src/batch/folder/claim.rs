@@ -52,11 +52,8 @@ impl Claim {
     pub fn open(self, manifest: Manifest) -> Result<Opened, FolderError> {
         match Stored::read(&self.path)? {
             None => self.begin(manifest),
-            Some(stored) => match &stored.publication {
+            Some(stored) => match stored.publication {
                 Some(publication) if stored.phase != Phase::Running => {
-                    // Which durability the files were merged with is not known any more.
-                    publication.perform(true)?;
-                    let published = Some(publication.merged);
                     let folder = RunFolder {
                         path: self.path,
                         stored,
@@ -66,7 +63,7 @@ impl Claim {
                     Ok(Opened {
                         folder,
                         resume: None,
-                        published,
+                        publication: Some(publication),
                     })
                 }
                 _ => self.resume(stored, manifest),
@@ -126,7 +123,7 @@ impl Claim {
         Ok(Opened {
             folder,
             resume: None,
-            published: None,
+            publication: None,
         })
     }
 
@@ -147,7 +144,7 @@ impl Claim {
         Ok(Opened {
             folder,
             resume: Some(resume),
-            published: None,
+            publication: None,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `manifest.json`: which run the folder holds and how far it has come.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
@@ -13,7 +13,10 @@ use crate::config::Format;
 use crate::runtime::files;
 
 /// Version of the folder's format as a whole.
-pub(super) const VERSION: u64 = 3;
+pub(super) const VERSION: u64 = 4;
+/// The version before: its final files had no checksums, and their places were absolute. Where none is
+/// published yet, it is the same.
+const VERSION_WITHOUT_SUMS: u64 = 3;
 
 /// What makes a run the same run when its command is given again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,28 +86,32 @@ pub struct Merged {
 pub(in crate::batch) enum Phase {
     /// Lines are being sent, or wait to be.
     Running,
-    /// Everything is merged; the steps of the publication are under way.
+    /// The final files are on the disk; they are being put in place, or are there, and the folder goes.
     Publishing,
-    /// The final files are in place; the folder is being deleted.
-    Published,
 }
 
-/// The last steps of a run. Each can be repeated without harm.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a run has come to. Names no place: the command says where final files belong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::batch) struct Publication {
-    pub(in crate::batch) steps: Vec<Step>,
-    pub(in crate::batch) merged: Merged,
+pub struct Publication {
+    /// What the final files hold.
+    pub merged: Merged,
+    /// The output; `None` if there is no such file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Sum>,
+    /// The error file; `None` if there is no such file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<Sum>,
 }
 
-/// One change of what users see.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub(in crate::batch) enum Step {
-    /// A finished file takes its final name. Absolute paths.
-    Rename { from: PathBuf, to: PathBuf },
-    /// The error file of the run that this one replaces.
-    Remove { path: PathBuf },
+/// What tells a final file from one that the disk has lost a part of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sum {
+    /// Its length.
+    pub bytes: u64,
+    /// CRC-32 (IEEE) of all of them.
+    pub crc32: u32,
 }
 
 /// The manifest with what the folder adds to it.
@@ -168,6 +175,7 @@ impl Stored {
         let version = value.get("version").and_then(serde_json::Value::as_u64);
         match version {
             Some(VERSION) => {}
+            Some(VERSION_WITHOUT_SUMS) if value["phase"] == "running" => {}
             Some(version) => return Err(FolderError::OtherVersion { path, version }),
             _ => return Err(unreadable("it has no known version".to_owned())),
         }
@@ -213,7 +221,7 @@ impl Stored {
             max_line_bytes: *max_line_bytes,
             has_output: *has_output,
             overwrite: *overwrite,
-            publication: self.publication.clone(),
+            publication: self.publication,
         };
         let partial = folder.join(name::MANIFEST_PARTIAL);
         // Fails only for paths that are not UTF-8; `check_targets` turned those away.
@@ -273,30 +281,6 @@ impl Stored {
                 describe(then.has_output),
                 describe(now.has_output),
             );
-        }
-        Ok(())
-    }
-}
-
-impl Publication {
-    /// Takes all steps that were not taken yet; with `sync` they survive power loss.
-    pub(in crate::batch) fn perform(&self, sync: bool) -> Result<(), StorageError> {
-        for step in &self.steps {
-            match step {
-                // Gone from there means that it has arrived.
-                Step::Rename { from, to } => match files::rename(from, to) {
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound && to.exists() => {}
-                    result => result.map_err(StorageError::io(to, "rename a finished file to"))?,
-                },
-                Step::Remove { path } => {
-                    name::remove_if_there(path).map_err(StorageError::io(path, "remove"))?
-                }
-            }
-        }
-        for step in self.steps.iter().filter(|_| sync) {
-            let (Step::Rename { to: path, .. } | Step::Remove { path }) = step;
-            let parent = path.parent().unwrap_or(path);
-            files::sync_directory(parent).map_err(StorageError::io(parent, "sync"))?;
         }
         Ok(())
     }

@@ -13,11 +13,10 @@ mod name;
 mod resume;
 
 pub use claim::Claim;
-pub use manifest::{InputIdentity, Manifest, Merged};
+pub use manifest::{InputIdentity, Manifest, Merged, Publication, Sum};
 pub use name::{FileKind, run_folder_path};
 pub use resume::{DoneSet, LineSet, Resume, TokenTotals};
 
-pub(super) use manifest::{Phase, Publication, Step};
 pub(super) use name::{
     DELIVERY_INDEX, ERRORS_MERGED, MERGE_INDEX, OUTPUT_MERGED, PERMISSIONS_PROBE, ShardFiles,
     remove_if_there,
@@ -32,7 +31,7 @@ use std::path::{Path, PathBuf};
 use super::storage_error::StorageError;
 use crate::journal::Entry;
 use crate::runtime::files;
-use manifest::Stored;
+use manifest::{Phase, Stored};
 
 /// The folder of this process's run. While it lives, no other process can open the run.
 #[derive(Debug)]
@@ -51,10 +50,10 @@ pub struct Opened {
     pub folder: RunFolder,
     /// What earlier processes finished; `None` for a new run.
     pub resume: Option<Resume>,
-    /// An earlier process finished the whole run and died while it put the final files in place.
-    /// They are in place now: nothing is left to do but [`RunFolder::remove`], once the input is closed
-    /// (spooled, it lies in there).
-    pub published: Option<Merged>,
+    /// An earlier process finished the whole run and died while it put the final files in place:
+    /// [`complete`](crate::batch::merge::complete) ends that, or [`RunFolder::resume`] goes back to the
+    /// records.
+    pub publication: Option<Publication>,
 }
 
 /// Why a run folder cannot be used. Nothing was sent and nothing in the folder was changed.
@@ -103,6 +102,16 @@ pub enum FolderError {
         path: PathBuf,
         /// What does not belong.
         name: String,
+    },
+    /// The run had finished, its final files are gone or are others, and so are records in its folder.
+    #[error("the run in {} had finished, but its final files are missing or altered, and of its {lines} records only {left} are left in the folder; put the final files back, or send every line anew with --fresh", path.display())]
+    FinalFilesLost {
+        /// The run folder.
+        path: PathBuf,
+        /// Records of the run.
+        lines: u64,
+        /// Those that the folder still has.
+        left: u64,
     },
     /// Damage, or the system refused.
     #[error(transparent)]
@@ -207,18 +216,40 @@ impl RunFolder {
         self.sync_names()
     }
 
-    /// Records how far publishing has come.
-    pub(super) fn set_phase(
-        &self,
-        phase: Phase,
-        publication: &Publication,
-    ) -> Result<(), StorageError> {
+    /// What an earlier process has come to, if it came so far.
+    pub(super) fn publication(&self) -> Option<Publication> {
+        self.stored.publication
+    }
+
+    /// Records that the final files are on the disk.
+    pub(super) fn publish(&self, publication: &Publication) -> Result<(), StorageError> {
         let stored = Stored {
-            phase,
-            publication: Some(publication.clone()),
+            phase: Phase::Publishing,
+            publication: Some(*publication),
             ..self.stored.clone()
         };
         stored.write(&self.path)
+    }
+
+    /// Goes back to the records of a run whose final files an earlier process had made, and which are not
+    /// what it made: they are merged again.
+    ///
+    /// # Errors
+    /// As [`RunFolder::open_or_create`]; and the records are not all there any more.
+    pub fn resume(&mut self, manifest: &Manifest) -> Result<Resume, FolderError> {
+        self.stored.check_same_run(manifest, &self.path)?;
+        let resume = resume::resume(&self.path, self.stored.run_id)?;
+        let merged = self.stored.publication.unwrap_or_default().merged;
+        let (lines, left) = (
+            merged.succeeded + merged.failed,
+            resume.succeeded + resume.failed,
+        );
+        if lines != left {
+            let path = self.path.clone();
+            return Err(FolderError::FinalFilesLost { path, lines, left });
+        }
+        self.generation = resume.generation;
+        Ok(resume)
     }
 
     /// Deletes the folder with everything of ours in it. An unknown file stays, and the folder with
@@ -230,6 +261,18 @@ impl RunFolder {
 
 /// Deletes what is ours in the folder, and the folder if nothing else is in it.
 fn remove(folder: &Path) -> Result<(), StorageError> {
+    remove_all(folder)?;
+    // A folder that came back with the power would be looked at by the next command, which finds the final
+    // files as they are then, and not as this run left them. There is nobody left who could try again.
+    if let Ok(folder) = std::path::absolute(folder)
+        && let Some(parent) = folder.parent()
+    {
+        let _ = files::sync_directory(parent);
+    }
+    Ok(())
+}
+
+fn remove_all(folder: &Path) -> Result<(), StorageError> {
     name::clear(folder).map_err(StorageError::io(folder, "empty"))?;
     let lock = folder.join(name::LOCK);
     match files::remove_open(&lock) {

@@ -16,7 +16,7 @@ fn done(resume: &Resume) -> Vec<u64> {
 fn a_new_run_has_nothing_done_and_a_resumed_one_knows_what_is() {
     let place = Place::new();
     let opened = place.open();
-    assert!(opened.resume.is_none() && opened.published.is_none());
+    assert!(opened.resume.is_none() && opened.publication.is_none());
     assert_eq!(opened.folder.generation(), 1);
     drop(opened);
     place.process(&[&[(1, Success), (64, Failure)], &[(130, Success)], &[]]);
@@ -206,15 +206,20 @@ fn manifests_of_others_are_refused() {
     let text = fs::read_to_string(&path).expect("a manifest");
     let cases = [
         (
-            text.replace("\"version\": 3", "\"version\": 4"),
-            "another version of blaze-uring (format 4, this one has 3)",
+            text.replace("\"version\": 4", "\"version\": 5"),
+            "another version of blaze-uring (format 5, this one has 4)",
         ),
         (
-            text.replace("\"version\": 3", "\"version\": 2"),
-            "another version of blaze-uring (format 2, this one has 3)",
+            text.replace("\"version\": 4", "\"version\": 2"),
+            "another version of blaze-uring (format 2, this one has 4)",
         ),
         (
-            text.replace("\"version\": 3", "\"version\": \"x\""),
+            text.replace("\"version\": 4", "\"version\": 3")
+                .replace("running", "publishing"),
+            "another version of blaze-uring (format 3, this one has 4)",
+        ),
+        (
+            text.replace("\"version\": 4", "\"version\": \"x\""),
             "no known version",
         ),
         (text[..text.len() / 2].to_owned(), "cannot understand"),
@@ -225,6 +230,9 @@ fn manifests_of_others_are_refused() {
         (text.replace("\"auto\"", "\"xml\""), "unknown format xml"),
         (String::new(), "cannot understand"),
     ];
+    // The format before, of a run that was not published yet, is the same.
+    fs::write(&path, text.replace("\"version\": 4", "\"version\": 3")).expect("a file");
+    assert!(place.open().resume.is_some());
     for (text, expected) in cases {
         fs::write(&path, &text).expect("a file");
         let error = RunFolder::open_or_create(&place.run(), manifest(), false)

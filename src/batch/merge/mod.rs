@@ -1,18 +1,21 @@
-//! The end of a run: every record from its segment into the final files, in order, then the files
-//! under their final names.
+//! The end of a run: every record from its segment into the final files, in order; the files onto the disk,
+//! compared with what was written; then under their final names.
 //!
-//! Segments and journals stay as they are until the final files are complete, so a merge that is
-//! killed is simply done again; once the manifest says "publishing", the next process only takes
-//! the remaining steps. Memory stays constant: segments, journals and the index are mapped files,
-//! let go as the merge passes.
+//! Segments and journals stay as they are until the folder goes, so a merge that is killed is simply done
+//! again; once the manifest says "publishing", the next process looks for the files that it speaks of, and
+//! merges again if they are not what the manifest says. Memory stays constant: segments, journals and the
+//! index are mapped files, let go as the merge passes.
 
 mod index;
 mod pieces;
+mod publish;
 mod sink;
 mod source;
+mod sum;
 mod targets;
 
 pub use super::folder::Merged;
+pub use publish::complete;
 pub use targets::{TargetError, check_targets};
 
 use std::cmp::Reverse;
@@ -22,14 +25,23 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::folder::{Phase, Publication, RunFolder, Step};
+use crc32fast::Hasher;
+
+use super::folder::{Publication, RunFolder};
 use super::storage_error::StorageError;
-use crate::config::{Durability, Order};
+use crate::config::Order;
 use crate::journal::Outcome;
 use index::{Index, Place};
+use publish::{Made, old_errors, put_in_place};
 use sink::Sink;
 use source::Source;
 
+/// How often a final file is made in all, if the disk turns out not to hold it: what the kernel could not
+/// write it may write elsewhere, but not for ever.
+const MADE_TIMES_MAX: usize = 3;
+/// One thread checks and gathers about as fast as the kernel takes writes to one file, which it
+/// takes one by one: more than these would wait.
+const THREADS_MAX: usize = 4;
 /// How often progress is told: every so many lines.
 const PROGRESS_EVERY_LINES: u64 = 1 << 14;
 /// Mapped pages are let go after this many bytes of records: to fault a few hot pages in again
@@ -50,8 +62,6 @@ pub struct MergePlan {
     /// Existing final files are replaced; if nothing failed, an old error file is removed.
     /// Usually [`Manifest::overwrite`](super::folder::Manifest::overwrite).
     pub overwrite: bool,
-    /// Whether the final files survive power loss once this returns.
-    pub durability: Durability,
 }
 
 /// A place for final records.
@@ -75,17 +85,21 @@ impl fmt::Debug for Target {
 ///
 /// Call it when every line has its record and every shard's log is finished; unless exactly `lines`
 /// lines have one, nothing is published. `progress` is told the
-/// lines merged so far and in all. Each record is verified on its way, unless this process alone wrote it
-/// to a segment that is renamed; if one is damaged or space runs out, the final files do not appear and
-/// the folder stays as it was.
+/// lines merged so far and in all. Each record is verified on its way. When this returns, the final files
+/// are on the disk; if a record is damaged, space runs out or the disk does not hold what was written, they do
+/// not appear and the folder stays as it was.
 pub fn merge(
     folder: &RunFolder,
     plan: MergePlan,
     lines: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Merged, StorageError> {
-    let sync = plan.durability == Durability::Power;
-    let publication = prepare(folder, plan, progress)?;
+    let overwrite = plan.overwrite;
+    let errors = match &plan.errors {
+        Target::File(path) => Some(path.clone()),
+        Target::Stdout(_) => None,
+    };
+    let (publication, made) = prepare(folder, plan, progress)?;
     let Merged { succeeded, failed } = publication.merged;
     if succeeded + failed != lines {
         return Err(StorageError::Books {
@@ -95,25 +109,26 @@ pub fn merge(
             failed,
         });
     }
-    folder.set_phase(Phase::Publishing, &publication)?;
-    publication.perform(sync)?;
-    folder.set_phase(Phase::Published, &publication)?;
+    folder.publish(&publication)?;
+    let errors = errors.as_deref();
+    let old_errors = errors.and_then(|errors| old_errors(&publication, errors, overwrite));
+    put_in_place(&made, old_errors)?;
     folder.remove()?;
     Ok(publication.merged)
 }
 
-/// Writes the final files under temporary names, and streams what goes to a stream.
+/// Makes the final files under temporary names, each anew if the disk does not hold it, and streams what goes
+/// to a stream. Of the files, the output comes first.
 fn prepare(
     folder: &RunFolder,
     plan: MergePlan,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Publication, StorageError> {
+) -> Result<(Publication, [Option<Made>; 2]), StorageError> {
     let MergePlan {
         order,
         output,
         errors,
         overwrite,
-        durability,
     } = plan;
     let mut sources = Vec::new();
     for files in folder.shards()? {
@@ -121,74 +136,83 @@ fn prepare(
     }
     let index = Index::build(folder.path(), &sources)?;
     let totals = index.totals();
-    if !overwrite {
+    // What an earlier process of this run has published is its own to replace.
+    if !overwrite && folder.publication().is_none() {
         output
             .iter()
             .try_for_each(|target| refuse_existing(target, |_| true))?;
         let replaced = |length| totals.merged.failed > 0 && length > 0;
         refuse_existing(&errors, replaced)?;
     }
-    let old_errors = match &errors {
-        Target::File(path) if totals.merged.failed == 0 && overwrite && path.is_file() => {
-            Some(path.clone())
-        }
-        _ => None,
-    };
-    let sink = |target, outcome| match target {
-        Some(target) => {
-            let whole = whole_segment(&sources, &index, outcome, order);
-            Sink::new(folder.path(), target, outcome, totals.bytes(outcome), whole)
-        }
-        None => Ok(Sink::Nowhere),
-    };
-    let errors = (totals.merged.failed > 0).then_some(errors);
-    let mut merge = Merge {
-        output: sink(output, Outcome::Success)?,
-        errors: sink(errors, Outcome::Failure)?,
-        sources: &sources,
-        index: &index,
-        merged: Merged::default(),
-        unreleased: 0,
-        progress,
-    };
-    if let [source] = &sources[..]
-        && source.generation() == folder.generation()
-        && merge.output.is_complete()
-        && merge.errors.is_complete()
-    {
-        // This process has just written these segments, to the length that the journal says: there is
-        // no reason to read them again.
-        merge.merged = totals.merged;
-    } else {
-        match order {
+    let mut targets = [output, (totals.merged.failed > 0).then_some(errors)];
+    let mut made = [None, None];
+    for time in 1..=MADE_TIMES_MAX {
+        let sink = |target: Option<&mut Option<Target>>, outcome| {
+            let Some(target) = target.and_then(|target| again(target, time)) else {
+                return Ok(Sink::Nowhere);
+            };
+            // What the disk has lost of a segment it has lost of the final file, too.
+            let whole = (time == 1).then(|| whole_segment(&sources, &index, outcome, order));
+            let bytes = totals.bytes(outcome);
+            Sink::new(folder.path(), target, outcome, bytes, whole.flatten())
+        };
+        let [output, errors] = &mut targets;
+        let mut merge = Merge {
+            output: sink(made[0].is_none().then_some(output), Outcome::Success)?,
+            errors: sink(made[1].is_none().then_some(errors), Outcome::Failure)?,
+            sources: &sources,
+            index: &index,
+            merged: Merged::default(),
+            unreleased: 0,
+            progress,
+        };
+        let sums = match order {
             Order::Input => merge.in_input_order()?,
-            Order::Completion => merge.in_completion_order()?,
+            Order::Completion => merge.in_completion_order().map(|()| None)?,
+        };
+        merge.tell();
+        assert_eq!(
+            merge.merged, totals.merged,
+            "every line's final entry is merged exactly once"
+        );
+        let sums = sums.map_or([None, None], |sums| sums.map(Some));
+        let mut lost = None;
+        for ((sink, sum), made) in [merge.output, merge.errors]
+            .into_iter()
+            .zip(sums)
+            .zip(&mut made)
+        {
+            match sink.finish(sum) {
+                Ok(None) => {}
+                Ok(Some(file)) => *made = Some(file),
+                Err(error @ StorageError::NotOnDisk { .. }) => lost = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match lost {
+            None => break,
+            Some(error) if time == MADE_TIMES_MAX => return Err(error),
+            Some(error) => tracing::warn!("{error}; merging once more"),
         }
     }
-    merge.tell();
-    let Merge {
-        output,
-        errors,
-        merged,
-        ..
-    } = merge;
-    assert_eq!(
-        merged, totals.merged,
-        "every line's final entry is merged exactly once"
-    );
-    let sync = durability == Durability::Power;
-    let mut steps = Vec::new();
-    // The errors first: whoever waits for the output finds both.
-    steps.extend(errors.finish(sync)?);
-    if let Some(path) = old_errors {
-        let path = std::path::absolute(&path).map_err(StorageError::io(&path, "find"))?;
-        steps.push(Step::Remove { path });
-    }
-    steps.extend(output.finish(sync)?);
-    Ok(Publication { steps, merged })
+    let publication = Publication {
+        merged: totals.merged,
+        output: made[0].as_ref().map(|made| made.sum),
+        errors: made[1].as_ref().map(|made| made.sum),
+    };
+    Ok((publication, made))
 }
 
-/// The segment that already is the final file, renamed instead of copied.
+/// The target to write to for the `time`th time. What went down a stream is gone.
+fn again(target: &mut Option<Target>, time: usize) -> Option<Target> {
+    match target {
+        Some(Target::File(path)) => Some(Target::File(path.clone())),
+        Some(Target::Stdout(_)) if time == 1 => target.take(),
+        _ => None,
+    }
+}
+
+/// The segment that already is the final file, and need not be copied.
 fn whole_segment(
     sources: &[Source],
     index: &Index,
@@ -215,8 +239,8 @@ struct Merge<'a> {
 }
 
 impl Merge<'_> {
-    /// The index is sorted by line.
-    fn in_input_order(&mut self) -> Result<(), StorageError> {
+    /// The index is sorted by line. The checksums, if they are not in the sinks.
+    fn in_input_order(&mut self) -> Result<Option<[Hasher; 2]>, StorageError> {
         if let (Some(output), Some(errors)) = (self.output.places(), self.errors.places()) {
             let pieces = pieces::Pieces {
                 sources: self.sources,
@@ -224,16 +248,16 @@ impl Merge<'_> {
                 output,
                 errors,
             };
-            pieces.merge(self.progress)?;
+            let sums = pieces.merge(self.progress)?;
             self.merged = self.index.totals().merged;
-            return Ok(());
+            return Ok(Some(sums));
         }
         for line_number in 0..self.index.line_number_end() {
             if let Some(place) = self.index.get(line_number) {
                 self.take(place)?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Each journal is sorted by completion; always the earliest head goes next. Processes of a run

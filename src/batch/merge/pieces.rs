@@ -5,17 +5,15 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
+use crc32fast::Hasher;
+
 use super::index::{Index, PIECE_LINES, Totals};
 use super::sink::{FinalFile, Gathered};
 use super::source::Source;
-use super::{LINE_BYTES, RELEASE_EVERY_BYTES};
+use super::{LINE_BYTES, RELEASE_EVERY_BYTES, THREADS_MAX};
 use crate::batch::storage_error::StorageError;
 use crate::journal::Outcome;
 use crate::runtime;
-
-/// One thread checks and gathers about as fast as the kernel takes writes to one file, which it
-/// takes one by one: more than these would wait.
-const THREADS_MAX: usize = 4;
 
 /// What is merged, and where to.
 pub(super) struct Pieces<'a> {
@@ -26,6 +24,9 @@ pub(super) struct Pieces<'a> {
     /// `None`: nothing failed.
     pub(super) errors: Option<&'a FinalFile>,
 }
+
+/// Checksums of a piece's bytes: of the output, and of the error file.
+type Sums = [Hasher; 2];
 
 /// What the threads share: one access a piece.
 #[derive(Default)]
@@ -43,11 +44,13 @@ struct Lane {
     output: Gathered,
     errors: Gathered,
     unreleased: u64,
+    sums: Vec<(usize, Sums)>,
 }
 
 impl Pieces<'_> {
-    /// Merges all of them. `progress` is told the lines merged so far and in all, but not the end.
-    pub(super) fn merge(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), StorageError> {
+    /// Merges all of them, and tells the checksums of both files. `progress` is told the lines merged so
+    /// far and in all, but not the end.
+    pub(super) fn merge(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Sums, StorageError> {
         let threads = runtime::parallel_threads()
             .min(THREADS_MAX)
             .min(self.index.pieces());
@@ -61,7 +64,7 @@ impl Pieces<'_> {
         };
         let merged = self.index.totals().merged;
         let total = merged.succeeded + merged.failed;
-        thread::scope(|scope| {
+        let sums = thread::scope(|scope| {
             let others: Vec<_> = (1..threads)
                 .map(|_| scope.spawn(|| work(&mut |_| {})))
                 .collect();
@@ -75,18 +78,32 @@ impl Pieces<'_> {
                 let theirs = other
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                result = result.and(theirs);
+                result = result.and_then(|sums| Ok([sums, theirs?].concat()));
             }
             result
-        })
+        });
+        let mut sums = sums?;
+        sums.sort_unstable_by_key(|(piece, _)| *piece);
+        let mut whole = Sums::default();
+        for (_, sums) in &sums {
+            for (whole, sum) in whole.iter_mut().zip(sums) {
+                whole.combine(sum);
+            }
+        }
+        Ok(whole)
     }
 
-    fn work(&self, shared: &Shared, tell: &mut dyn FnMut(u64)) -> Result<(), StorageError> {
+    fn work(
+        &self,
+        shared: &Shared,
+        tell: &mut dyn FnMut(u64),
+    ) -> Result<Vec<(usize, Sums)>, StorageError> {
         let mut lane = Lane {
             totals: Totals::default(),
             output: Gathered::at(0),
             errors: Gathered::at(0),
             unreleased: 0,
+            sums: Vec::new(),
         };
         while !shared.failed.load(Ordering::Relaxed) {
             let piece = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -94,12 +111,14 @@ impl Pieces<'_> {
                 break;
             }
             self.take(piece, &mut lane)?;
+            let sums = [&mut lane.output, &mut lane.errors].map(Gathered::take_sum);
+            lane.sums.push((piece, sums));
             let before = self.index.before(piece).merged;
             let after = lane.totals.merged;
             let lines = after.succeeded + after.failed - before.succeeded - before.failed;
             tell(shared.lines.fetch_add(lines, Ordering::Relaxed) + lines);
         }
-        Ok(())
+        Ok(lane.sums)
     }
 
     /// All records of one piece.

@@ -1,20 +1,25 @@
 //! One final file in the making: records gathered into large writes; or a whole segment that needs no
-//! copy at all.
+//! copy at all. It is made when the disk has it.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::{StorageError, Target};
-use crate::batch::folder::{
-    ERRORS_MERGED, OUTPUT_MERGED, PERMISSIONS_PROBE, Step, remove_if_there,
-};
+use crc32fast::Hasher;
+
+use super::publish::{Made, places};
+use super::{StorageError, Target, sum};
+use crate::batch::folder::{PERMISSIONS_PROBE, Sum, remove_if_there};
 use crate::journal::Outcome;
 use crate::runtime::files;
 
 /// Records are gathered into writes of this size: large folios for the page cache, and still in a
 /// core's cache when the kernel copies them.
 const WRITE_BYTES: usize = if cfg!(test) { 50 } else { 1 << 20 };
+/// A segment that could be the final file is copied all the same if it is no larger than this, in a tenth
+/// of a second: then the records stay a second time, whatever becomes of the final file before the folder
+/// goes.
+const COPIED_BYTES_MAX: u64 = if cfg!(test) { 0 } else { 64 << 20 };
 
 /// Takes the records of one outcome in their final order.
 pub(super) enum Sink {
@@ -32,7 +37,7 @@ pub(super) struct FinalFile {
     target: PathBuf,
     folder: PathBuf,
     bytes: u64,
-    /// `None`: a segment already is the final file, and `temporary` its name.
+    /// `None`: a segment already is the final file, and `temporary` a second name of it.
     file: Option<File>,
     finished: bool,
 }
@@ -42,6 +47,8 @@ pub(super) struct Gathered {
     bytes: Vec<u8>,
     /// Where they go.
     offset: u64,
+    /// Of all that was written since it was last taken.
+    sum: Hasher,
 }
 
 impl Sink {
@@ -83,15 +90,6 @@ impl Sink {
         }
     }
 
-    /// Nothing has to be written: a segment is the final file, or there is none.
-    pub(super) fn is_complete(&self) -> bool {
-        match self {
-            Self::Nowhere => true,
-            Self::Stream(_) => false,
-            Self::File(file, _) => file.file.is_none(),
-        }
-    }
-
     /// Where records can be written in any order: `None` inside if they are written nowhere.
     pub(super) fn places(&self) -> Option<Option<&FinalFile>> {
         match self {
@@ -101,14 +99,19 @@ impl Sink {
         }
     }
 
-    /// Completes the file and tells which step puts it in place; `None` if there is nothing to place.
-    pub(super) fn finish(self, sync: bool) -> Result<Option<Step>, StorageError> {
+    /// Completes the file; `None` if there is nothing to put in place. `sum` is that of records that were
+    /// written elsewhere ([`Sink::places`]).
+    ///
+    /// # Errors
+    /// [`StorageError::NotOnDisk`]: nothing else but to make the file anew can help.
+    pub(super) fn finish(self, sum: Option<Hasher>) -> Result<Option<Made>, StorageError> {
         match self {
             Self::Nowhere => Ok(None),
             Self::Stream(mut stream) => stream.flush().map(|()| None).map_err(stream_error),
             Self::File(file, mut gathered) => {
                 gathered.write(&file)?;
-                file.finish(sync).map(Some)
+                let sum = sum.unwrap_or_else(|| gathered.take_sum());
+                file.finish(sum.finalize()).map(Some)
             }
         }
     }
@@ -120,7 +123,13 @@ impl Gathered {
         Self {
             bytes: Vec::new(),
             offset,
+            sum: Hasher::new(),
         }
+    }
+
+    /// The checksum of what was written, and begins another.
+    pub(super) fn take_sum(&mut self) -> Hasher {
+        std::mem::take(&mut self.sum)
     }
 
     /// Goes on at another place. Nothing may be left to write.
@@ -136,6 +145,7 @@ impl Gathered {
 
     pub(super) fn push(&mut self, file: &FinalFile, record: &[u8]) -> Result<(), StorageError> {
         if file.file.is_none() {
+            self.sum.update(record);
             self.offset += record.len() as u64;
             return Ok(());
         }
@@ -145,6 +155,7 @@ impl Gathered {
         // What is larger than a write goes out as it is.
         if record.len() >= WRITE_BYTES {
             file.write_at(record, self.offset)?;
+            self.sum.update(record);
             self.offset += record.len() as u64;
             return Ok(());
         }
@@ -156,6 +167,7 @@ impl Gathered {
     /// Writes what is left.
     pub(super) fn write(&mut self, file: &FinalFile) -> Result<(), StorageError> {
         file.write_at(&self.bytes, self.offset)?;
+        self.sum.update(&self.bytes);
         self.offset = self.end();
         self.bytes.clear();
         Ok(())
@@ -170,31 +182,18 @@ impl FinalFile {
         bytes: u64,
         whole: Option<PathBuf>,
     ) -> Result<Self, StorageError> {
-        // Absolute, for a process that resumes elsewhere; through links, so that a link stays one.
-        let absolute = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path));
-        let target = absolute(&target).map_err(StorageError::io(&target, "find"))?;
+        let absolute = |path: &Path| std::path::absolute(path);
         let folder = absolute(folder).map_err(StorageError::io(folder, "find"))?;
-        let parent = target.parent().unwrap_or(&target);
-        let beside = files::same_file_system(&folder, parent);
-        let temporary = match (whole.filter(|_| beside), outcome) {
-            (Some(segment), _) => {
-                return Ok(Self {
-                    temporary: absolute(&segment).map_err(StorageError::io(&segment, "find"))?,
-                    target,
-                    folder,
-                    bytes,
-                    file: None,
-                    finished: false,
-                });
-            }
-            _ if !beside => partial_path(&target),
-            (None, Outcome::Success) => folder.join(OUTPUT_MERGED),
-            (None, Outcome::Failure) => folder.join(ERRORS_MERGED),
-        };
-        let file = Some(create(&temporary, bytes)?);
+        let places = places(&folder, &target, outcome)?;
+        let temporary = places.temporary;
+        let mut file = None;
+        let whole = whole.filter(|_| places.beside && bytes > COPIED_BYTES_MAX);
+        if whole.is_none_or(|segment| link(&segment, &temporary).is_err()) {
+            file = Some(create(&temporary, bytes)?);
+        }
         Ok(Self {
             temporary,
-            target,
+            target: places.target,
             folder,
             bytes,
             file,
@@ -206,12 +205,19 @@ impl FinalFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
         match &self.file {
             None => Ok(()),
-            Some(file) => files::write_all_at(file, bytes, offset)
-                .map_err(|error| StorageError::new(&self.temporary, "write", self.bytes, error)),
+            Some(file) => {
+                files::write_all_at(file, bytes, offset).map_err(|error| {
+                    StorageError::new(&self.temporary, "write", self.bytes, error)
+                })?;
+                // The sync at the end finds the most of it done.
+                files::begin_writing_out(file, offset..offset + bytes.len() as u64);
+                Ok(())
+            }
         }
     }
 
-    fn finish(mut self, sync: bool) -> Result<Step, StorageError> {
+    /// The file is on the disk, and what was written is what the disk holds.
+    fn finish(mut self, crc32: u32) -> Result<Made, StorageError> {
         let path = self.temporary.clone();
         let opened;
         let file = match &self.file {
@@ -229,14 +235,43 @@ impl FinalFile {
             .map_err(StorageError::io(&self.folder, "create a file in"))?;
         files::set_permissions(file, permissions)
             .map_err(StorageError::io(&path, "set the permissions of"))?;
-        if sync {
-            files::sync_all(file).map_err(StorageError::io(&path, "sync"))?;
+        if let Err(error) = files::sync_all(file) {
+            return Err(match StorageError::new(&path, "sync", self.bytes, error) {
+                // What the kernel could not write it may have thrown away: the next sync would say nothing.
+                StorageError::Io { source, .. } => {
+                    self.not_on_disk(format!("cannot sync it: {source}"))
+                }
+                no_space => no_space,
+            });
+        }
+        let expected = Sum {
+            bytes: self.bytes,
+            crc32,
+        };
+        match sum::on_disk(&path) {
+            Ok(found) if found == expected => {}
+            Ok(found) => {
+                return Err(self.not_on_disk(format!(
+                    "{} bytes with the checksum {:08x} were, {} with {:08x} are there",
+                    expected.bytes, expected.crc32, found.bytes, found.crc32
+                )));
+            }
+            Err(error) => return Err(self.not_on_disk(format!("cannot read it back: {error}"))),
         }
         self.finished = true;
-        Ok(Step::Rename {
-            from: path,
-            to: self.target.clone(),
+        Ok(Made {
+            temporary: path,
+            target: self.target.clone(),
+            sum: expected,
         })
+    }
+
+    fn not_on_disk(&self, what: String) -> StorageError {
+        StorageError::NotOnDisk {
+            path: self.temporary.clone(),
+            folder: self.folder.clone(),
+            what,
+        }
     }
 
     /// Those of the file that is replaced, else those that any new file gets.
@@ -253,7 +288,7 @@ impl FinalFile {
 
 impl Drop for FinalFile {
     fn drop(&mut self) {
-        if !self.finished && self.file.is_some() {
+        if !self.finished {
             // A merge that failed, perhaps for want of space, should not keep what it took.
             let _ = remove_if_there(&self.temporary);
         }
@@ -275,11 +310,9 @@ fn create(path: &Path, bytes: u64) -> Result<File, StorageError> {
     create().map_err(|error| StorageError::new(path, "create", bytes, error))
 }
 
-/// Where a final file on another file system than the run folder is made.
-fn partial_path(target: &Path) -> PathBuf {
-    let mut path = target.as_os_str().to_os_string();
-    path.push(".blaze.partial");
-    path.into()
+fn link(segment: &Path, temporary: &Path) -> io::Result<()> {
+    remove_if_there(temporary)?;
+    files::link(segment, temporary)
 }
 
 fn stream_error(source: io::Error) -> StorageError {

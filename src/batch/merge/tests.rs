@@ -1,6 +1,7 @@
 //! Merges of runs made by hand.
 
 mod kills;
+mod publish;
 
 use std::cell::RefCell;
 use std::io;
@@ -9,7 +10,8 @@ use std::rc::Rc;
 use super::*;
 use crate::batch::folder::fixture::{Place, cut, entry, flip, log, record};
 use crate::batch::folder::{FileKind, Manifest, Opened};
-use crate::batch::segment::NewAttempt;
+use crate::batch::segment::{NewAttempt, ShardLog};
+use crate::config::Durability;
 use crate::journal::Outcome::{Failure, Success};
 
 fn plan(place: &Place, order: Order) -> MergePlan {
@@ -18,7 +20,6 @@ fn plan(place: &Place, order: Order) -> MergePlan {
         output: Some(Target::File(place.at("out.jsonl"))),
         errors: Target::File(place.at("errors.jsonl")),
         overwrite: false,
-        durability: Durability::Process,
     }
 }
 
@@ -210,9 +211,9 @@ fn a_segment_that_is_the_final_file_is_renamed() {
     }
 }
 
-/// Only what the same process has written, in order, is renamed without being read again.
+/// A segment that is the final file is compared with its journal like any other.
 #[test]
-fn a_segment_of_an_earlier_process_is_read_before_it_is_renamed() {
+fn a_segment_is_read_before_it_is_renamed() {
     for resumes in [false, true] {
         let place = Place::new();
         let mut opened = place.open();
@@ -230,19 +231,13 @@ fn a_segment_of_an_earlier_process_is_read_before_it_is_renamed() {
             opened = place.open();
         }
         flip(&place.shard_file(FileKind::Output, 1, 0), 40);
-        let merged = merge(
-            &opened.folder,
-            plan(&place, Order::Input),
-            3,
-            &mut |_, _| {},
+        let plan = plan(&place, Order::Input);
+        let merged = merge(&opened.folder, plan, 3, &mut |_, _| {});
+        assert!(
+            matches!(merged, Err(StorageError::Damaged { .. })),
+            "{merged:?}"
         );
-        match resumes {
-            true => assert!(
-                matches!(merged, Err(StorageError::Damaged { .. })),
-                "{merged:?}"
-            ),
-            false => assert_eq!(merged.expect("renamed").succeeded, 3),
-        }
+        assert!(!place.at("out.jsonl").exists());
     }
 }
 
@@ -256,8 +251,7 @@ fn successes_that_were_only_counted_make_no_file() {
     let folder = RunFolder::open_or_create(&place.run(), manifest, false)
         .expect("a run")
         .folder;
-    let mut log = crate::batch::segment::ShardLog::create(&folder, 1, 0, false, Durability::Power)
-        .expect("a log");
+    let mut log = ShardLog::create(&folder, 1, 0, false, Durability::Power).expect("a log");
     for (number, outcome) in [(2, Success), (1, Failure), (3, Success)] {
         log.append(entry(number, outcome), record(number, outcome).as_bytes());
     }
@@ -266,7 +260,6 @@ fn successes_that_were_only_counted_make_no_file() {
     drop(log);
     let plan = MergePlan {
         output: None,
-        durability: Durability::Power,
         ..plan(&place, Order::Input)
     };
     assert_eq!(
@@ -440,40 +433,6 @@ fn a_merge_that_was_killed_is_done_again() {
     }
     merge_now(&place, plan(&place, Order::Input)).expect("merged");
     expect_final(&place, &[(1, Success), (2, Success)], &[(3, Failure)]);
-}
-
-#[test]
-fn publishing_is_completed_from_any_step() {
-    let lines = [(2, Success), (1, Success), (3, Failure)];
-    for steps_taken in 0..=2 {
-        let place = Place::new();
-        place.process(&[&lines]);
-        fs::write(place.at("out.jsonl"), "old").expect("a file");
-        let opened = place.open();
-        let plan = MergePlan {
-            overwrite: true,
-            ..plan(&place, Order::Input)
-        };
-        let mut publication = prepare(&opened.folder, plan, &mut |_, _| {}).expect("prepared");
-        assert_eq!(publication.steps.len(), 2);
-        opened
-            .folder
-            .set_phase(Phase::Publishing, &publication)
-            .expect("recorded");
-        publication.steps.truncate(steps_taken);
-        publication.perform(false).expect("published in part");
-        drop(opened);
-        let opened = place.open();
-        assert_eq!(
-            opened.published,
-            Some(Merged {
-                succeeded: 2,
-                failed: 1
-            })
-        );
-        opened.folder.remove().expect("removed");
-        expect_final(&place, &[(1, Success), (2, Success)], &[(3, Failure)]);
-    }
 }
 
 #[test]

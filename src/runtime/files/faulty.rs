@@ -26,6 +26,11 @@ pub(super) fn taken(length: usize) -> usize {
     }
 }
 
+/// What the simulated disk holds of a file; `None` where it is a real one's.
+pub(super) fn content(file: &File) -> Option<Vec<u8>> {
+    simulated::current()?.disk.content(file)
+}
+
 /// What tells an open file from every other one, under whatever name.
 pub(in crate::runtime) fn identity(file: &File) -> Option<u64> {
     platform::identity_of(file).map(|identity| identity.file)

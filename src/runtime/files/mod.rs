@@ -14,7 +14,10 @@ mod disk;
 #[cfg(test)]
 #[path = "faulty.rs"]
 pub(in crate::runtime) mod disk;
+mod from_disk;
 pub(in crate::runtime) mod operation;
+
+pub use from_disk::{Block, FromDisk};
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -83,6 +86,18 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     disk::perform(Operation::Rename(from, to), || fs::rename(from, to))
 }
 
+/// Gives a file a second name in the same file system; an error if there is a file of that name, or the
+/// file system has no second names.
+pub fn link(file: &Path, name: &Path) -> io::Result<()> {
+    disk::perform(Operation::Link(file, name), || fs::hard_link(file, name))
+}
+
+/// Has the system begin to write these bytes of a file to the disk, without waiting for that. Without
+/// effect where it cannot be told; nothing is safe before a sync.
+pub fn begin_writing_out(file: &File, range: Range<u64>) {
+    platform::begin_writing_out(file, range);
+}
+
 /// Deletes a file.
 pub fn remove(path: &Path) -> io::Result<()> {
     disk::perform(Operation::Remove(path), || fs::remove_file(path))
@@ -113,6 +128,11 @@ pub fn sync_data(file: &File) -> io::Result<()> {
 /// Makes a file's bytes, size, times and permissions survive power loss.
 pub fn sync_all(file: &File) -> io::Result<()> {
     disk::perform(Operation::Sync(file), || file.sync_all())
+}
+
+/// [`sync_all`] of a file that is not open, and perhaps may not be written to.
+pub fn sync_closed(path: &Path) -> io::Result<()> {
+    sync_all(&platform::open_to_sync(path)?)
 }
 
 /// Makes names created in, renamed in or removed from the folder survive power loss.

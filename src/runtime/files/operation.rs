@@ -29,6 +29,8 @@ pub(in crate::runtime) enum Operation<'a> {
     SyncDirectory(&'a Path),
     /// A file gets another name.
     Rename(&'a Path, &'a Path),
+    /// A file gets a second name.
+    Link(&'a Path, &'a Path),
     /// A name goes.
     Remove(&'a Path),
     /// A folder goes.

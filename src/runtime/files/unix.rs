@@ -10,6 +10,13 @@ mod space;
 #[path = "space_unknown.rs"]
 mod space;
 
+#[cfg(target_os = "linux")]
+#[path = "cache_linux.rs"]
+mod cache;
+#[cfg(not(target_os = "linux"))]
+#[path = "cache_unknown.rs"]
+mod cache;
+
 use std::ffi::CString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -22,6 +29,7 @@ use std::path::Path;
 use memmap2::{Mmap, MmapMut, UncheckedAdvice};
 
 use super::Identity;
+pub(super) use cache::{begin_writing_out, forget, open_direct};
 pub(super) use space::reserve;
 
 pub(super) fn only_owner(options: &mut OpenOptions) {
@@ -32,12 +40,20 @@ pub(super) fn create_private_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(path)
 }
 
+pub(super) fn open_to_sync(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
 pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
 pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     file.write_at(bytes, offset)
+}
+
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.read_at(bytes, offset)
 }
 
 pub(super) fn remove_open(path: &Path) -> io::Result<()> {

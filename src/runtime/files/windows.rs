@@ -2,6 +2,9 @@
 //! cursor (which nobody else uses). Access is inherited from the folder. What is mapped can be
 //! neither removed, replaced nor cut; what is open goes when it is closed.
 
+#[path = "cache_unknown.rs"]
+mod cache;
+
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -25,6 +28,7 @@ use windows_sys::Win32::Storage::FileSystem::{
 use windows_sys::Win32::System::Memory::VirtualUnlock;
 
 use super::Identity;
+pub(super) use cache::{begin_writing_out, forget, open_direct};
 
 /// What the file system allocates beyond the end belongs to the file until it is closed.
 pub(super) fn reserve(file: &File, offset: u64, length: u64) -> io::Result<()> {
@@ -94,6 +98,10 @@ pub(super) fn create_private_folder(path: &Path) -> io::Result<()> {
     fs::create_dir(path)
 }
 
+pub(super) fn open_to_sync(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
+}
+
 /// Names are the journal's of the file system; a folder cannot be flushed.
 pub(super) fn sync_directory(_: &Path) -> io::Result<()> {
     Ok(())
@@ -101,6 +109,10 @@ pub(super) fn sync_directory(_: &Path) -> io::Result<()> {
 
 pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
     file.seek_write(bytes, offset)
+}
+
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.seek_read(bytes, offset)
 }
 
 /// The name goes at once, the file when the last handle does: until then its folder would not count

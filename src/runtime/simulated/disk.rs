@@ -1,7 +1,8 @@
 //! The disk of a simulated world: real files, over which operations fail, and of which a power loss
 //! takes what was not synced.
 //!
-//! A killed process's operations have no effect. Of a power loss the model is that of a journalling
+//! A killed process's operations have no effect. A write may also never reach the disk, though nobody says so:
+//! then the file holds it, as long as the page cache does, and the disk does not. Of a power loss the model is that of a journalling
 //! file system: changes of names come back in their order, up to any of them after the last sync of a
 //! folder; the content of a file is what was synced, and of every later write any of its sectors, which
 //! are written whole or not at all.
@@ -32,6 +33,9 @@ pub struct DiskTrouble {
     pub cannot_reserve: bool,
     /// Chance that a write takes only a part.
     pub short_writes: f64,
+    /// Chance that a write to a segment or a final file never reaches the disk, and no sync says so. And a
+    /// sync that fails has lost what it was to sync, of whichever file: the next one succeeds without.
+    pub loses: f64,
 }
 
 /// See the module.
@@ -66,6 +70,8 @@ enum Name {
 struct Content {
     synced: Vec<u8>,
     changes: Vec<Change>,
+    /// A segment or a final file, by the name that it was made under.
+    holds_records: bool,
 }
 
 #[derive(Clone)]
@@ -88,6 +94,12 @@ impl NameChange {
             Self::Rename(from, to) => (from, to),
         };
         one.parent() == Some(folder) || other.parent() == Some(folder)
+    }
+
+    /// Whether it decides what the path names.
+    fn gives(&self, path: &Path) -> bool {
+        let (Self::Add(given, _) | Self::Remove(given) | Self::Rename(_, given)) = self;
+        given == path
     }
 
     fn apply(self, names: &mut BTreeMap<PathBuf, Name>) {
@@ -174,11 +186,25 @@ impl Disk {
             let synced = fs::read(path).expect("a file is read");
             let content = Content {
                 synced,
-                changes: Vec::new(),
+                ..Content::default()
             };
             durable.files.insert(file, content);
             durable.names.insert(path.into(), Name::File(file));
         }
+    }
+
+    /// What the disk holds of a file whose content is synced; `None` if it is not remembered.
+    pub(in crate::runtime) fn content(&self, file: &File) -> Option<Vec<u8>> {
+        let durable = self.durable.borrow();
+        let content = durable.as_ref()?.files.get(&identity(file)?)?;
+        Some(content.synced.clone())
+    }
+
+    /// Whether a power loss may bring back what was under this name before.
+    pub fn is_unsettled(&self, path: &Path) -> bool {
+        let durable = self.durable.borrow();
+        let mut changes = durable.iter().flat_map(|durable| &durable.changes);
+        changes.any(|change| change.gives(path))
     }
 
     /// Operations that failed since the process began.
@@ -217,18 +243,46 @@ impl Disk {
         if let Err(error) = self.fault(&trouble, number, &operation) {
             self.faults.set(self.faults.get() + 1);
             world.event("disk fault", number, || error.to_string());
+            if trouble.loses > 0.0 {
+                self.lose(&operation);
+            }
             return Err(error);
         }
         // What is renamed or removed is known by its name before, what is created only after.
         let result = act();
         if result.is_ok() {
-            self.note(&operation);
+            let is_lost = matches!(operation, Operation::Write(file, ..) if self.holds_records(file))
+                && world.chance(trouble.loses);
+            match is_lost {
+                true => {
+                    self.faults.set(self.faults.get() + 1);
+                    world.event("never written out", number, String::new);
+                }
+                false => self.note(&operation),
+            }
         }
         if is_killed {
             world.kill();
             return dead();
         }
         result
+    }
+
+    fn holds_records(&self, file: &File) -> bool {
+        let durable = self.durable.borrow();
+        let files = durable.as_ref().map(|durable| &durable.files);
+        let content = files.zip(identity(file));
+        content.is_some_and(|(files, file)| files.get(&file).is_some_and(|file| file.holds_records))
+    }
+
+    /// A sync failed: what it was to sync is gone.
+    fn lose(&self, operation: &Operation<'_>) {
+        if let Operation::Sync(file) = operation
+            && let Some(durable) = &mut *self.durable.borrow_mut()
+            && let Some(content) = durable.content(file)
+        {
+            content.changes.clear();
+        }
     }
 
     /// Whether this operation fails.
@@ -266,6 +320,7 @@ impl Disk {
         };
         match operation {
             Operation::Create(path) => !path.exists(),
+            Operation::Link(..) => true,
             Operation::CreateFolder(_) => true,
             Operation::Write(file, offset, bytes) => offset + bytes.len() as u64 > promised(file),
             Operation::Reserve(file, offset, length) => offset + length > promised(file),
@@ -329,7 +384,12 @@ impl Durable {
                 if self.name_now(path) != Some(Name::File(file)) {
                     let name = Name::File(file);
                     self.changes.push(NameChange::Add(path.into(), name));
-                    self.files.insert(file, Content::default());
+                    let extension = path.extension().unwrap_or_default();
+                    let content = Content {
+                        holds_records: extension == "seg" || extension == "merged",
+                        ..Content::default()
+                    };
+                    self.files.insert(file, content);
                 }
             }
             Operation::CreateFolder(path) => {
@@ -360,6 +420,11 @@ impl Durable {
             Operation::Rename(from, to) => {
                 let change = NameChange::Rename(from.into(), to.into());
                 self.changes.push(change);
+            }
+            Operation::Link(file, path) => {
+                if let Some(name) = self.name_now(file) {
+                    self.changes.push(NameChange::Add(path.into(), name));
+                }
             }
             Operation::Remove(path) | Operation::RemoveFolder(path) => {
                 self.changes.push(NameChange::Remove(path.into()));
@@ -399,15 +464,24 @@ impl Durable {
             }
         }
         let mut files = BTreeMap::new();
+        // By what a file was, its first name now.
+        let mut named = BTreeMap::<u64, PathBuf>::new();
         for (path, name) in &mut self.names {
             if let Name::File(number) = name {
                 // A folder that did not survive takes its files with it.
                 if !path.parent().is_some_and(Path::is_dir) {
                     continue;
                 }
-                let content = self.files.remove(number).unwrap_or_default();
-                fs::write(path.as_path(), &content.synced).expect("a file comes back");
-                let file = File::open(path.as_path()).expect("a file is there");
+                match named.get(number) {
+                    Some(first) => fs::hard_link(first, path).expect("a second name comes back"),
+                    None => {
+                        let content = self.files.get(number).cloned().unwrap_or_default();
+                        fs::write(path, content.synced).expect("a file comes back");
+                        named.insert(*number, path.clone());
+                    }
+                }
+                let file = File::open(path).expect("a file is there");
+                let content = self.files.get(number).cloned().unwrap_or_default();
                 *number = identity(&file).unwrap_or(*number);
                 files.insert(*number, content);
             } else {
@@ -434,6 +508,7 @@ fn describe(operation: &Operation<'_>) -> String {
         Operation::Sync(_) => "sync".to_owned(),
         Operation::SyncDirectory(path) => format!("sync folder {}", name(path)),
         Operation::Rename(from, to) => format!("rename {} to {}", name(from), name(to)),
+        Operation::Link(file, path) => format!("link {} as {}", name(file), name(path)),
         Operation::Remove(path) => format!("remove {}", name(path)),
         Operation::RemoveFolder(path) => format!("remove folder {}", name(path)),
     }
