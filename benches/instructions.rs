@@ -25,7 +25,7 @@ use blaze_uring::batch::quotas::GroupLimits;
 use blaze_uring::batch::record::{RecordFormat, Success, write_success};
 use blaze_uring::http::{Limits, MAX_HEAD_BYTES, Progress, Response, ResponseReader};
 use blaze_uring::journal::{Entry, Header, Outcome, Tokens};
-use blaze_uring::provider::Endpoint;
+use blaze_uring::provider::{ApiPath, Endpoint};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -186,13 +186,15 @@ fn record(scene: &Scene, times: usize) {
             line_number: number as u64,
             request_id: judge.request_id,
         };
-        let billed = write_success(
+        let written = write_success(
             RecordFormat::Blaze,
             black_box(&success),
             &|_, _| None,
             &mut out,
-        );
-        assert!(black_box(billed).is_ok(), "the answer is JSON");
+        )
+        .expect("the answer is JSON");
+        let no_answer = judge.no_answer(ApiPath::ChatCompletions, &answer, &written.glance);
+        assert!(black_box(no_answer).is_none(), "the answer is one");
     }
 }
 

@@ -77,8 +77,8 @@ fn serve(mut stream: TcpStream) {
         if !text.ends_with(b"}") {
             continue;
         }
-        let mut reply = *b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 87\r\n\r\n\
-            {\"echo\":\"########\",\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":9,\"total_tokens\":16}}";
+        let mut reply = *b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 101\r\n\r\n\
+            {\"choices\":[{\"text\":\"########\"}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":9,\"total_tokens\":16}}";
         let mark = reply.iter().position(|byte| *byte == b'#').expect("a mark");
         reply[mark..mark + DIGITS].copy_from_slice(&text[at..at + DIGITS]);
         if stream.write_all(&reply).is_err() {
@@ -120,10 +120,13 @@ fn allocations(address: SocketAddr, runtime: &str, lines: usize) -> usize {
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
     assert_eq!(result.expect("it runs").success_count, lines as u64);
     for (line, record) in place.records("out.jsonl").iter().enumerate() {
-        assert_eq!(record["response"]["echo"], format!("{line:0DIGITS$}"));
+        assert_eq!(
+            record["response"]["choices"][0]["text"],
+            format!("{line:0DIGITS$}")
+        );
         assert_eq!(
             (&record["input"], &record["mine"]),
-            (&record["response"]["echo"], &line.into())
+            (&record["response"]["choices"][0]["text"], &line.into())
         );
     }
     allocations

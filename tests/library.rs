@@ -176,7 +176,7 @@ fn several_runs_share_a_processor() {
 fn successes_may_only_be_counted() {
     for runtime in runtimes() {
         let place = Place::new();
-        let mock = scripted(|_| Some(Scripted::json(200, "{}")));
+        let mock = scripted(|_| Some(Scripted::json(200, r#"{"choices":[{"text":"a"}]}"#)));
         place.input(&[r#"{"input":"a"}"#]);
         let processor = Processor::new(config(&mock, runtime)).expect("a valid config");
         let result = processor

@@ -11,7 +11,8 @@ use crate::error::ErrorKind;
 use crate::http::{Headers, Response};
 use crate::metrics::tokens::Tokens;
 use crate::policy::wait_hint::{self, WaitHint};
-use crate::provider::{Effect, Endpoint, Redactor, Verdict, usage_of};
+use crate::provider::no_answer::{Glance, NoAnswer};
+use crate::provider::{ApiPath, Effect, Endpoint, Redactor, Verdict, usage_of};
 
 /// Where servers put their own id of a request, by preference: OpenAI, Anthropic, a gateway's.
 const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
@@ -28,12 +29,14 @@ pub struct Failed<'a> {
     pub verdict: Verdict,
     /// HTTP status, if there was an answer.
     pub status: Option<u16>,
+    /// The status that it amounts to: an error inside a 2xx counts as the one that it names.
+    pub status_meant: Option<u16>,
     /// The server's own id of the request.
     pub request_id: Option<&'a str>,
     /// Where the server says it stands.
     pub region: Option<&'a str>,
     /// The answer's body; it may repeat the endpoint's secrets.
-    pub body: Option<&'a [u8]>,
+    pub body: Option<Cow<'a, [u8]>>,
     /// How long the server asked to wait.
     pub wait: Option<Duration>,
     /// What was billed.
@@ -69,6 +72,7 @@ impl Failed<'_> {
                 message: endpoint.message(&failure.to_string()),
             },
             status: None,
+            status_meant: None,
             request_id: None,
             region: None,
             body: None,
@@ -118,7 +122,7 @@ impl Failed<'_> {
     /// The answer's body without the secrets of `endpoint` and of the request: some servers repeat
     /// the key that they refuse.
     pub fn shown_body(&self, endpoint: &Endpoint) -> Option<Cow<'_, [u8]>> {
-        Some(match endpoint.redact_body(self.body?) {
+        Some(match endpoint.redact_body(self.body.as_deref()?) {
             Cow::Borrowed(body) => self.carried.redact_bytes(body),
             Cow::Owned(body) => Cow::Owned(self.carried.redact_bytes(&body).into_owned()),
         })
@@ -137,13 +141,13 @@ impl Failed<'_> {
     /// Statuses that speak of load, of a gateway or of time are the endpoint's own.
     pub fn may_be_the_line(&self) -> bool {
         const OF_THE_ENDPOINT: [u16; 8] = [408, 425, 429, 498, 502, 503, 504, 529];
-        self.status
+        self.status_meant
             .is_some_and(|status| !OF_THE_ENDPOINT.contains(&status))
     }
 
     /// Whether it says that requests came too fast: 429, 529 (overloaded), a timeout.
     pub fn pushes_back(&self) -> bool {
-        self.status == Some(529)
+        self.status_meant == Some(529)
             || matches!(
                 self.verdict.kind,
                 ErrorKind::RateLimited | ErrorKind::Timeout
@@ -166,6 +170,7 @@ pub struct Judge<'e, 'a> {
     response: &'e Response,
     headers: Headers<'a>,
     body: &'a [u8],
+    unix_now_ms: i64,
     /// The server's own id of the request.
     pub request_id: Option<&'a str>,
     /// What it says about waiting, also where it succeeded.
@@ -206,9 +211,15 @@ impl<'e, 'a> Judge<'e, 'a> {
             response,
             headers,
             body,
+            unix_now_ms,
             request_id,
             hint,
         }
+    }
+
+    /// Whether the head speaks of waiting or of quotas.
+    pub fn says_more(&self) -> bool {
+        self.response.signals.has_wait_hint()
     }
 
     /// The answer, or why the attempt failed; `stream` has seen the body of a stream.
@@ -235,7 +246,8 @@ impl<'e, 'a> Judge<'e, 'a> {
                 first_token_at: assembled.first_token_at,
             }),
             Some(Err(broken)) => {
-                let mut failed = self.failed(self.endpoint.classify_stream(&broken.error));
+                let meant = (self.endpoint).classify_stream(self.response.status, &broken.error);
+                let mut failed = self.amounting(meant, broken.error.said.as_deref());
                 failed.tokens = broken.tokens;
                 Err(failed)
             }
@@ -250,6 +262,43 @@ impl<'e, 'a> Judge<'e, 'a> {
             None if self.body.first() == Some(&b'{') && !asked => None,
             None => stream::read_whole(self.body, asked || self.response.signals.event_stream()),
         }
+    }
+
+    /// The failure of a success that turned out to hold no answer: `answer` came from `path`, and `glance`
+    /// has seen it. `None`: it holds one.
+    #[inline]
+    pub fn no_answer(
+        &self,
+        path: ApiPath,
+        answer: &Answer<'a>,
+        glance: &Glance,
+    ) -> Option<Box<Failed<'a>>> {
+        let (status, headers) = (self.response.status, self.headers.iter());
+        let body = &answer.body;
+        let meant = (self.endpoint).classify_success(path, status, headers, body, glance)?;
+        Some(self.without(*meant, body))
+    }
+
+    #[cold]
+    fn without(&self, meant: NoAnswer, body: &Cow<'a, [u8]>) -> Box<Failed<'a>> {
+        // An error says that nothing was done.
+        let uncounted = !meant.is_error;
+        let said = std::str::from_utf8(body).ok();
+        let mut failed = self.amounting(meant, said);
+        failed.tokens = usage_of(body).unwrap_or_default();
+        failed.uncounted = uncounted;
+        failed.body = Some(body.clone());
+        failed
+    }
+
+    /// The failure of a 2xx that amounts to another status; the error in it may ask to wait.
+    fn amounting(&self, meant: NoAnswer, said: Option<&str>) -> Box<Failed<'a>> {
+        let said = said.unwrap_or_default().as_bytes();
+        let hint = wait_hint::parse(meant.status, self.headers.iter(), said, self.unix_now_ms);
+        let mut failed = self.failed(meant.verdict);
+        failed.status_meant = Some(meant.status);
+        failed.wait = hint.wait.max(failed.wait);
+        failed
     }
 
     /// The failure of a success whose body turned out not to be JSON.
@@ -271,11 +320,12 @@ impl<'e, 'a> Judge<'e, 'a> {
         Box::new(Failed {
             verdict,
             status: Some(self.response.status),
+            status_meant: Some(self.response.status),
             request_id: self.request_id.filter(is_shown),
             region: (self.headers.get(REGION_HEADER))
                 .and_then(name_of)
                 .filter(is_shown),
-            body: Some(self.body),
+            body: Some(Cow::Borrowed(self.body)),
             wait: self.hint.wait,
             tokens: usage_of(self.body).unwrap_or_default(),
             uncounted: self.response.status < 300,

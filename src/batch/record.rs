@@ -19,6 +19,7 @@ use crate::error::ErrorKind;
 use crate::journal::Outcome;
 use crate::json::{self, Kind, Member, Span, Syntax, Visitor};
 use crate::metrics::tokens::{Tokens, Usage};
+use crate::provider::no_answer::Glance;
 
 /// Most bytes of a failed response that its record keeps. A JSON body above it is kept as cut text.
 pub const RESPONSE_TEXT_BYTES_MAX: usize = 16 << 10;
@@ -105,17 +106,26 @@ pub struct Billed {
     pub usd: Option<f64>,
 }
 
+/// What was seen of a response while it was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Written {
+    /// What it cost.
+    pub billed: Billed,
+    /// Whether it is plainly an answer.
+    pub glance: Glance,
+}
+
 /// US dollars for tokens of the model that an answer names; `None` without a price.
 pub type Pricing<'a> = &'a dyn Fn(Tokens, Option<&str>) -> Option<f64>;
 
-/// Appends the record and its newline, and returns what the response cost. The response is validated and
-/// copied in one pass; if it is not JSON, `out` is as it was.
+/// Appends the record and its newline, and returns what the response cost and whether it looks like an answer.
+/// The response is validated and copied in one pass; if it is not JSON, `out` is as it was.
 pub fn write_success(
     format: RecordFormat,
     success: &Success<'_>,
     price: Pricing<'_>,
     out: &mut Vec<u8>,
-) -> Result<Billed, Syntax> {
+) -> Result<Written, Syntax> {
     let length_before = out.len();
     let result = match format {
         RecordFormat::Blaze => write_blaze_success(success, price, out),
@@ -165,11 +175,11 @@ fn write_blaze_success(
     success: &Success<'_>,
     price: Pricing<'_>,
     out: &mut Vec<u8>,
-) -> Result<Billed, Syntax> {
+) -> Result<Written, Syntax> {
     out.push(b'{');
     write_fields(RecordFormat::Blaze, success.line, success.parsed, out);
     literal(out, "\"response\":");
-    let billed = write_response(success.response, price, out)?;
+    let written = write_response(success.response, price, out)?;
     literal(out, ",\"metadata\":{\"endpoint\":");
     json::write_string(success.endpoint, out);
     literal(out, ",\"latency_ms\":");
@@ -184,21 +194,23 @@ fn write_blaze_success(
         literal(out, ",\"ttft_ms\":");
         number(out, ttft_ms);
     }
-    write_billed(billed, out);
+    write_billed(written.billed, out);
     literal(out, "}}\n");
-    Ok(billed)
+    Ok(written)
 }
 
 fn write_openai_success(
     success: &Success<'_>,
     price: Pricing<'_>,
     out: &mut Vec<u8>,
-) -> Result<Billed, Syntax> {
+) -> Result<Written, Syntax> {
     write_openai_head(success.line, Some(success.parsed), success.line_number, out);
-    write_openai_response_head(success.status, success.request_id, out);
-    let billed = write_response(success.response, price, out)?;
+    let parsed = Some(success.parsed);
+    let id = openai_id(success.line, parsed, success.line_number);
+    write_openai_response_head(success.status, success.request_id, id, out);
+    let written = write_response(success.response, price, out)?;
     literal(out, "},\"error\":null}\n");
-    Ok(billed)
+    Ok(written)
 }
 
 /// Members of `metadata`, in the words of the summary.
@@ -264,7 +276,8 @@ fn write_openai_failure(failure: &Failure<'_>, out: &mut Vec<u8>) {
     match failure.status {
         None => literal(out, "null"),
         Some(status) => {
-            write_openai_response_head(status, failure.request_id, out);
+            let id = openai_id(failure.line, failure.parsed, failure.line_number);
+            write_openai_response_head(status, failure.request_id, id, out);
             match failure.body.filter(|body| !body.is_empty()) {
                 None => literal(out, "null"),
                 Some(body) if write_if_json(body, out) => {}
@@ -289,8 +302,7 @@ fn write_openai_failure(failure: &Failure<'_>, out: &mut Vec<u8>) {
 /// An `openai` record up to the value of `response`.
 fn write_openai_head(line: &[u8], parsed: Option<&Parsed>, line_number: u64, out: &mut Vec<u8>) {
     let custom_id = parsed.and_then(|parsed| parsed.custom_id(line));
-    // The same line gets the same id in every run, so a resumed run writes what an undisturbed one does.
-    let id = xxh3_64_with_seed(custom_id.unwrap_or_default(), line_number);
+    let id = openai_id(line, parsed, line_number);
     literal(
         out,
         &format!("{{\"id\":\"batch_req_{id:016x}\",\"custom_id\":"),
@@ -306,14 +318,20 @@ fn write_openai_head(line: &[u8], parsed: Option<&Parsed>, line_number: u64, out
     literal(out, "\"response\":");
 }
 
-/// The value of `response` up to that of its `body`.
-fn write_openai_response_head(status: u16, request_id: Option<&str>, out: &mut Vec<u8>) {
+/// The same line gets the same id in every run, so a resumed run writes what an undisturbed one does.
+fn openai_id(line: &[u8], parsed: Option<&Parsed>, line_number: u64) -> u64 {
+    let custom_id = parsed.and_then(|parsed| parsed.custom_id(line));
+    xxh3_64_with_seed(custom_id.unwrap_or_default(), line_number)
+}
+
+/// The value of `response` up to that of its `body`. A request that the server gave no id has the line's.
+fn write_openai_response_head(status: u16, request_id: Option<&str>, id: u64, out: &mut Vec<u8>) {
     literal(out, "{\"status_code\":");
     number(out, status);
     literal(out, ",\"request_id\":");
     match request_id {
         Some(request_id) => json::write_string(request_id, out),
-        None => literal(out, "null"),
+        None => literal(out, &format!("\"req_{id:016x}\"")),
     }
     literal(out, ",\"body\":");
 }
@@ -379,26 +397,31 @@ fn write_response(
     response: &[u8],
     price: Pricing<'_>,
     out: &mut Vec<u8>,
-) -> Result<Billed, Syntax> {
+) -> Result<Written, Syntax> {
     let mut counts = Counts {
         response,
         usage: Usage::default(),
         model: None,
+        glance: Glance::default(),
     };
     json::compact(response, out, &mut counts)?;
     let tokens = counts.usage.tokens();
     let model = (counts.model).and_then(|model| json::text(model.of(response)));
-    Ok(Billed {
-        tokens,
-        usd: tokens.and_then(|tokens| price(tokens, model.as_deref())),
+    Ok(Written {
+        billed: Billed {
+            tokens,
+            usd: tokens.and_then(|tokens| price(tokens, model.as_deref())),
+        },
+        glance: counts.glance,
     })
 }
 
-/// Reads what a response is billed by while it is copied. Of two members with the same name the last wins.
+/// Reads what a response is billed by, and glances at it, while it is copied. Of two members with the same name the last wins.
 struct Counts<'a> {
     response: &'a [u8],
     usage: Usage,
     model: Option<Span>,
+    glance: Glance,
 }
 
 impl Visitor for Counts<'_> {
@@ -418,11 +441,20 @@ impl Visitor for Counts<'_> {
     }
 
     #[inline]
+    fn nested_member(&mut self, key: Span, value_at: usize) {
+        let value = &self.response[value_at..];
+        self.glance.nested_member(key.of(self.response), value);
+    }
+
+    #[inline]
     fn member(&mut self, member: Member) {
         match &*member.name(self.response) {
             b"usage" if member.kind != Kind::Object => self.usage = Usage::default(),
             b"model" => self.model = Some(member.value),
-            _ => {}
+            name => {
+                let value = member.value.of(self.response);
+                self.glance.member(name, value, member.kind);
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::journal::Outcome;
 use crate::metrics::tokens::Tokens;
 use crate::policy::retry::{self, Decision, Parked};
 use crate::policy::wait_hint::WaitHint;
-use crate::provider::Effect;
+use crate::provider::{ApiPath, Effect};
 use crate::runtime::{self, Runtime};
 
 /// How many times a shard reports on its way to `--max-cost`, besides regularly: so much of it, times
@@ -31,6 +31,7 @@ impl<R: Runtime> Shard<R> {
     pub(super) fn settle(
         &self,
         ticket: &Ticket,
+        path: Option<ApiPath>,
         sent: Instant,
         result: Result<Response, client::Failure>,
         reply: &[u8],
@@ -44,7 +45,10 @@ impl<R: Runtime> Shard<R> {
                 Failed::without_answer(endpoint, &failure, stream)
             }
             Ok(response) => {
-                match self.settle_response(ticket, line, sent, now, &response, reply, stream) {
+                // A response answers a request, which has gone to some path.
+                let path = path.unwrap_or(ApiPath::Other);
+                match self.settle_response(ticket, path, line, sent, now, &response, reply, stream)
+                {
                     None => return self.succeeded(ticket),
                     Some(failed) => failed,
                 }
@@ -77,6 +81,7 @@ impl<R: Runtime> Shard<R> {
     fn settle_response<'a>(
         &self,
         ticket: &Ticket,
+        path: ApiPath,
         line: &[u8],
         sent: Instant,
         now: Instant,
@@ -90,14 +95,10 @@ impl<R: Runtime> Shard<R> {
         if let Some(wait) = judge.hint.wait {
             self.hinted(ticket.endpoint, wait, now);
         }
-        let says_more = response.signals.has_wait_hint();
         let answer = match judge.answer(stream) {
             Ok(answer) => answer,
             Err(failed) => {
-                if says_more {
-                    self.note_remainders(ticket, &judge.hint, failed.tokens);
-                }
-                return Some(*failed);
+                return Some(self.noted(ticket, &judge, *failed, now));
             }
         };
         let first_token = answer
@@ -126,10 +127,16 @@ impl<R: Runtime> Shard<R> {
             },
             out,
         );
-        let billed = match written {
-            Ok(billed) => billed,
+        let written = match written {
+            Ok(written) => written,
             Err(_) => return Some(*judge.not_json()),
         };
+        if let Some(failed) = judge.no_answer(path, &answer, &written.glance) {
+            out.truncate(start);
+            drop(log);
+            return Some(self.noted(ticket, &judge, *failed, now));
+        }
+        let billed = written.billed;
         let tokens = billed.tokens.unwrap_or_default();
         self.note_record(out.len() - start);
         log.commit(
@@ -151,10 +158,28 @@ impl<R: Runtime> Shard<R> {
             .success(ticket.endpoint, latency, tokens, first_token);
         self.charge(billed.usd);
         self.settle_tokens(ticket, tokens, true);
-        if says_more {
+        if judge.says_more() {
             self.note_remainders(ticket, &judge.hint, tokens);
         }
         None
+    }
+
+    /// Notes what a failed answer says about waiting beyond what its head does, and about quotas.
+    #[cold]
+    fn noted<'a>(
+        &self,
+        ticket: &Ticket,
+        judge: &Judge<'_, '_>,
+        failed: Failed<'a>,
+        now: Instant,
+    ) -> Failed<'a> {
+        if let Some(wait) = failed.wait.filter(|_| failed.wait != judge.hint.wait) {
+            self.hinted(ticket.endpoint, wait, now);
+        }
+        if judge.says_more() {
+            self.note_remainders(ticket, &judge.hint, failed.tokens);
+        }
+        failed
     }
 
     fn note_remainders(&self, ticket: &Ticket, hint: &WaitHint, tokens: Tokens) {
@@ -304,7 +329,7 @@ impl<R: Runtime> Shard<R> {
         let tokens = Some(failed.tokens).filter(|tokens| *tokens != Tokens::default());
         let usd = tokens.and_then(|tokens| {
             let endpoint = &self.plan.endpoints[ticket.endpoint];
-            let model = failed.body.and_then(spend::model_of);
+            let model = failed.body.as_deref().and_then(spend::model_of);
             let (plan, parsed) = (&self.plan, &ticket.parsed);
             spend::of_answer(plan, endpoint, parsed, line, tokens, model.as_deref())
         });

@@ -236,7 +236,8 @@ impl<R: Runtime> Shard<R> {
             .await;
         if !self.left.get() {
             self.stream_reply(ticket, path.get(), &mut stream);
-            self.settle(ticket, sent, exchange.result, &exchange.reply, stream);
+            let (result, reply) = (exchange.result, &exchange.reply);
+            self.settle(ticket, path.get(), sent, result, reply, stream);
         }
         buffers::give_back(exchange.reply);
     }

@@ -20,7 +20,7 @@ use crate::entra::{BearerTokens, News};
 use crate::error::ErrorKind;
 use crate::http::Response;
 use crate::policy::health::Sending;
-use crate::provider::{Authorization, EntraSource};
+use crate::provider::{ApiPath, Authorization, EntraSource};
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
 use crate::runtime::mailbox::{Mailbox, Sender};
@@ -85,6 +85,8 @@ pub(super) struct Attempt {
     sending: Sending,
     /// Of the fetched token; 0: none.
     token_generation: u32,
+    /// The API that it goes to.
+    path: ApiPath,
     sent: Instant,
 }
 
@@ -306,6 +308,7 @@ impl<R: Runtime> Engine<R> {
             endpoint,
             sending,
             token_generation,
+            path,
             sent: now,
         };
         R::spawn(async move {

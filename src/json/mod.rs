@@ -5,6 +5,7 @@
 //! surrogate escape (`"\uD800"`) is syntax the RFC allows, so it passes. One scanner ([`visit`]) serves
 //! every function here; what a caller does not listen to is compiled away.
 
+mod mend;
 mod scan;
 mod string;
 #[cfg(test)]
@@ -13,6 +14,7 @@ mod tests;
 use std::borrow::Cow;
 use std::ops::Range;
 
+pub use mend::{mended, without_mark};
 pub use scan::visit;
 pub use string::{text, unescape, write_string};
 
@@ -160,6 +162,9 @@ pub trait Visitor {
     /// A member of the object entered last.
     #[inline]
     fn inner_member(&mut self, _member: Member) {}
+    /// A member of an object below those; its value begins at `value_at` and has not been looked at yet.
+    #[inline]
+    fn nested_member(&mut self, _key: Span, _value_at: usize) {}
     /// An element of the top-level array.
     #[inline]
     fn element(&mut self, _value: Span, _kind: Kind) {}
@@ -232,6 +237,10 @@ pub fn compact(
         #[inline]
         fn inner_member(&mut self, member: Member) {
             self.listener.inner_member(member);
+        }
+        #[inline]
+        fn nested_member(&mut self, key: Span, value_at: usize) {
+            self.listener.nested_member(key, value_at);
         }
         #[inline]
         fn element(&mut self, value: Span, kind: Kind) {

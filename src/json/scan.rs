@@ -154,7 +154,7 @@ impl<V: Visitor> Scanner<'_, '_, V> {
                         // Empty: closed below.
                         (true, b'}') | (false, b']') => {}
                         (true, _) => {
-                            self.name()?;
+                            self.nested_name()?;
                             continue 'value;
                         }
                         (false, _) => continue 'value,
@@ -178,7 +178,7 @@ impl<V: Visitor> Scanner<'_, '_, V> {
                     (true, b',') => {
                         self.at += 1;
                         self.skip_white_space();
-                        self.name()?;
+                        self.nested_name()?;
                         continue 'value;
                     }
                     (false, b',') => {
@@ -191,6 +191,14 @@ impl<V: Visitor> Scanner<'_, '_, V> {
                 }
             }
         }
+    }
+
+    /// The name of a member somewhere below.
+    #[inline(always)]
+    fn nested_name(&mut self) -> Result<(), Fault> {
+        let (key, _) = self.name()?;
+        self.visitor.nested_member(key, self.at);
+        Ok(())
     }
 
     /// A member's name, its colon, and the white space up to its value. To call it costs a quarter of what it

@@ -114,7 +114,7 @@ fn escaped_character(raw: &[u8]) -> (char, usize) {
 }
 
 /// The UTF-16 code unit of a `\uXXXX` that begins `raw`.
-fn code_unit(raw: &[u8]) -> Option<u32> {
+pub(super) fn code_unit(raw: &[u8]) -> Option<u32> {
     let digits = raw.strip_prefix(b"\\u")?.get(..4)?;
     digits.iter().try_fold(0, |unit, &digit| {
         Some(unit << 4 | char::from(digit).to_digit(16)?)

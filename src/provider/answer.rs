@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::error::ErrorKind;
+use super::vendor_codes;
+use crate::json;
 
 /// Longer bodies are no error objects; parsing them into a tree would only cost memory.
 const ERROR_BODY_BYTES_MAX: usize = 1 << 20;
@@ -21,22 +22,38 @@ const EXHAUSTED_CODES: [&str; 5] = [
     "billing_not_active",
 ];
 
+/// Where codes stand.
+const CODE_FIELDS: [&str; 10] = [
+    "code",
+    "type",
+    "status",
+    "reason",
+    "status_code",
+    "statusCode",
+    "error_code",
+    "errcode",
+    "error_type",
+    "__type",
+];
+
 /// What an error body says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Answer {
     /// For people.
     pub message: Option<String>,
-    /// For machines: every `code`, `type`, `status` and `reason`, as written.
+    /// For machines: every `code`, `type`, `status` and `reason`, and other spellings of these, as written.
     codes: Vec<String>,
+    /// The HTTP status that a vendor's own number amounts to.
+    vendor: Option<u16>,
     /// A Google quota that is counted per day.
     per_day_quota: bool,
 }
 
 impl Answer {
-    /// Reads a body of any shape; one that is not JSON has only an excerpt.
+    /// Reads a body of any shape; one that is not JSON, nor nearly, has only an excerpt.
     pub(super) fn parse(body: &[u8]) -> Self {
         if body.len() <= ERROR_BODY_BYTES_MAX
-            && let Ok(value) = serde_json::from_slice::<Value>(body)
+            && let Ok(value) = serde_json::from_str::<Value>(&json::mended(body))
         {
             let mut answer = Self::of(&value);
             if answer.message.is_none() {
@@ -55,11 +72,21 @@ impl Answer {
         // Google wraps the answer of a stream in an array.
         let value = value.get(0).unwrap_or(value);
         let mut answer = Self::default();
-        // Outside `error` stands the object itself (vLLM, Mistral, Cohere), or `type: "error"`.
-        let candidates = [value.get("error"), value.pointer("/errors/0"), Some(value)];
-        for object in candidates.into_iter().flatten() {
+        let choices = value.get("choices").and_then(Value::as_array);
+        let in_choices = (choices.into_iter().flatten()).filter_map(|choice| choice.get("error"));
+        // Outside `error` stands the object itself (vLLM, Mistral, Cohere), or `type: "error"`; Responses that
+        // are parts of an event have it inside.
+        let candidates = [
+            value.get("error"),
+            value.pointer("/errors/0"),
+            value.pointer("/response/error"),
+            value.get("base_resp"),
+            Some(value),
+        ];
+        for object in candidates.into_iter().flatten().chain(in_choices) {
             answer.read(object);
         }
+        answer.vendor = vendor_status(value);
         answer
     }
 
@@ -72,6 +99,9 @@ impl Answer {
             "title",
             "msg",
             "Message",
+            "status_msg",
+            "error_msg",
+            "errmsg",
             "error",
         ]
         .into_iter()
@@ -89,7 +119,7 @@ impl Answer {
             .chain(inner.into_iter().flatten())
             .chain(details)
         {
-            for field in ["code", "type", "status", "reason"] {
+            for field in CODE_FIELDS {
                 match coded.get(field) {
                     Some(Value::String(code)) => self.codes.push(code.clone()),
                     Some(Value::Number(code)) => self.codes.push(code.to_string()),
@@ -140,64 +170,59 @@ impl Answer {
             || self.has(&["404"]) && self.says(&["resource not found"])
     }
 
-    /// The kind of an error event inside a stream, where no status tells.
-    pub(super) fn kind(&self) -> ErrorKind {
-        let table: [(ErrorKind, &[&str]); 5] = [
-            (
-                ErrorKind::RateLimited,
-                &[
-                    "rate_limit_error",
-                    "rate_limit_exceeded",
-                    "rate_limited",
-                    "requests",
-                    "tokens",
-                    "429",
-                    "RESOURCE_EXHAUSTED",
-                ],
-            ),
-            (
-                ErrorKind::Auth,
-                &[
-                    "authentication_error",
-                    "permission_error",
-                    "invalid_api_key",
-                    "API_KEY_INVALID",
-                    "401",
-                    "403",
-                ],
-            ),
-            (
-                ErrorKind::NotFound,
-                &["not_found_error", "model_not_found", "404"],
-            ),
-            (
-                ErrorKind::Timeout,
-                &["timeout_error", "timeout", "408", "504"],
-            ),
-            (
-                ErrorKind::BadRequest,
-                &[
-                    "invalid_request_error",
-                    "invalid_prompt",
-                    "request_too_large",
-                    "context_length_exceeded",
-                    "BadRequestError",
-                    "content_filter",
-                    "400",
-                    "413",
-                    "422",
-                ],
-            ),
-        ];
-        if self.means_exhausted() {
-            return ErrorKind::QuotaExhausted;
-        }
-        // The rest is the server's: overloaded_error, api_error, server_error and what has no code.
-        table
-            .into_iter()
-            .find(|(_, codes)| self.has(codes))
-            .map_or(ErrorKind::ServerError, |(kind, _)| kind)
+    /// The HTTP status that an error amounts to which came without one: inside a 2xx, or in a stream. 500 if
+    /// it has no code.
+    pub(super) fn status_meant(&self) -> u16 {
+        let number = |code: &String| code.parse().ok().filter(|code| (400..=599).contains(code));
+        let numbers = || self.codes.iter().find_map(number);
+        let exhausted = || (self.has(&EXHAUSTED_CODES) || self.per_day_quota).then_some(429);
+        let words = || vendor_codes::of_words(self.codes.iter().map(String::as_str));
+        let said = || leading_status(self.message.as_deref()?);
+        numbers()
+            .or(self.vendor)
+            .or_else(exhausted)
+            .or_else(words)
+            .or_else(said)
+            .unwrap_or(500)
     }
+}
+
+/// What a vendor's number amounts to, by where it stands.
+fn vendor_status(value: &Value) -> Option<u16> {
+    let number = |path: &str| match value.pointer(path)? {
+        Value::String(code) => code.parse().ok(),
+        code => code.as_i64(),
+    };
+    let minimax = number("/base_resp/status_code").and_then(vendor_codes::minimax);
+    let qianfan = || number("/error_code").and_then(vendor_codes::qianfan);
+    let zhipu = || number("/error/code").and_then(vendor_codes::zhipu);
+    minimax.or_else(qianfan).or_else(zhipu)
+}
+
+/// A status that a message begins with: `Error code: 429 - {…}`, `HTTP 503: …`, `502 Bad Gateway`.
+fn leading_status(message: &str) -> Option<u16> {
+    let message = message.trim_start().to_ascii_lowercase();
+    let words = ["http", "error", "status", "code"];
+    let separators = [' ', ':', '=', '/'];
+    let mut rest = message.as_str();
+    while let Some(after) = words.iter().find_map(|word| rest.strip_prefix(word)) {
+        rest = after.trim_start_matches(separators);
+    }
+    let (number, after) = rest.split_at_checked(3)?;
+    let status: u16 = number
+        .parse()
+        .ok()
+        .filter(|code| (400..=599).contains(code))?;
+    // Without a word for it in front, it must look like one: `400 tokens` are none.
+    let is_named = rest.len() < message.len();
+    let reason = http::StatusCode::from_u16(status).ok()?.canonical_reason();
+    let has_reason = || {
+        let after = after.trim_start();
+        let reason = reason.map(str::to_ascii_lowercase);
+        after.starts_with([':', '-']) || reason.is_some_and(|reason| after.starts_with(&reason))
+    };
+    let ends = !after.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '.');
+    (ends && (is_named || after.is_empty() || has_reason())).then_some(status)
 }
 
 /// A message in one of its forms: a string, or FastAPI's list of `{loc, msg}`.

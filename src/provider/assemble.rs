@@ -16,7 +16,6 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use serde::de::IgnoredAny;
-use serde_json::Value;
 
 use self::choices::Choices;
 use self::fields::{Budget, Fields};
@@ -25,6 +24,7 @@ use self::responses::Response;
 use super::ApiPath;
 use super::answer::Answer;
 use super::usage::usage_of;
+use super::verdict::decide;
 use crate::error::ErrorKind;
 use crate::metrics::tokens::Tokens;
 
@@ -57,14 +57,14 @@ impl StreamError {
 
     /// The server's own error, in any shape.
     fn of_server(data: &str) -> Self {
-        let answer = serde_json::from_str::<Value>(data).map_or_else(
-            |_| Answer::parse(data.as_bytes()),
-            |value| Answer::of(&value),
-        );
+        let answer = Answer::parse(data.as_bytes());
         let text = answer.message.as_deref().unwrap_or("no message");
         Self {
             said: Some(data.to_owned()),
-            ..Self::new(answer.kind(), format!("error in the stream: {text}"))
+            ..Self::new(
+                decide(answer.status_meant(), &answer, None).0,
+                format!("error in the stream: {text}"),
+            )
         }
     }
 }

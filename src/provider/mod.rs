@@ -15,10 +15,12 @@ mod credentials;
 mod dialect;
 mod endpoint;
 pub mod entra;
+pub mod no_answer;
 mod openai;
 mod redactor;
 pub mod text;
 mod usage;
+mod vendor_codes;
 mod verdict;
 
 pub use assemble::{StreamAssembler, StreamError};

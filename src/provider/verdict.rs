@@ -22,6 +22,7 @@
 use super::answer::{Answer, one_line};
 use super::assemble::StreamError;
 use super::endpoint::{Endpoint, shown};
+use super::no_answer::NoAnswer;
 use crate::error::ErrorKind;
 
 /// Messages stand in records, logs and displays: enough for a sentence, not for a page.
@@ -76,7 +77,7 @@ pub enum Effect {
 
 /// [`Effect`] before the message is known.
 #[derive(Clone, Copy)]
-enum Cause {
+pub(super) enum Cause {
     Line,
     Transient,
     RateLimited,
@@ -119,8 +120,11 @@ impl Endpoint {
         )
     }
 
-    /// What a broken stream means; its head was a 2xx.
-    pub fn classify_stream(&self, error: &StreamError) -> Verdict {
+    /// What a broken stream means, whose head had this status, a 2xx.
+    pub fn classify_stream(&self, status: u16, error: &StreamError) -> NoAnswer {
+        if let Some(said) = &error.said {
+            return self.classify_event(said, &error.message);
+        }
         let (retry, cause) = match error.kind {
             ErrorKind::RateLimited => (true, Cause::RateLimited),
             ErrorKind::QuotaExhausted => (false, Cause::Exhausted),
@@ -130,7 +134,11 @@ impl Endpoint {
             }
             _ => (true, Cause::Transient),
         };
-        self.verdict(error.kind, retry, cause, &error.message)
+        NoAnswer {
+            status,
+            verdict: self.verdict(error.kind, retry, cause, &error.message),
+            is_error: false,
+        }
     }
 
     /// `text` as logs and records may show it: what a server sent may stand in it. Like
@@ -140,7 +148,13 @@ impl Endpoint {
         one_line(&self.redact(text), MESSAGE_BYTES_MAX)
     }
 
-    fn verdict(&self, kind: ErrorKind, retry: bool, cause: Cause, text: &str) -> Verdict {
+    pub(super) fn verdict(
+        &self,
+        kind: ErrorKind,
+        retry: bool,
+        cause: Cause,
+        text: &str,
+    ) -> Verdict {
         let message = self.message(text);
         let reason = message.clone();
         let effect = match cause {
@@ -175,7 +189,11 @@ impl Endpoint {
     }
 }
 
-fn decide(status: u16, answer: &Answer, asked: Option<bool>) -> (ErrorKind, bool, Cause) {
+pub(super) fn decide(
+    status: u16,
+    answer: &Answer,
+    asked: Option<bool>,
+) -> (ErrorKind, bool, Cause) {
     // A server that says "retry" does not mean "no money", whatever its code.
     let is_exhausted = answer.means_exhausted() && asked != Some(true);
     match status {
@@ -197,7 +215,7 @@ fn decide(status: u16, answer: &Answer, asked: Option<bool>) -> (ErrorKind, bool
 }
 
 /// The server's own word, as OpenAI's SDKs read it.
-fn should_retry<'h>(headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> Option<bool> {
+pub(super) fn should_retry<'h>(headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> Option<bool> {
     match find(headers, "x-should-retry")?.trim_ascii() {
         b"true" => Some(true),
         b"false" => Some(false),

@@ -93,7 +93,10 @@ fn tokens_and_prices_give_the_cost() {
         let place = Place::new();
         let mock = scripted(|_| {
             let usage = r#"{"prompt_tokens":1000,"completion_tokens":500,"prompt_tokens_details":{"cached_tokens":400}}"#;
-            Some(Scripted::json(200, format!(r#"{{"usage":{usage}}}"#)))
+            Some(Scripted::json(
+                200,
+                format!(r#"{{"choices":[{{"text":"ok"}}],"usage":{usage}}}"#),
+            ))
         });
         place.input(&[r#"{"input":"a"}"#; 4]);
         place.write(

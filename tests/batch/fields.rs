@@ -108,7 +108,7 @@ fn an_openai_line_gets_an_openai_record() {
             let refused = String::from_utf8_lossy(&request.body).contains("bad");
             let answer = match refused {
                 true => Scripted::json(400, r#"{"error":{"message":"no"}}"#),
-                false => Scripted::json(200, "{\n \"id\": 1\n}"),
+                false => Scripted::json(200, "{\n \"choices\": [{\"text\": \"a\"}]\n}"),
             };
             Some(answer.header("x-request-id", "req_77"))
         });
@@ -124,7 +124,7 @@ fn an_openai_line_gets_an_openai_record() {
         assert_eq!(success["custom_id"], "good");
         assert_eq!(
             success["response"],
-            json!({"status_code": 200, "request_id": "req_77", "body": {"id": 1}})
+            json!({"status_code": 200, "request_id": "req_77", "body": {"choices": [{"text": "a"}]}})
         );
         assert!(success["error"].is_null());
         let failure = &place.records("errors.jsonl")[0];
@@ -185,9 +185,9 @@ fn a_format_can_be_demanded() {
 
 #[test]
 fn a_pretty_answer_is_compacted_value_for_value() {
-    let pretty = "{\r\n  \"big\": 123456789012345678901234567890,\n\t\"twice\": 1 ,\"twice\": 2,\n  \
+    let pretty = "{\r\n  \"choices\": [ {\"text\": 1} ],\n  \"big\": 123456789012345678901234567890,\n\t\"twice\": 1 ,\"twice\": 2,\n  \
                   \"tiny\": 1.0e-400, \"text\": \"a \\u00e9 \\/ b:  { } , \\n\" ,\n  \"empty\": [ ], \"o\": { }\n}\n";
-    let compact = r#"{"big":123456789012345678901234567890,"twice":1,"twice":2,"tiny":1.0e-400,"text":"a \u00e9 \/ b:  { } , \n","empty":[],"o":{}}"#;
+    let compact = r#"{"choices":[{"text":1}],"big":123456789012345678901234567890,"twice":1,"twice":2,"tiny":1.0e-400,"text":"a \u00e9 \/ b:  { } , \n","empty":[],"o":{}}"#;
     for runtime in runtimes() {
         let place = Place::new();
         let mock = scripted(move |_| Some(Scripted::json(200, pretty)));

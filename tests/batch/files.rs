@@ -128,7 +128,7 @@ fn order_is_the_inputs_or_that_of_completion() {
             let mock = scripted(|request| {
                 let slow = String::from_utf8_lossy(&request.body).contains("slow");
                 let wait = std::time::Duration::from_millis(if slow { 700 } else { 0 });
-                Some(Scripted::json(200, "{}").after(wait))
+                Some(Scripted::json(200, r#"{"choices":[{"text":"a"}]}"#).after(wait))
             });
             place.input(&[r#"{"input":"slow"}"#, r#"{"input":"fast"}"#]);
             run(&place, &batch_args(&mock, runtime, &["--order", order])).expect(0);

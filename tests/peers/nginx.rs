@@ -135,7 +135,7 @@ fn an_answer_that_does_not_wait_for_the_request_is_taken() {
         return;
     }
     // Whatever was sent, the line gets this.
-    const ANSWER: &str = r#"{"messages":[{"content":"same"}]}"#;
+    const ANSWER: &str = r#"{"choices":[{"message":{"content":"same"}}]}"#;
     let sent = contents(200);
     for runtime in runtimes() {
         let settings =
@@ -145,7 +145,10 @@ fn an_answer_that_does_not_wait_for_the_request_is_taken() {
         let outcome = batch.run();
         assert_eq!(outcome.run.status, Some(0), "{:#?}", outcome.run);
         for number in 1..=sent.len() as u64 {
-            assert_eq!(outcome.answer(number)["messages"][0]["content"], "same");
+            assert_eq!(
+                outcome.answer(number)["choices"][0]["message"]["content"],
+                "same"
+            );
             assert_eq!(outcome.attempts(number), 1);
         }
     }

@@ -12,8 +12,7 @@ fn the_run_stops_at_its_cost_and_goes_on_with_more() {
     for runtime in runtimes() {
         let place = Place::new();
         // 1000 tokens at 10 USD per million: a cent each.
-        let body =
-            r#"{"model":"m","choices":[],"usage":{"prompt_tokens":500,"completion_tokens":500}}"#;
+        let body = r#"{"model":"m","choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":500,"completion_tokens":500}}"#;
         let mock = scripted(move |_| Some(Scripted::json(200, body)));
         config(
             &place,

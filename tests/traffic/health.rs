@@ -14,7 +14,7 @@ use crate::{args, arrivals, assert_complete, config, endpoint, numbered, request
 
 const LINES: usize = 400;
 
-const GOOD_ANSWER: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+const GOOD_ANSWER: &str = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 
 #[test]
 fn an_outage_costs_few_requests_and_no_line() {

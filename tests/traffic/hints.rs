@@ -23,7 +23,7 @@ fn limited_once(answer: fn() -> Scripted) -> blaze_uring::mock::Mock {
             assert!(!told.swap(true, Ordering::Relaxed));
             return Some(answer());
         }
-        let body = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+        let body = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
         Some(Scripted::json(200, body).after(Duration::from_millis(5)))
     })
 }
@@ -42,7 +42,7 @@ fn a_wait_is_obeyed_on_every_core_and_in_the_whole_quota_group() {
         || Scripted::json(503, "{}").header("retry-after-ms", "1000"),
         || Scripted::json(429, r#"{"error":{"message":"Please try again in 1s."}}"#),
         || {
-            Scripted::json(200, r#"{"choices":[]}"#)
+            Scripted::json(200, r#"{"choices":[{"message":{"content":"ok"}}]}"#)
                 .header("x-ratelimit-limit-requests", "100")
                 .header("x-ratelimit-remaining-requests", "0")
                 .header("x-ratelimit-reset-requests", "1s")
@@ -157,7 +157,10 @@ fn overshoot(runtime: &str) -> Duration {
     let told = std::sync::Arc::clone(&told_at);
     let mock = scripted(move |request| {
         if seen.fetch_add(1, Ordering::Relaxed) != LINES / 2 {
-            return Some(Scripted::json(200, r#"{"choices":[]}"#));
+            return Some(Scripted::json(
+                200,
+                r#"{"choices":[{"message":{"content":"ok"}}]}"#,
+            ));
         }
         *told.lock().expect("nobody panics") = Some(request.arrived);
         Some(Scripted::json(429, "{}").header("retry-after", "1"))

@@ -65,7 +65,7 @@ fn an_endpoint_at_its_request_limit_leaves_lines_to_the_others() {
 fn a_token_limit_is_kept_by_what_answers_used() {
     for runtime in runtimes() {
         let place = Place::new();
-        let body = r#"{"choices":[],"usage":{"prompt_tokens":60,"completion_tokens":40}}"#;
+        let body = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":60,"completion_tokens":40}}"#;
         let mock = scripted(move |_| Some(Scripted::json(200, body)));
         config(
             &place,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Place, mock_with, run, runtimes, scripted};
 use crate::{args, config, endpoint};
 
-const GOOD: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+const GOOD: &str = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 
 /// What a line meets at every attempt: a name, and what becomes of it.
 type Rule = (&'static str, fn() -> Scripted, u64, &'static str);

@@ -175,7 +175,9 @@ pub fn content(body: &[u8]) -> String {
 
 /// An answer that tells whose it is.
 pub fn answer_to(content: &str) -> String {
-    json!({"id": content, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}).to_string()
+    let choices = json!([{"message": {"role": "assistant", "content": content}}]);
+    let usage = json!({"prompt_tokens": 3, "completion_tokens": 2});
+    json!({"id": content, "choices": choices, "usage": usage}).to_string()
 }
 
 fn by_line(place: &Place, name: &str) -> BTreeMap<u64, Value> {

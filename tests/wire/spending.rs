@@ -129,7 +129,7 @@ fn attempts_of_unfinished_lines_count_against_the_budget_of_the_next_process() {
 #[test]
 fn an_answer_costs_what_its_own_model_costs() {
     for runtime in runtimes() {
-        let body = r#"{"model":"m-2024-07-18","usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+        let body = r#"{"model":"m-2024-07-18","choices":[{"text":"a"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
         let mock = scripted(move |_| Some(Scripted::json(200, body)));
         let url = mock.url("/v1/chat/completions");
         let mut batch = Batch::chat(runtime, &url, []).with(&["--json-logs"]);

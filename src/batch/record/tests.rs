@@ -199,7 +199,8 @@ fn usage_comes_from_the_response() {
         for format in [RecordFormat::Blaze, RecordFormat::OpenAi] {
             let success = success(line, &parsed, response.as_bytes());
             assert_eq!(
-                write_success(format, &success, &free, &mut Vec::new()).map(|billed| billed.tokens),
+                write_success(format, &success, &free, &mut Vec::new())
+                    .map(|written| written.billed.tokens),
                 Ok(expect),
                 "{response}"
             );
@@ -382,7 +383,7 @@ fn openai_records() {
                 body: Some(b"{\"a\": 1}"),
                 ..plain
             },
-            r#"{"status_code":400,"request_id":null,"body":{"a":1}},"error":{"code":"timeout","message":"timed out after 30 s"}}"#,
+            r#"{"status_code":400,"request_id":"req_43b75dd5208953d7","body":{"a":1}},"error":{"code":"timeout","message":"timed out after 30 s"}}"#,
         ),
         (
             Failure {
@@ -398,7 +399,7 @@ fn openai_records() {
                 status: Some(502),
                 ..plain
             },
-            r#"{"status_code":502,"request_id":null,"body":null},"error":{"code":"timeout","message":"timed out after 30 s"}}"#,
+            r#"{"status_code":502,"request_id":"req_43b75dd5208953d7","body":null},"error":{"code":"timeout","message":"timed out after 30 s"}}"#,
         ),
     ] {
         assert_eq!(

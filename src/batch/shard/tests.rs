@@ -90,7 +90,8 @@ impl Bench {
     fn fail(&self, ticket: &Ticket) {
         let failure = crate::client::Failure::Protocol("cut".to_owned());
         let now = runtime::now();
-        self.shard.settle(ticket, now, Err(failure), &[], None);
+        self.shard
+            .settle(ticket, None, now, Err(failure), &[], None);
     }
 
     fn in_flight(&self) -> usize {
@@ -146,7 +147,9 @@ fn a_pushback_takes_its_place_in_flight_back_to_the_coordinator() {
         let (phase, after) = (crate::client::Phase::Waiting, Duration::ZERO);
         let failure = crate::client::Failure::Timeout { phase, peer, after };
         let sent = runtime::now();
-        bench.shard.settle(&refused, sent, Err(failure), &[], None);
+        bench
+            .shard
+            .settle(&refused, None, sent, Err(failure), &[], None);
         assert!(bench.shard.next().is_none(), "the place is used again");
         let told: Vec<Report> = (bench.events.try_iter())
             .map(|event| event.report)

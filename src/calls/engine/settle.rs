@@ -14,10 +14,12 @@ use crate::calls::request::Call;
 use crate::entra::BearerTokens;
 use crate::error::ErrorKind;
 use crate::http::Response;
+use crate::json;
 use crate::metrics::tokens::Tokens;
 use crate::policy::health::State;
 use crate::policy::retry::{self, Decision};
 use crate::policy::wait_hint::WaitHint;
+use crate::provider::no_answer::Glance;
 use crate::provider::usage_of;
 use crate::runtime::{self, Runtime};
 
@@ -59,8 +61,11 @@ impl<R: Runtime> Engine<R> {
         let judge = Judge::new(endpoint, &response, &reply, unix_now_ms);
         self.traffic.handle_hint(attempt.endpoint, &judge.hint, now);
         let parsed = judge.answer(stream).and_then(|answer| {
-            let json = serde_json::from_slice(&answer.body).map_err(|_| judge.not_json())?;
-            Ok((json, answer))
+            let json = read(&answer.body).ok_or_else(|| judge.not_json())?;
+            match judge.no_answer(attempt.path, &answer, &Glance::at(&answer.body)) {
+                Some(failed) => Err(failed),
+                None => Ok((json, answer)),
+            }
         });
         match parsed {
             Ok((json, answer)) => {
@@ -68,6 +73,13 @@ impl<R: Runtime> Engine<R> {
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
             Err(mut failed) => {
+                if failed.wait != judge.hint.wait {
+                    let hint = WaitHint {
+                        wait: failed.wait,
+                        ..WaitHint::default()
+                    };
+                    self.traffic.handle_hint(attempt.endpoint, &hint, now);
+                }
                 self.strike_out(&attempt, &mut failed);
                 let excuses =
                     |tokens: &BearerTokens| tokens.excuses(endpoint, attempt.token_generation);
@@ -155,7 +167,7 @@ impl<R: Runtime> Engine<R> {
         );
         let metrics = &mut self.ledger.metrics;
         metrics.failed_attempt(endpoint, verdict.kind, failed.tokens);
-        let model = failed.body.and_then(spend::model_of);
+        let model = failed.body.as_deref().and_then(spend::model_of);
         self.charge(&attempt, failed.tokens, model.as_deref());
         self.ledger
             .sample(endpoint, verdict.kind, failed.status, &verdict.message);
@@ -231,6 +243,15 @@ impl<R: Runtime> Engine<R> {
         self.ledger.cost(usd.unwrap_or(0.0));
         usd
     }
+}
+
+/// An answer as a tree. Half a character in it, which is JSON all the same, is replaced: a tree cannot hold it.
+fn read(body: &[u8]) -> Option<Value> {
+    let plain = serde_json::from_slice(body).ok();
+    plain.or_else(|| {
+        json::validate(body).ok()?;
+        serde_json::from_str(&json::mended(body)).ok()
+    })
 }
 
 fn excerpt(body: &[u8]) -> Option<String> {

@@ -288,11 +288,12 @@ fn a_long_message_is_cut_inside_the_bound_and_never_through_a_secret() {
 #[test]
 fn a_broken_stream_is_judged_by_its_kind() {
     let check = |kind: ErrorKind, retry: bool, effect: &str| {
-        let verdict = endpoint().classify_stream(&StreamError {
+        let error = StreamError {
             kind,
             message: format!("with {KEY}\n"),
             said: None,
-        });
+        };
+        let verdict = endpoint().classify_stream(200, &error).verdict;
         assert_eq!(
             (verdict.retry, effect_name(&verdict.effect)),
             (retry, effect),
