@@ -18,6 +18,7 @@ mod providers;
 mod proxies;
 mod servers;
 mod spending;
+mod stream_forms;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
