@@ -467,6 +467,54 @@ fn a_stream_is_handed_out_as_it_arrives() {
 }
 
 #[test]
+fn deltas_are_the_events_of_the_answer_and_nothing_else() {
+    on_both(|runtime| {
+        let chunk = |text: &str, finish: &str| {
+            format!(
+                r#"data: {{"choices":[{{"index":0,"delta":{{"content":"{text}"}},"finish_reason":{finish}}}]}}"#
+            )
+        };
+        let whole = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"ab"},"finish_reason":"stop"}]}"#;
+        let pings =
+            "event: ping\ndata: 12:00\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\n: wait\n\n";
+        let ended = chunk("b", "\"stop\"");
+        let started = chunk("a", "null");
+        // What is sent, and how many deltas that is.
+        let bodies = [
+            (
+                format!("{started}\n\n{pings}{ended}\n\ndata: [DONE]\n\n"),
+                2,
+            ),
+            // The last event has no line end.
+            (format!("{pings}{started}\n\n{pings}{ended}"), 2),
+            (format!("{started}\n{ended}\ndata: [DONE]"), 2),
+            // No stream came.
+            (whole.to_owned(), 1),
+        ];
+        for kind in ["text/event-stream", "application/json"] {
+            for (body, expect) in &bodies {
+                let length = body.len();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
+                );
+                let mock = scripted(move |_, _| Some(Scripted::raw(answer.clone())));
+                let client = client(runtime, &[&mock]);
+                let (mut text, mut events) = (String::new(), 0);
+                let completion = client
+                    .chat_completion_stream("tell me", &CallOptions::default(), |delta| {
+                        events += 1;
+                        text.push_str(delta.text().unwrap_or_default());
+                    })
+                    .expect("an answer");
+                assert_eq!((text.as_str(), events), ("ab", *expect), "{kind}, {body}");
+                assert_eq!(completion.text(), Some("ab"), "{kind}, {body}");
+                assert_eq!(completion.ttft.is_some(), *expect == 2, "{kind}, {body}");
+            }
+        }
+    });
+}
+
+#[test]
 fn deltas_come_before_the_end_and_a_broken_stream_is_not_sent_again() {
     on_both(|runtime| {
         let event = |text: &str| {

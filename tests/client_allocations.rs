@@ -13,7 +13,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use blaze_uring::client::{Pool, PoolSettings, Target};
+use blaze_uring::client::{Pool, PoolSettings, Target, Wanted};
 use blaze_uring::http::{Limits, MAX_HEAD_BYTES, Origin, Scheme};
 use blaze_uring::runtime::dns::Resolver;
 use blaze_uring::runtime::{self, Runtime, buffers, tokio::Tokio, uring::Uring};
@@ -102,7 +102,9 @@ fn check<R: Runtime>() {
             let start = runtime::now();
             let deadline = start + Duration::from_secs(10);
             let write = |request: &mut Vec<u8>| request.extend_from_slice(REQUEST);
-            let exchange = pool.exchange(0, start, deadline, write, |_| {}).await;
+            let exchange = pool
+                .exchange(0, start, deadline, write, |_| Wanted::More)
+                .await;
             let response = exchange.result.expect("the server answers");
             assert_eq!((response.status, response.reusable), (200, true));
             pool.sweep(runtime::now());

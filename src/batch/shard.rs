@@ -22,7 +22,7 @@ use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
 use crate::batch::stream::StreamReply;
-use crate::client::{Pool, PoolStats};
+use crate::client::{Pool, PoolStats, Wanted};
 use crate::entra::BearerTokens;
 use crate::metrics::ShardMetrics;
 use crate::provider::ApiPath;
@@ -227,9 +227,11 @@ impl<R: Runtime> Shard<R> {
                 sent,
                 sent + self.plan.config.request.timeout,
                 |request| path.set(Some(self.encode(ticket, request))),
-                |bytes| {
-                    if let Some(stream) = self.stream_reply(ticket, path.get(), &mut stream) {
+                |bytes| match self.stream_reply(ticket, path.get(), &mut stream) {
+                    None => Wanted::More,
+                    Some(stream) => {
                         stream.feed(bytes, runtime::now());
+                        stream.wanted()
                     }
                 },
             )

@@ -6,12 +6,13 @@
 
 use std::time::Instant;
 
+use crate::client::Wanted;
 use crate::error::ErrorKind;
 use crate::http::sse::{self, Event, EventReader, SseError};
 use crate::json;
 use crate::metrics::tokens::Tokens;
 use crate::provider::ApiPath;
-use crate::provider::assemble::{StreamAssembler, StreamError};
+use crate::provider::assemble::{StreamAssembler, StreamError, each_event};
 use crate::runtime;
 
 /// Room for the entries of an answer that is assembled from a body in memory, whose size is bounded.
@@ -116,18 +117,20 @@ impl StreamReply {
             ..
         } = self;
         let fed = read(events, &mut |event| {
-            if broken.is_some() {
-                return;
-            }
-            let taken = match event.bare {
-                true => assembler.feed_bare(event.data, now),
-                false => assembler.feed(event.event, event.data, now),
-            };
-            match taken {
-                Ok(true) => on_event(event.data),
-                Ok(false) => {}
-                Err(error) => *broken = Some(error),
-            }
+            each_event(event.data, |data| {
+                if broken.is_some() {
+                    return;
+                }
+                let taken = match event.bare {
+                    true => assembler.feed_bare(data, now),
+                    false => assembler.feed(event.event, data, now),
+                };
+                match taken {
+                    Ok(true) => on_event(data),
+                    Ok(false) => {}
+                    Err(error) => *broken = Some(error),
+                }
+            });
         });
         if let Err(error) = fed {
             broken.get_or_insert_with(|| StreamError {
@@ -137,6 +140,14 @@ impl StreamReply {
                 message: error.to_string(),
                 said: None,
             });
+        }
+    }
+
+    /// Nothing more is wanted of a stream that has said that it is complete, or why it is none.
+    pub fn wanted(&self) -> Wanted {
+        match self.broken.is_some() || self.assembler.is_done() {
+            true => Wanted::Enough,
+            false => Wanted::More,
         }
     }
 

@@ -15,7 +15,7 @@ use super::traffic::{Admitted, Traffic};
 use crate::batch::encode::{Outgoing, RouteCache};
 use crate::batch::plan::Plan;
 use crate::batch::stream::StreamReply;
-use crate::client::{self, Pool};
+use crate::client::{self, Pool, Wanted};
 use crate::entra::{BearerTokens, News};
 use crate::error::ErrorKind;
 use crate::http::Response;
@@ -483,9 +483,11 @@ async fn exchange<R: Runtime>(
             runtime::now(),
             deadline,
             |out| out.extend_from_slice(&request),
-            |bytes| {
-                if let Some(stream) = &mut stream {
+            |bytes| match &mut stream {
+                None => Wanted::More,
+                Some(stream) => {
                     stream.feed_watched(bytes, runtime::now(), &mut show);
+                    stream.wanted()
                 }
             },
         )

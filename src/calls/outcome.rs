@@ -70,7 +70,7 @@ impl CallError {
     }
 }
 
-/// One event of a stream.
+/// One event of a stream; the whole answer, where one came instead of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Delta {
     /// The event's JSON as the server sent it.

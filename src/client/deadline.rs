@@ -132,6 +132,14 @@ impl Lease {
         self.deadlines.slots.borrow_mut()[self.slot].deadline = Some(deadline);
     }
 
+    /// Moves the deadline to `by`, unless it is earlier.
+    pub(super) fn hasten(&self, by: Instant) {
+        let deadline = self.deadlines.slots.borrow()[self.slot].deadline;
+        if deadline.is_some_and(|deadline| by < deadline) {
+            self.arm(by);
+        }
+    }
+
     /// Takes the deadline back; whether it had fired.
     pub(super) fn disarm(&self) -> bool {
         let mut slots = self.deadlines.slots.borrow_mut();

@@ -40,6 +40,20 @@ pub struct Target {
     pub http2: Option<bool>,
 }
 
+/// Whether a caller wants more of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// To its end.
+    More,
+    /// What has come says that it is complete. Its end is waited for a moment, so that the connection can
+    /// be used again, and not more: some servers never send it.
+    Enough,
+}
+
+/// How long the end of a body is waited for that says of itself that it is complete. It comes with the last
+/// bytes, or in the packet behind them.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// What came of one exchange.
 #[derive(Debug)]
 pub struct Exchange {

@@ -16,7 +16,7 @@ use super::endpoint::{Endpoint, Idle, Way};
 use super::failure::{Failure, Phase};
 use super::http2::{self, Ended};
 use super::pump::{self, Broken, Transfer};
-use super::{Exchange, Target};
+use super::{Exchange, Target, Wanted};
 use crate::http::{Limits, Response};
 use crate::runtime::dns::Resolver;
 use crate::runtime::{self, Runtime, Write, awaited, buffers};
@@ -132,7 +132,8 @@ impl<R: Runtime> Pool<R> {
     }
 
     /// One attempt: has `write` append the request (head and body) to an empty buffer, sends it to
-    /// `target` and reads the answer. `on_body` sees the decoded body as it arrives, each byte once.
+    /// `target` and reads the answer. `on_body` sees the decoded body as it arrives, each byte once;
+    /// when it has [`Wanted::Enough`], the answer is what has come so far, however the rest ends.
     /// `start` is now, for the caller has looked at the clock.
     ///
     /// A reused connection that ends before the first byte of an answer had gone stale: the request
@@ -146,7 +147,7 @@ impl<R: Runtime> Pool<R> {
         start: Instant,
         deadline: Instant,
         mut write: impl FnMut(&mut Vec<u8>),
-        mut on_body: impl FnMut(&[u8]),
+        mut on_body: impl FnMut(&[u8]) -> Wanted,
     ) -> impl Future<Output = Exchange> {
         let endpoint = &self.targets[target];
         let times = Times { start, deadline };
@@ -180,7 +181,7 @@ impl<R: Runtime> Pool<R> {
 
     /// Sends on a stream if the server speaks HTTP/2, else on an idle connection or a fresh one, and
     /// a second time if the idle one was stale.
-    async fn perform<W: FnMut(&mut Vec<u8>), B: FnMut(&[u8])>(
+    async fn perform<W: FnMut(&mut Vec<u8>), B: FnMut(&[u8]) -> Wanted>(
         &self,
         endpoint: &Rc<Endpoint<R>>,
         parts: &mut Parts<'_, W, B>,
@@ -271,7 +272,7 @@ impl<R: Runtime> Pool<R> {
     /// HTTP/2: sends on a stream; a second time if the connection had gone stale or the stream was
     /// refused; and elsewhere whenever a connection closes before it took the request. `None`: the
     /// server speaks HTTP/1.1.
-    async fn perform_shared<W: FnMut(&mut Vec<u8>), B: FnMut(&[u8])>(
+    async fn perform_shared<W: FnMut(&mut Vec<u8>), B: FnMut(&[u8]) -> Wanted>(
         &self,
         endpoint: &Rc<Endpoint<R>>,
         parts: &mut Parts<'_, W, B>,

@@ -12,8 +12,9 @@ use std::task::{Context, Poll};
 
 use super::deadline::Lease;
 use super::failure::Phase;
+use super::{LINGER, Wanted};
 use crate::http::{Limits, Progress, ProtocolError, Response, ResponseReader};
-use crate::runtime::{Read, buffers};
+use crate::runtime::{self, Read, buffers};
 
 /// Least room for a read: a usual answer and its head arrive in one.
 const READ_ROOM: usize = 4 * 1024;
@@ -68,11 +69,13 @@ pub(super) async fn perform<R: Read>(
     lease: &Lease,
     limits: Limits,
     transfer: &mut Transfer,
-    on_body: &mut impl FnMut(&[u8]),
+    on_body: &mut impl FnMut(&[u8]) -> Wanted,
 ) -> Attempt {
     let mut response = ResponseReader::new(limits);
     let mut delivered = 0;
     let mut closed = false;
+    // The caller needs no more of the body.
+    let mut enough = false;
     let mut reserve = READ_ROOM;
     // Whether the write is over, and if so, whether it succeeded.
     let mut sent: Option<bool> = None;
@@ -102,6 +105,7 @@ pub(super) async fn perform<R: Read>(
         transfer.reply = reply;
         let reply = &mut transfer.reply;
         let progress = match read {
+            Err(_) | Ok(0) if enough => break response.so_far().ok_or(Broken::Cut(None)),
             Err(error) => break Err(Broken::Cut(Some(error))),
             Ok(0) if !response.started() => break Err(Broken::Cut(None)),
             Ok(0) => {
@@ -117,13 +121,22 @@ pub(super) async fn perform<R: Read>(
         if let Some(body) = response.body_so_far()
             && body.len() > delivered
         {
-            on_body(&reply[body.start + delivered..body.end]);
+            let wanted = on_body(&reply[body.start + delivered..body.end]);
             delivered = body.len();
+            if wanted == Wanted::Enough && !enough {
+                enough = true;
+                lease.hasten(runtime::now() + LINGER);
+            }
         }
         match progress {
             Ok(Progress::NeedMore { reserve: room }) => reserve = room,
             Ok(Progress::Done(response)) => break Ok(response),
-            Err(error) => break Err(Broken::Protocol(error)),
+            Err(error) => {
+                break match response.so_far().filter(|_| enough) {
+                    Some(response) => Ok(response),
+                    None => Err(Broken::Protocol(error)),
+                };
+            }
         }
     };
 

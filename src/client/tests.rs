@@ -125,8 +125,12 @@ async fn exchange<R: Runtime>(
     pool: &Pool<R>,
     sent: &[u8],
     patience: Duration,
-    on_body: impl FnMut(&[u8]),
+    mut on_body: impl FnMut(&[u8]),
 ) -> Exchange {
+    let on_body = move |bytes: &[u8]| {
+        on_body(bytes);
+        Wanted::More
+    };
     let start = runtime::now();
     let write = |out: &mut Vec<u8>| {
         assert!(out.is_empty(), "the request gets an empty buffer");

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Means;
-use crate::client::{Failure, Pool, PoolSettings, ProxyRules, Target};
+use crate::client::{Failure, Pool, PoolSettings, ProxyRules, Target, Wanted};
 use crate::config::Secret;
 use crate::http::Origin;
 use crate::provider::EntraSource;
@@ -177,7 +177,7 @@ impl<R: Runtime> Fetcher<R> {
                 start,
                 deadline,
                 |out| out.extend_from_slice(request),
-                |_| {},
+                |_| Wanted::More,
             )
             .await;
         let response = exchange.result?;

@@ -161,6 +161,18 @@ impl ResponseReader {
         self.head.as_ref().map(|head| head.span.end..self.body_end)
     }
 
+    /// The response as far as it has come, once its head is complete, for a caller who needs no more of it.
+    pub fn so_far(&self) -> Option<Response> {
+        let head = self.head.as_ref()?;
+        Some(Response {
+            status: head.status,
+            head: head.span.clone(),
+            body: head.span.end..self.body_end,
+            reusable: false,
+            signals: head.signals,
+        })
+    }
+
     /// The final head, once it is complete.
     pub fn head(&self) -> Option<&Head> {
         self.head.as_ref()

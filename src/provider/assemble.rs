@@ -148,18 +148,7 @@ impl StreamAssembler {
         if !data.starts_with('{') && (data == "null" || !is_of_an_api(name)) {
             return Ok(false);
         }
-        match on_one_line(data) {
-            Ok(line) => self.feed_object(name, &line, now),
-            // Events whose server forgot the blank line between them.
-            Err(_) if are_several(data) => {
-                let mut taken = false;
-                for line in data.lines() {
-                    taken |= self.feed(event, line, now)?;
-                }
-                Ok(taken)
-            }
-            Err(error) => Err(error),
-        }
+        self.feed_object(name, &on_one_line(data)?, now)
     }
 
     /// Takes a line that is no field of an event: some servers write an error, or every chunk, as a
@@ -314,11 +303,17 @@ fn on_one_line(data: &str) -> Result<Cow<'_, str>, StreamError> {
     Ok(Cow::Owned(data.replace(['\n', '\r'], " ")))
 }
 
-/// Whether each line of `data` is an event by itself.
-fn are_several(data: &str) -> bool {
-    data.lines().map(str::trim).all(|line| {
+/// Hands out `data`, or each of its lines if they are events by themselves: some servers forget the blank
+/// line between them.
+pub fn each_event(data: &str, mut take: impl FnMut(&str)) {
+    let is_one = |line: &str| {
+        let line = line.trim();
         line.is_empty() || is_end_mark(line) || serde_json::from_str::<Fields<'_>>(line).is_ok()
-    })
+    };
+    match data.contains('\n') && data.lines().all(is_one) {
+        true => data.lines().for_each(take),
+        false => take(data),
+    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,7 @@ pub fn answer_text(response: &Value) -> Option<&str> {
             .iter()
             .position(|part| part["text"].is_string())
     };
-    if let Some(text) = choice["message"]["content"]
-        .as_str()
-        .or(choice["text"].as_str())
-    {
+    if let Some(text) = text_of(&choice["message"]["content"]).or(choice["text"].as_str()) {
         return Some(text);
     }
     if let Some(at) = first_text(&response["content"]) {
@@ -28,7 +25,15 @@ pub fn answer_text(response: &Value) -> Option<&str> {
     })
 }
 
-/// The text that one event of a stream adds to the first choice.
+/// A content: its text, or the first text among its parts.
+fn text_of(content: &Value) -> Option<&str> {
+    let parts = content.as_array().into_iter().flatten();
+    let first = || parts.into_iter().find_map(|part| part["text"].as_str());
+    content.as_str().or_else(first)
+}
+
+/// The text that one event of a stream adds to the first choice; a whole answer in place of a stream adds
+/// all of it.
 pub fn delta_text(event: &Value) -> Option<&str> {
     let choice = event["choices"].as_array().and_then(|choices| {
         choices
@@ -36,13 +41,17 @@ pub fn delta_text(event: &Value) -> Option<&str> {
             .find(|choice| choice["index"].as_u64().unwrap_or(0) == 0)
     });
     if let Some(choice) = choice {
-        return choice["delta"]["content"]
-            .as_str()
-            .or(choice["text"].as_str());
+        return text_of(&choice["delta"]["content"])
+            .or(choice["text"].as_str())
+            .or(text_of(&choice["message"]["content"]));
+    }
+    if event["object"] == "response" {
+        return answer_text(event);
     }
     match event["type"].as_str()? {
         "content_block_delta" => event["delta"]["text"].as_str(),
         "response.output_text.delta" => event["delta"].as_str(),
+        "message" => answer_text(event),
         _ => None,
     }
 }
@@ -75,6 +84,10 @@ mod tests {
             json!({"choices": [{"message": {"content": null, "tool_calls": []}}]}),
             None,
         );
+        check(
+            json!({"choices": [{"message": {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}]}}]}),
+            Some("a"),
+        );
         check(json!([]), None);
     }
 
@@ -106,5 +119,22 @@ mod tests {
             Some("a"),
         );
         check(json!({"type": "ping"}), None);
+        check(
+            json!({"choices": [{"delta": {"content": [{"type": "text", "text": "a"}]}}]}),
+            Some("a"),
+        );
+        // Whole answers.
+        check(
+            json!({"choices": [{"message": {"content": "a"}}]}),
+            Some("a"),
+        );
+        check(
+            json!({"type": "message", "content": [{"type": "text", "text": "a"}]}),
+            Some("a"),
+        );
+        check(
+            json!({"object": "response", "output": [{"content": [{"type": "output_text", "text": "a"}]}]}),
+            Some("a"),
+        );
     }
 }

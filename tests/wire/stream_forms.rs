@@ -192,3 +192,70 @@ fn what_is_no_whole_stream_is_an_answer_or_a_failure() {
         outcome.run.expect(3);
     }
 }
+
+/// How a server may fail to end the body of a stream that has said that it is complete.
+const ENDLESS: [(&str, bool); 5] = [
+    ("transfer-encoding: chunked\r\n", true),
+    ("transfer-encoding: chunked\r\n", false),
+    ("content-length: 99999\r\n", true),
+    ("content-length: 99999\r\n", false),
+    ("connection: close\r\n", false),
+];
+
+#[test]
+fn a_stream_that_says_that_it_is_complete_is_not_waited_for() {
+    let ends: [(&str, &str, &str); 3] = [
+        (
+            "/v1/chat/completions",
+            "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+            "choices",
+        ),
+        (
+            "/v1/responses",
+            "data: {\"type\":\"response.completed\",\"response\":{\"output\":[{\"type\":\"message\",\"content\":[{\"type\":\"output_text\",\"text\":\"a\"}]}]}}\n\n",
+            "output",
+        ),
+        (
+            "/v1/messages",
+            "data: {\"type\":\"message_start\",\"message\":{\"type\":\"message\",\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}}\n\ndata: {\"type\":\"message_stop\"}\n\n",
+            "content",
+        ),
+    ];
+    for runtime in runtimes() {
+        let mock = scripted(move |request| {
+            let content = content(&request.body);
+            let (end, form) = content.split_once('/').expect("two numbers");
+            let number = |text: &str| text.parse::<usize>().expect("a number");
+            let (framing, closes) = ENDLESS[number(form)];
+            let events = ends[number(end)].1;
+            let body = match framing.starts_with("transfer") {
+                true => format!("{:x}\r\n{events}\r\n", events.len()),
+                false => events.to_owned(),
+            };
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n{framing}\r\n");
+            let answer = Scripted::raw(head + &body);
+            Some(match closes {
+                true => answer.then_close(),
+                false => answer.then_hang(),
+            })
+        });
+        let forms = (0..ends.len()).flat_map(|end| (0..ENDLESS.len()).map(move |form| (end, form)));
+        let forms: Vec<(usize, usize)> = forms.collect();
+        let lines = forms
+            .iter()
+            .map(|(end, form)| request(ends[*end].0, &format!("{end}/{form}"), true));
+        let batch = Batch {
+            lines: lines.collect(),
+            ..Batch::chat(runtime, &mock.url("/v1"), [])
+        };
+        // Nobody waits for so long, so whatever comes has come without it.
+        let outcome = batch.with(&["--timeout", "1000"]).run();
+        for (number, (end, form)) in (1_u64..).zip(forms) {
+            let answer = &outcome.answer(number)[ends[end].2];
+            let is_there = answer.as_array().is_some_and(|list| !list.is_empty());
+            assert!(is_there, "{runtime}, {}, {:?}", ends[end].0, ENDLESS[form]);
+        }
+        outcome.run.expect(0);
+    }
+}

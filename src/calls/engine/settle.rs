@@ -9,7 +9,7 @@ use super::{Attempt, Engine, Finished, Received};
 use crate::batch::judgement::{Answer, Failed, Judge, TOKEN_PAUSE};
 use crate::batch::record::RESPONSE_TEXT_BYTES_MAX;
 use crate::batch::spend;
-use crate::calls::outcome::{CallError, Completion};
+use crate::calls::outcome::{CallError, Completion, Delta};
 use crate::calls::request::Call;
 use crate::entra::BearerTokens;
 use crate::error::ErrorKind;
@@ -70,6 +70,11 @@ impl<R: Runtime> Engine<R> {
         match parsed {
             Ok((json, answer)) => {
                 let request_id = judge.request_id.map(str::to_owned);
+                if attempt.call.streams && !delta_seen {
+                    // It came whole, although a stream was asked for.
+                    let event = Value::clone(&json);
+                    self.open.push_delta(attempt.call.id, Delta { event });
+                }
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
             Err(mut failed) => {

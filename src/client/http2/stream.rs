@@ -10,9 +10,10 @@ use super::group::Slot;
 use crate::client::deadline::Lease;
 use crate::client::failure::{Failure, Phase};
 use crate::client::pump::Transfer;
+use crate::client::{LINGER, Wanted};
 use crate::http::{Response, Scheme};
 use crate::http2::{Fault, Key, Reason, State, Stream};
-use crate::runtime::buffers;
+use crate::runtime::{self, buffers};
 
 /// Why an exchange has no response.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ struct Open<'a> {
     key: Key,
     /// Bytes of the body that the caller has seen.
     delivered: usize,
+    /// The caller needs no more of it.
+    enough: bool,
 }
 
 impl Drop for Open<'_> {
@@ -77,7 +80,7 @@ pub(in crate::client) async fn perform(
     sending: &Sending<'_>,
     request: Vec<u8>,
     transfer: &mut Transfer,
-    on_body: &mut impl FnMut(&[u8]),
+    on_body: &mut impl FnMut(&[u8]) -> Wanted,
 ) -> Result<Response, Ended> {
     let mut open = sending.open(request)?;
     poll_fn(|context| sending.poll(&mut open, transfer, on_body, context)).await
@@ -111,6 +114,7 @@ impl Sending<'_> {
             connection,
             key,
             delivered: 0,
+            enough: false,
         })
     }
 
@@ -118,12 +122,13 @@ impl Sending<'_> {
         &self,
         open: &mut Open<'_>,
         transfer: &mut Transfer,
-        on_body: &mut impl FnMut(&[u8]),
+        on_body: &mut impl FnMut(&[u8]) -> Wanted,
         context: &mut Context<'_>,
     ) -> Poll<Result<Response, Ended>> {
         let mut machine = open.connection.machine.borrow_mut();
         let stream = machine.stream(open.key);
-        if self.lease.has_fired(context.waker()) {
+        let is_late = self.lease.has_fired(context.waker());
+        if is_late && !open.enough {
             let phase = phase(stream);
             drop(machine);
             let slot = &self.slot;
@@ -134,6 +139,7 @@ impl Sending<'_> {
         transfer.answered = head_end > 0;
         let (status, signals) = (stream.status(), stream.signals());
         let failure = match stream.state() {
+            _ if is_late => None,
             State::Waiting => {
                 stream.remember(context.waker());
                 return Poll::Pending;
@@ -143,7 +149,9 @@ impl Sending<'_> {
                 // Out of the machine while the caller looks at it.
                 let reply = mem::take(stream.reply());
                 drop(machine);
-                open.deliver(&reply[head_end..], on_body);
+                if open.deliver(&reply[head_end..], on_body) == Wanted::Enough {
+                    self.lease.hasten(runtime::now() + LINGER);
+                }
                 let mut machine = open.connection.machine.borrow_mut();
                 *machine.stream(open.key).reply() = reply;
                 return Poll::Pending;
@@ -154,11 +162,13 @@ impl Sending<'_> {
         let reply = mem::take(stream.reply());
         drop(machine);
         if head_end > 0 {
-            open.deliver(&reply[head_end..], on_body);
+            let _ = open.deliver(&reply[head_end..], on_body);
         }
         let body = head_end..reply.len();
         buffers::give_back(mem::replace(&mut transfer.reply, reply));
-        if let Some((fault, phase)) = failure {
+        if let Some((fault, phase)) = failure
+            && !open.enough
+        {
             return Poll::Ready(Err(self.failed(fault, phase)));
         }
         Poll::Ready(Ok(Response {
@@ -196,11 +206,16 @@ impl Sending<'_> {
 }
 
 impl Open<'_> {
-    /// Shows the caller what it has not seen of the body.
-    fn deliver(&mut self, body: &[u8], on_body: &mut impl FnMut(&[u8])) {
-        if body.len() > self.delivered {
-            on_body(&body[self.delivered..]);
-            self.delivered = body.len();
+    /// Shows the caller what it has not seen of the body; `Enough` once, when it is.
+    fn deliver(&mut self, body: &[u8], on_body: &mut impl FnMut(&[u8]) -> Wanted) -> Wanted {
+        if body.len() <= self.delivered {
+            return Wanted::More;
+        }
+        let wanted = on_body(&body[self.delivered..]);
+        self.delivered = body.len();
+        match wanted {
+            Wanted::Enough if !mem::replace(&mut self.enough, true) => Wanted::Enough,
+            _ => Wanted::More,
         }
     }
 }

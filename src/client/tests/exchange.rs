@@ -359,7 +359,8 @@ fn an_exchange_is_small<R: Runtime>() {
         settings(),
         target(Scheme::Http, "127.0.0.1", 1),
         async |pool| {
-            let exchange = pool.exchange(0, runtime::now(), runtime::now(), |_| {}, |_| {});
+            let exchange =
+                pool.exchange(0, runtime::now(), runtime::now(), |_| {}, |_| Wanted::More);
             // Every request in flight holds one of these, and every move of one copies it.
             let size = size_of_val(&exchange);
             assert!(size <= 1280, "{size} bytes");

@@ -40,6 +40,20 @@ const NO_OUTPUT: [&str; 11] = [
     "expires_at",
 ];
 
+/// Head fields in which servers say what went wrong when there is no `error`.
+const ERRORS: [&str; 10] = [
+    "base_resp",
+    "code",
+    "detail",
+    "error_code",
+    "error_msg",
+    "errors",
+    "message",
+    "msg",
+    "status",
+    "status_code",
+];
+
 #[derive(Debug)]
 pub(super) struct Choices {
     /// Whether choices hold a `message`; the first of them tells.
@@ -171,9 +185,11 @@ impl Choices {
         !self.choices.is_empty() && choices.all(|choice| choice.rest.is_filled("finish_reason"))
     }
 
-    /// What the server said, if there is no choice in it.
+    /// What the server said in place of choices, if it said anything of its own.
     pub(super) fn said(&self) -> Option<String> {
-        (self.choices.is_empty() && !self.head.is_empty()).then(|| self.head.to_json())
+        let is_told = |name: &str| self.head.is_filled(name);
+        let is_told = self.choices.is_empty() && ERRORS.into_iter().any(is_told);
+        is_told.then(|| self.head.to_json())
     }
 
     /// The response; without a choice, what else was said.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use blaze_uring::http::sse::{Event, EventReader};
 use blaze_uring::json;
+use blaze_uring::provider::assemble::each_event;
 use blaze_uring::provider::{ApiPath, StreamAssembler};
 
 /// An event stream, assembled: JSON or an error, and the same however it is cut. Byte 0: API path;
@@ -37,11 +38,13 @@ fn assembled(path: ApiPath, data: &[u8], step: usize) -> Option<Vec<u8>> {
     let mut assembler = StreamAssembler::new(path, BYTES_MAX);
     let mut broken = false;
     let mut on_event = |event: Event<'_>| {
-        broken = broken
-            || match event.bare {
-                true => assembler.feed_bare(event.data, now).is_err(),
-                false => assembler.feed(event.event, event.data, now).is_err(),
-            };
+        each_event(event.data, |data| {
+            broken = broken
+                || match event.bare {
+                    true => assembler.feed_bare(data, now).is_err(),
+                    false => assembler.feed(event.event, data, now).is_err(),
+                };
+        });
     };
     for chunk in data.chunks(step.max(1)) {
         events.feed(chunk, &mut on_event).ok()?;
