@@ -4,6 +4,7 @@ mod on_thread;
 mod one_thread;
 mod reopen;
 mod run;
+mod tally;
 
 use std::future::Future;
 use std::io::{self, Write};

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use crate::batch::admission::FirstPermits;
+use crate::batch::folder::Keeper;
 use crate::batch::input::Input;
 use crate::batch::last_lines::LastLines;
 use crate::batch::message::{Event, Order, Pool, Report, Schedule};
@@ -21,7 +22,7 @@ use crate::batch::quotas::{Quotas, TokenLease};
 use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
-use crate::metrics::{Gauges, Snapshot, Totals};
+use crate::metrics::{Before, Gauges, Snapshot, Totals};
 use crate::policy::health::{Health, State};
 use crate::policy::pacer::{Pacer, Slots};
 use crate::policy::permits::{Action, Permits};
@@ -107,6 +108,7 @@ pub struct Coordinator {
     gauges: Gauges,
     /// What earlier processes of this run spent, in US dollars.
     spent_before: f64,
+    keeper: Option<Keeper>,
     started: Instant,
     /// When the display, the outage clock and the input's identity are looked at next.
     tick_at: Instant,
@@ -197,6 +199,7 @@ impl Coordinator {
             pacer,
             gauges,
             spent_before: 0.0,
+            keeper: None,
             started: now,
             tick_at: now,
             stopped: None,
@@ -209,10 +212,18 @@ impl Coordinator {
         }
     }
 
-    /// The same, of a run whose earlier processes spent `usd` already.
+    /// The same, of a run that other processes began.
     #[must_use]
-    pub fn having_spent(mut self, usd: f64) -> Self {
-        self.spent_before = usd;
+    pub fn continuing(mut self, before: Before) -> Self {
+        self.spent_before = before.cost_usd();
+        self.totals = Totals::after(before);
+        self
+    }
+
+    /// The same; its figures are kept for processes that resume.
+    #[must_use]
+    pub fn keeping(mut self, keeper: Option<Keeper>) -> Self {
+        self.keeper = keeper;
         self
     }
 
@@ -270,6 +281,7 @@ impl Coordinator {
             self.tick_at = now + TICK;
             self.tick(now);
             observer.tick(&self.snapshot(now));
+            self.keep_figures(now, false);
         }
         if self.shards.iter().all(|shard| shard.ended) {
             return None;
@@ -289,13 +301,18 @@ impl Coordinator {
     }
 
     /// What the run leaves behind once every shard has left.
-    pub fn finish(self) -> Finished {
+    pub fn finish(mut self) -> Finished {
         tracing::debug!(
             "{} messages from shards, {} to them",
             self.messages.reports,
             self.messages.orders.get()
         );
-        let snapshot = self.snapshot(runtime::now());
+        let now = runtime::now();
+        self.keep_figures(now, true);
+        let snapshot = Snapshot {
+            stopping: None,
+            ..self.snapshot(now)
+        };
         Finished {
             stopped: self.stopped,
             snapshot,

@@ -1,6 +1,7 @@
 //! The main job: a file of lines through the endpoints.
 
 pub mod admission;
+pub mod advice;
 pub mod coordinator;
 pub mod delivery;
 pub mod encode;

@@ -141,6 +141,7 @@ impl Plan {
             name: endpoint.name.clone(),
             state: Availability::Healthy,
             reason: None,
+            cooldown: None,
         };
         self.endpoints.iter().map(idle).collect()
     }

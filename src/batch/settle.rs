@@ -16,10 +16,11 @@ use crate::client;
 use crate::error::ErrorKind;
 use crate::http::Response;
 use crate::journal::Outcome;
-use crate::metrics::tokens::Tokens;
+use crate::json;
+use crate::metrics::{self, FailureExample, tokens::Tokens};
 use crate::policy::retry::{self, Decision, Parked};
 use crate::policy::wait_hint::WaitHint;
-use crate::provider::{ApiPath, Effect};
+use crate::provider::{ApiPath, Effect, Endpoint};
 use crate::runtime::{self, Runtime};
 
 /// How many times a shard reports on its way to `--max-cost`, besides regularly: so much of it, times
@@ -256,6 +257,7 @@ impl<R: Runtime> Shard<R> {
         self.metrics
             .borrow_mut()
             .failed_attempt(ticket.endpoint, verdict.kind, failed.tokens);
+        self.note_failure(ticket, line, failed);
         let billed = self.billed(ticket, line, failed);
         self.charge(billed.usd);
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
@@ -321,6 +323,36 @@ impl<R: Runtime> Shard<R> {
                     billed,
                 },
             ),
+        }
+    }
+
+    /// Counts an attempt that failed with those that failed alike, for the summary.
+    fn note_failure(&self, ticket: &Ticket, line: &[u8], failed: &Failed<'_>) {
+        let alike = metrics::Failed {
+            kind: failed.verdict.kind,
+            status: failed.status,
+            message: &failed.verdict.message,
+        };
+        let example = || self.example(Some(ticket), line, ticket.line.number);
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.failures().attempt(alike, example);
+    }
+
+    /// What a summary tells of a line that failed.
+    fn example(&self, ticket: Option<&Ticket>, line: &[u8], line_number: u64) -> FailureExample {
+        let endpoint = ticket.map(|ticket| &self.plan.endpoints[ticket.endpoint]);
+        let url = endpoint.zip(ticket).map(|(endpoint, ticket)| {
+            let (url, model) = (ticket.parsed.url(line), ticket.parsed.model(line));
+            let completes_prompt = ticket.parsed.completes_prompt();
+            endpoint.called_url(url.as_deref(), model.as_deref(), completes_prompt)
+        });
+        FailureExample {
+            message: String::new(),
+            url: url.unwrap_or_default(),
+            endpoint: endpoint.map_or_else(String::new, |endpoint| endpoint.name.clone()),
+            without_key: endpoint.is_some_and(Endpoint::sends_no_key),
+            line_number,
+            id: id_of(line),
         }
     }
 
@@ -482,8 +514,29 @@ impl<R: Runtime> Shard<R> {
             ticket.note_settled();
         }
         drop(log);
-        self.metrics.borrow_mut().line_failed(failure.kind);
+        let mut metrics = self.metrics.borrow_mut();
+        metrics.line_failed(failure.kind);
+        let alike = metrics::Failed {
+            kind: failure.kind,
+            status: failure.status,
+            message: failure.message,
+        };
+        let example = || self.example(ticket, failure.line, line.number);
+        metrics.failures().line(alike, example);
     }
+}
+
+/// What a line calls itself, cut where nobody reads on.
+fn id_of(line: &[u8]) -> Option<String> {
+    const CHARS_MAX: usize = 64;
+    let value = ["custom_id", "id"]
+        .iter()
+        .find_map(|name| json::get(line, &[name]))?;
+    let text = match json::text(value) {
+        Some(text) => text.into_owned(),
+        None => String::from_utf8_lossy(value).into_owned(),
+    };
+    Some(text.chars().take(CHARS_MAX).collect())
 }
 
 #[expect(

@@ -96,6 +96,11 @@ impl<'a> Earlier<'a> {
     }
 }
 
+/// Of what journals keep.
+pub fn usd(nano_usd: u64) -> f64 {
+    nano_usd as f64 / NANO_USD
+}
+
 /// As journals keep it.
 pub(super) fn nano_usd(usd: Option<f64>) -> u64 {
     // Saturating, and 0 for what is no number.

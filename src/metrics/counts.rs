@@ -15,6 +15,11 @@ impl KindCounts {
         self.0[kind as usize] += 1;
     }
 
+    /// Counts many.
+    pub fn add_many(&mut self, kind: ErrorKind, count: u64) {
+        self.0[kind as usize] += count;
+    }
+
     /// How often `kind` happened.
     pub fn get(&self, kind: ErrorKind) -> u64 {
         self.0[kind as usize]

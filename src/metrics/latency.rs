@@ -93,6 +93,14 @@ impl Recorded {
         self.histogram.saturating_record_n(us, count);
     }
 
+    /// Everything that was added: µs and how often.
+    pub(super) fn recorded(&self) -> Vec<(u64, u64)> {
+        let recorded = self.histogram.iter_recorded();
+        recorded
+            .map(|step| (step.value_iterated_to(), step.count_at_value()))
+            .collect()
+    }
+
     pub(super) fn latency(&self) -> Latency {
         let mut shown = self.shown.borrow_mut();
         if shown.count != self.histogram.len() {

@@ -5,6 +5,8 @@
 //! that displays, Prometheus and the summary see.
 
 mod counts;
+mod failures;
+mod figures;
 mod latency;
 pub mod prometheus;
 mod shard;
@@ -14,7 +16,9 @@ pub mod tokens;
 mod totals;
 
 pub use counts::{Counts, EndpointCounts, KindCounts};
+pub use failures::{Failed, FailureExample, FailureTally, Failures};
+pub use figures::{EndpointFigures, Figures};
 pub use latency::{LATENCY_BOUNDS_SECONDS, LATENCY_MAX, Latency};
 pub use shard::{Delta, ShardMetrics};
-pub use snapshot::{Availability, EndpointState, Gauges, GroupFound, Snapshot};
-pub use totals::Totals;
+pub use snapshot::{Availability, EndpointState, Gauges, GroupFound, Snapshot, Stopping};
+pub use totals::{Before, Totals};

@@ -52,7 +52,7 @@ impl Exposition {
         let mut kinds = counter(
             encoder,
             "failed_lines",
-            "Input lines that ended in a failure record in this process",
+            "Input lines that ended in a failure record",
             None,
         )?;
         for (kind, number) in snapshot.counts.lines_failed.iter() {
@@ -264,6 +264,7 @@ mod tests {
             name: name.to_owned(),
             state,
             reason: None,
+            cooldown: None,
         };
         let states = vec![
             state("primary", Availability::Healthy),

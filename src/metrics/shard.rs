@@ -5,6 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use super::counts::{Counts, EndpointCounts};
+use super::failures::Failures;
 use super::latency::{as_us, recorder};
 use super::tokens::Tokens;
 use crate::error::ErrorKind;
@@ -17,6 +18,7 @@ pub struct ShardMetrics {
     counts: Counts,
     latency: Recent,
     ttft: Recent,
+    failures: Failures,
 }
 
 /// What one shard counted since its last difference. Latencies are sparse: as many entries as
@@ -28,6 +30,8 @@ pub struct Delta {
     pub(super) latency: Vec<(u64, u32)>,
     /// Time to first token in µs, how often.
     pub(super) ttft: Vec<(u64, u32)>,
+    /// What failed.
+    pub(super) failures: Failures,
 }
 
 impl Delta {
@@ -48,6 +52,7 @@ impl ShardMetrics {
             counts: Counts::new(endpoints),
             latency: Recent::new(),
             ttft: Recent::new(),
+            failures: Failures::default(),
         }
     }
 
@@ -92,6 +97,11 @@ impl ShardMetrics {
         self.counts.lines_failed.add(kind);
     }
 
+    /// What failed, and how often.
+    pub fn failures(&mut self) -> &mut Failures {
+        &mut self.failures
+    }
+
     /// A line was put off to be sent again.
     pub fn retry(&mut self) {
         self.counts.retries += 1;
@@ -120,6 +130,7 @@ impl ShardMetrics {
             counts: std::mem::replace(&mut self.counts, Counts::new(endpoints)),
             latency: self.latency.take(),
             ttft: self.ttft.take(),
+            failures: std::mem::take(&mut self.failures),
         })
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::counts::Counts;
+use super::counts::{Counts, EndpointCounts};
+use super::failures::FailureTally;
 use super::latency::Latency;
 use super::tokens::Tokens;
 use crate::error::ErrorKind;
@@ -52,23 +53,47 @@ pub struct EndpointState {
     pub state: Availability,
     /// Why it may not, or what failed there last.
     pub reason: Option<String>,
+    /// How long it is still left alone, if that is known.
+    pub cooldown: Option<Duration>,
 }
 
-/// The run at one moment.
+/// A run that sends nothing more and waits for what is in flight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stopping {
+    /// Why.
+    pub reason: String,
+    /// The user wants it so, and may want it at once.
+    pub interrupted: bool,
+    /// How long it still waits for what is in flight.
+    pub left: Duration,
+}
+
+/// The run at one moment. Figures are of the whole run, earlier processes included, unless they say
+/// otherwise.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Since this process began to send.
+    /// Since the processes of the run began to send, added up.
     pub elapsed: Duration,
     /// What the run knows about itself.
     pub gauges: Gauges,
-    /// What this process counted.
+    /// Lines that this process finished: succeeded, failed.
+    pub lines_now: (u64, u64),
+    /// Lines that earlier processes finished within [`Snapshot::elapsed`].
+    pub lines_before: u64,
+    /// What was counted.
     pub counts: Counts,
+    /// What earlier processes counted of endpoints that are not configured any more.
+    pub unlisted: EndpointCounts,
     /// Successful attempts, from sending to the last byte.
     pub latency: Latency,
     /// Streamed ones among them, from sending to the first token.
     pub ttft: Latency,
     /// In the order of the configuration, as [`Counts::endpoints`].
     pub endpoints: Vec<EndpointState>,
+    /// The most frequent failure.
+    pub failure: Option<FailureTally>,
+    /// The run is about to stop.
+    pub stopping: Option<Stopping>,
     /// `--rate auto`: the rate that all quota groups together are found to sustain, per second.
     pub rate_found: Option<f64>,
     /// Quota groups for which something is searched, with what was found; else none.
@@ -89,12 +114,12 @@ pub struct GroupFound {
 impl Snapshot {
     /// Lines with a success record, earlier processes of the run included.
     pub fn succeeded(&self) -> u64 {
-        self.gauges.succeeded_before + self.succeeded_now()
+        self.gauges.succeeded_before + self.lines_now.0
     }
 
     /// Lines with a failure record, earlier processes of the run included.
     pub fn failed(&self) -> u64 {
-        self.gauges.failed_before + self.counts.lines_failed.total()
+        self.gauges.failed_before + self.lines_now.1
     }
 
     /// Lines with a record.
@@ -104,11 +129,8 @@ impl Snapshot {
 
     /// Attempts sent.
     pub fn attempts(&self) -> u64 {
-        self.counts
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.attempts)
-            .sum()
+        let listed = self.counts.endpoints.iter();
+        self.unlisted.attempts + listed.map(|endpoint| endpoint.attempts).sum::<u64>()
     }
 
     /// Attempts sent and not ended.
@@ -125,7 +147,7 @@ impl Snapshot {
 
     /// Attempts answered with a 429 that a wait can cure.
     pub fn rate_limited(&self) -> u64 {
-        let endpoints = self.counts.endpoints.iter();
+        let endpoints = self.counts.endpoints.iter().chain([&self.unlisted]);
         endpoints
             .map(|endpoint| endpoint.failures.get(ErrorKind::RateLimited))
             .sum()
@@ -140,26 +162,18 @@ impl Snapshot {
     /// Tokens billed by all endpoints.
     pub fn tokens(&self) -> Tokens {
         let endpoints = self.counts.endpoints.iter();
-        endpoints.fold(Tokens::default(), |sum, endpoint| sum + endpoint.tokens)
+        endpoints.fold(self.unlisted.tokens, |sum, endpoint| sum + endpoint.tokens)
     }
 
-    /// Lines this process finished, per second of its run so far.
+    /// Lines finished, per second of the run so far.
     pub fn lines_per_second(&self) -> f64 {
-        self.per_second(self.succeeded_now() + self.counts.lines_failed.total())
+        self.per_second(self.lines_before + self.lines_now.0 + self.lines_now.1)
     }
 
     /// Prompt and completion tokens billed, per second of the run so far.
     pub fn tokens_per_second(&self) -> f64 {
         let tokens = self.tokens();
         self.per_second(tokens.prompt.saturating_add(tokens.completion))
-    }
-
-    fn succeeded_now(&self) -> u64 {
-        self.counts
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.successes)
-            .sum()
     }
 
     fn per_second(&self, count: u64) -> f64 {

@@ -1,17 +1,16 @@
 //! The end of a run: the last line of `--json-logs`, and the same figures for people. Pure.
 
+mod text;
+
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::Serialize;
 
 use super::counts::KindCounts;
+use super::failures::FailureTally;
 use super::latency::Latency;
 use super::snapshot::{GroupFound, Snapshot};
 use super::tokens::Tokens;
-
-/// Longest endpoint name shown in full: beside it, eight-digit counts fit into 80 columns.
-const NAME_COLUMNS_MAX: usize = 20;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,10 +62,13 @@ pub struct End {
     pub output: Option<String>,
     /// The error file, if anything failed.
     pub errors: Option<String>,
+    /// Where the records are if the run is not complete.
+    pub folder: Option<String>,
+    /// The most frequent failure, and what would help.
+    pub failure: Option<(FailureTally, &'static str)>,
 }
 
-/// The figures of a run; its JSON form is the last line of `--json-logs` (SPEC section 8). Line
-/// counts are of the whole run, all else is of this process.
+/// The figures of a run over all its processes; its JSON form is the last line of `--json-logs`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// How it ended.
@@ -127,6 +129,37 @@ pub struct Summary {
     pub output: Option<String>,
     /// The error file, if anything failed.
     pub errors: Option<String>,
+    /// The run folder, which holds the records, if the run is not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_folder: Option<String>,
+    /// The most frequent failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_failure: Option<FailureSummary>,
+}
+
+/// Failures alike, with an example.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FailureSummary {
+    /// As in records.
+    pub error_kind: String,
+    /// HTTP status, if there was an answer.
+    pub status_code: Option<u16>,
+    /// Lines that ended like this.
+    pub lines: u64,
+    /// Attempts that failed like this, those that were made again included.
+    pub attempts: u64,
+    /// The text of the example.
+    pub message: String,
+    /// Where its request went; `None` if none was sent.
+    pub url: Option<String>,
+    /// The endpoint's name.
+    pub endpoint: Option<String>,
+    /// Physical line number of the example, from 1.
+    pub line_number: u64,
+    /// The line's own `custom_id` or `id`.
+    pub id: Option<String>,
+    /// What would help.
+    pub help: &'static str,
 }
 
 /// Quantiles of a latency, in milliseconds.
@@ -201,6 +234,8 @@ impl Summary {
             books,
             output,
             errors,
+            folder,
+            failure,
         } = end;
         let processed = books.succeeded + books.failed;
         let counted = snapshot.endpoints.iter().zip(&snapshot.counts.endpoints);
@@ -244,6 +279,27 @@ impl Summary {
             found: snapshot.groups.iter().map(FoundSummary::from).collect(),
             output,
             errors,
+            run_folder: folder,
+            top_failure: failure.map(FailureSummary::from),
+        }
+    }
+}
+
+impl From<(FailureTally, &'static str)> for FailureSummary {
+    fn from((failure, help): (FailureTally, &'static str)) -> Self {
+        let example = failure.example;
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        Self {
+            error_kind: failure.kind,
+            status_code: failure.status,
+            lines: failure.lines,
+            attempts: failure.attempts,
+            message: example.message,
+            url: some(example.url),
+            endpoint: some(example.endpoint),
+            line_number: example.line_number,
+            id: example.id,
+            help,
         }
     }
 }
@@ -300,181 +356,6 @@ fn percent(part: u64, whole: u64) -> f64 {
 /// To three decimals: microseconds of a millisecond, and no tails of binary fractions in the JSON.
 fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
-}
-
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title = match self.status {
-            Status::Completed => "Completed",
-            Status::CompletedWithFailures => "Completed, some lines failed",
-            Status::Interrupted => "Interrupted, the same command resumes",
-            Status::Stopped => "Stopped, the same command resumes",
-        };
-        writeln!(f, "{title}")?;
-        if let Some(reason) = &self.reason {
-            row(f, "reason", printable(reason))?;
-        }
-        row(
-            f,
-            "lines",
-            format_args!(
-                "{} = {} succeeded + {} failed + {} not finished",
-                grouped(self.lines),
-                grouped(self.success_count),
-                grouped(self.failure_count),
-                grouped(self.not_finished)
-            ),
-        )?;
-        row(f, "success", format_args!("{:.3} %", self.success_rate))?;
-        row(
-            f,
-            "time",
-            format_args!(
-                "{:.1} s, {:.1} lines/s, {} tokens/s",
-                self.elapsed_seconds,
-                self.throughput_rps,
-                grouped(self.tokens_per_second.round() as u64)
-            ),
-        )?;
-        row(
-            f,
-            "latency",
-            format_args!("{}, mean {:.0} ms", self.latency_ms, self.avg_latency_ms),
-        )?;
-        if let Some(ttft_ms) = &self.ttft_ms {
-            row(f, "ttft", ttft_ms)?;
-        }
-        row(
-            f,
-            "attempts",
-            format_args!(
-                "{}, {} retries, {} answered 429",
-                grouped(self.attempts),
-                grouped(self.retries),
-                grouped(self.rate_limited)
-            ),
-        )?;
-        row(
-            f,
-            "tokens",
-            format_args!(
-                "{} prompt ({} cached), {} completion",
-                grouped(self.tokens.prompt),
-                grouped(self.tokens.cached),
-                grouped(self.tokens.completion)
-            ),
-        )?;
-        if self.cost_usd > 0.0 {
-            row(f, "cost", format_args!("${:.4}", self.cost_usd))?;
-        }
-        for (index, (kind, count)) in self.failures_by_kind.iter().enumerate() {
-            let name = if index == 0 { "failures" } else { "" };
-            row(f, name, format_args!("{} {kind}", grouped(*count)))?;
-        }
-        self.write_endpoints(f)?;
-        for (index, found) in self.found.iter().enumerate() {
-            let name = if index == 0 { "found" } else { "" };
-            row(f, name, found)?;
-        }
-        if let Some(output) = &self.output {
-            row(f, "output", printable(output))?;
-        }
-        if let Some(errors) = &self.errors {
-            row(f, "errors", printable(errors))?;
-        }
-        Ok(())
-    }
-}
-
-impl Summary {
-    fn write_endpoints(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self
-            .endpoints
-            .iter()
-            .map(|endpoint| shortened(&endpoint.name))
-            .collect();
-        let width = names
-            .iter()
-            .map(|name| name.chars().count())
-            .max()
-            .unwrap_or(0);
-        for (endpoint, name) in self.endpoints.iter().zip(&names) {
-            let title = if std::ptr::eq(endpoint, &self.endpoints[0]) {
-                "endpoints"
-            } else {
-                ""
-            };
-            let (succeeded, failed) = (grouped(endpoint.successes), grouped(endpoint.failures));
-            let state = endpoint.state;
-            row(
-                f,
-                title,
-                format_args!("{name:width$}  {state:9}  {succeeded} ok, {failed} failed"),
-            )?;
-            if let Some(reason) = &endpoint.reason {
-                row(f, "", format_args!("  {}", printable(reason)))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for FoundSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&shortened(&self.quota_group))?;
-        if let Some(rate) = self.rate {
-            write!(f, "  {rate:.1} requests/s")?;
-        }
-        if let Some(workers) = self.workers {
-            write!(f, "  {} in flight", grouped(workers.into()))?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Quantiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { p50, p90, p99, max } = self;
-        write!(
-            f,
-            "p50 {p50:.0}, p90 {p90:.0}, p99 {p99:.0}, max {max:.0} ms"
-        )
-    }
-}
-
-fn row(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
-    writeln!(f, "  {name:9}  {value}")
-}
-
-/// With a comma every three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Names of URLs are long; their ends differ.
-fn shortened(name: &str) -> String {
-    let name = printable(name);
-    let surplus = name.chars().count().saturating_sub(NAME_COLUMNS_MAX);
-    if surplus == 0 {
-        return name;
-    }
-    let end: String = name.chars().skip(surplus + 1).collect();
-    format!("…{end}")
-}
-
-/// Reasons may quote a server: nothing in them may move the cursor.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|char| if char.is_control() { ' ' } else { char })
-        .collect()
 }
 
 #[cfg(test)]

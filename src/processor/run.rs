@@ -8,11 +8,12 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::reopen::{self, Begun};
+use super::tally::{conclude, earlier, gauges, still};
 use super::{ProcessingResult, Processor, RunError, one_thread};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::delivery::{self, Delivery, DeliveryError, DeliveryPlan};
 use crate::batch::folder::{
-    Claim, DoneSet, InputIdentity, Manifest, Merged, Opened, Publication, RunFolder,
+    Claim, DoneSet, InputIdentity, Keeper, Manifest, Merged, Opened, Publication, RunFolder,
     run_folder_path,
 };
 use crate::batch::input::{Input, InputError, Scan};
@@ -23,11 +24,9 @@ use crate::batch::plan::Plan;
 use crate::batch::segment::{ShardLog, StorageError};
 use crate::batch::shard::{Shard, ShardStart};
 use crate::batch::slices::Slices;
-use crate::batch::spend::Earlier;
 use crate::config::{self, Config, Durability, InputSource, Job, OutputTarget};
 use crate::entra::{self, BearerTokens, News, Token, TokenService};
-use crate::metrics::summary::{Books, End, Status, Summary};
-use crate::metrics::{Counts, Gauges, Latency, Snapshot};
+use crate::metrics::Before;
 use crate::provider::Authorization;
 use crate::runtime::backend::{self, Backend, ShardMain};
 use crate::runtime::dns::Resolver;
@@ -75,11 +74,17 @@ pub(super) fn run(
         Begun::NothingFailed(merged, claim) => {
             drop(input);
             claim.abandon()?;
-            let snapshot = still(&setup.plan, &scan, merged);
-            return Ok(conclude(job, &scan, None, &snapshot, merged));
+            let snapshot = still(
+                &setup.plan,
+                &scan,
+                merged,
+                Before::nothing(setup.plan.endpoints.len()),
+            );
+            return Ok(conclude(job, &setup.folder, &scan, None, &snapshot, merged));
         }
     };
     if let Some(publication) = publication {
+        let counted = earlier(&setup.plan, &folder, &input, None, false)?;
         let Publication { merged, .. } = publication;
         if merge::complete(&folder, &publication, output_file(job), &job.errors)? {
             if merged.succeeded + merged.failed == scan.lines {
@@ -90,8 +95,15 @@ pub(super) fn run(
                         Ok(()) => {}
                         Err(error) => {
                             let stopped = undelivered(error)?;
-                            let still = still(&setup.plan, &scan, merged);
-                            return Ok(conclude(job, &scan, Some(stopped), &still, merged));
+                            let still = still(&setup.plan, &scan, merged, counted);
+                            return Ok(conclude(
+                                job,
+                                &setup.folder,
+                                &scan,
+                                Some(stopped),
+                                &still,
+                                merged,
+                            ));
                         }
                     }
                 }
@@ -108,8 +120,8 @@ pub(super) fn run(
             if job.retry_errors && merged.failed > 0 && job.input != InputSource::Stdin {
                 return run(processor, job, observer, interrupts);
             }
-            let snapshot = still(&setup.plan, &scan, merged);
-            return Ok(conclude(job, &scan, None, &snapshot, merged));
+            let snapshot = still(&setup.plan, &scan, merged, counted);
+            return Ok(conclude(job, &setup.folder, &scan, None, &snapshot, merged));
         }
         tracing::warn!(
             "the run had finished before, but the final files are not what it put there; \
@@ -117,6 +129,13 @@ pub(super) fn run(
         );
         resume = Some(folder.resume(&manifest)?);
     }
+    let counted = earlier(
+        &setup.plan,
+        &folder,
+        &input,
+        resume.as_ref(),
+        job.retry_errors,
+    )?;
     if let Some(resume) = resume.as_mut().filter(|_| job.retry_errors) {
         let lines = resume.send_failures_again();
         tracing::info!("sending {lines} failed lines again");
@@ -132,10 +151,7 @@ pub(super) fn run(
             scan.lines
         );
     }
-    let spent_before = match config.max_cost {
-        Some(_) if resume.is_some() => spent(&setup.plan, &folder, &input)?,
-        _ => 0.0,
-    };
+    let spent_before = counted.cost_usd();
     let done = resume.map(|resume| Arc::new(resume.done));
     let to_deliver = stdout_plan(job, config.order, &input, &scan, job.retry_errors);
     let mut under_way = None;
@@ -145,7 +161,7 @@ pub(super) fn run(
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
             stopped: None,
-            snapshot: still(&setup.plan, &scan, before),
+            snapshot: still(&setup.plan, &scan, before, counted),
             stuck: Vec::new(),
         }
     } else if config
@@ -154,17 +170,18 @@ pub(super) fn run(
     {
         Finished {
             stopped: Some(Stopped::Cost(spent_before)),
-            snapshot: still(&setup.plan, &scan, before),
+            snapshot: still(&setup.plan, &scan, before, counted),
             stuck: Vec::new(),
         }
     } else {
         let driven = setup.drive(
             &folder,
+            job.retry_errors,
             Arc::clone(&input),
             done,
             &scan,
             before,
-            spent_before,
+            counted.clone(),
             to_deliver,
             &mut under_way,
             observer,
@@ -174,7 +191,7 @@ pub(super) fn run(
             // The disk was full, or failed, before the first segment: the run itself is there.
             Err(RunError::Storage(error)) if error.is_resumable() => Finished {
                 stopped: Some(Stopped::Storage(error)),
-                snapshot: still(&setup.plan, &scan, before),
+                snapshot: still(&setup.plan, &scan, before, counted),
                 stuck: Vec::new(),
             },
             driven => driven?,
@@ -214,7 +231,14 @@ pub(super) fn run(
         Err(error) => Some(undelivered(error)?),
     };
     if stopped.is_some() {
-        return Ok(conclude(job, &scan, stopped, &snapshot, recorded));
+        return Ok(conclude(
+            job,
+            &setup.folder,
+            &scan,
+            stopped,
+            &snapshot,
+            recorded,
+        ));
     }
     let plan = MergePlan {
         order: config.order,
@@ -223,21 +247,21 @@ pub(super) fn run(
         overwrite: folder.manifest().overwrite,
     };
     match merge::merge(&folder, plan, scan.lines, &mut |_, _| {}) {
-        Ok(merged) => Ok(conclude(job, &scan, None, &snapshot, merged)),
+        Ok(merged) => Ok(conclude(job, &setup.folder, &scan, None, &snapshot, merged)),
         // Every record is in the run folder: the same command ends the run when the cause is gone.
         Err(error) if error.is_resumable() => {
             let stopped = Some(Stopped::Storage(error));
-            Ok(conclude(job, &scan, stopped, &snapshot, recorded))
+            Ok(conclude(
+                job,
+                &setup.folder,
+                &scan,
+                stopped,
+                &snapshot,
+                recorded,
+            ))
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// US dollars that earlier processes of the run in `folder` spent.
-fn spent(plan: &Plan, folder: &RunFolder, input: &Input) -> Result<f64, RunError> {
-    let mut earlier = Earlier::new(plan, input);
-    folder.each_entry(&mut |entry| earlier.add(entry))?;
-    Ok(earlier.usd())
 }
 
 /// The checks of [`run`], and the input; nothing is created.
@@ -327,11 +351,12 @@ impl Setup {
     fn drive(
         &self,
         folder: &RunFolder,
+        sends_failures_again: bool,
         input: Arc<Input>,
         done: Option<Arc<DoneSet>>,
         scan: &Scan,
         before: Merged,
-        spent_before: f64,
+        counted: Before,
         to_deliver: Option<DeliveryPlan>,
         under_way: &mut Option<Delivery>,
         observer: &mut dyn Observer,
@@ -348,6 +373,10 @@ impl Setup {
         let (events, inbox) = unbounded();
         let (orders, mailboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox::channel()).unzip();
         let tokens = self.tokens(orders.clone(), events.clone())?;
+        // A simulated process has nobody to tell.
+        let keeper = simulated::current()
+            .is_none()
+            .then(|| Keeper::new(folder, sends_failures_again, runtime::now()));
         let coordinator = Coordinator::new(
             Arc::clone(&self.plan),
             Arc::clone(&input),
@@ -363,7 +392,8 @@ impl Setup {
             gauges(scan, before),
             runtime::now(),
         )
-        .having_spent(spent_before);
+        .continuing(counted)
+        .keeping(keeper);
         let keep_output = folder.manifest().has_output;
         if done.is_some() && self.plan.config.durability == Durability::Power {
             folder.sync_earlier()?;
@@ -601,67 +631,6 @@ fn undelivered(error: DeliveryError) -> Result<Stopped, RunError> {
         DeliveryError::ReaderGone => Ok(Stopped::ReaderGone),
         DeliveryError::Storage(error) if error.is_resumable() => Ok(Stopped::Storage(error)),
         DeliveryError::Storage(error) => Err(error.into()),
-    }
-}
-
-fn gauges(scan: &Scan, before: Merged) -> Gauges {
-    Gauges {
-        lines: scan.lines,
-        succeeded_before: before.succeeded,
-        failed_before: before.failed,
-    }
-}
-
-/// A run in which this process sent nothing.
-fn still(plan: &Plan, scan: &Scan, before: Merged) -> Snapshot {
-    Snapshot {
-        elapsed: std::time::Duration::ZERO,
-        gauges: gauges(scan, before),
-        counts: Counts::new(plan.endpoints.len()),
-        latency: Latency::default(),
-        ttft: Latency::default(),
-        endpoints: plan.idle_endpoints(),
-        rate_found: None,
-        groups: Vec::new(),
-    }
-}
-
-/// Draws the line: status, books, places.
-fn conclude(
-    job: &Job,
-    scan: &Scan,
-    stopped: Option<Stopped>,
-    snapshot: &Snapshot,
-    recorded: Merged,
-) -> ProcessingResult {
-    let finished = recorded.succeeded + recorded.failed;
-    let books = Books {
-        lines: scan.lines,
-        succeeded: recorded.succeeded,
-        failed: recorded.failed,
-        not_finished: scan.lines.saturating_sub(finished),
-    };
-    let status = match &stopped {
-        Some(Stopped::Interrupted | Stopped::ReaderGone) => Status::Interrupted,
-        Some(_) => Status::Stopped,
-        None if recorded.failed > 0 => Status::CompletedWithFailures,
-        None => Status::Completed,
-    };
-    let shown = |path: &Path| path.display().to_string();
-    let complete = stopped.is_none();
-    let end = End {
-        status,
-        reason: stopped.as_ref().map(ToString::to_string),
-        books,
-        output: match &job.output {
-            Some(OutputTarget::File(path)) if complete => Some(shown(path)),
-            _ => None,
-        },
-        errors: (complete && recorded.failed > 0).then(|| shown(&job.errors)),
-    };
-    ProcessingResult {
-        summary: Summary::new(snapshot, end),
-        stopped,
     }
 }
 

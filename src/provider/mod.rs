@@ -10,6 +10,7 @@ mod answer;
 mod anthropic;
 pub mod assemble;
 mod azure;
+mod called;
 pub mod cost;
 mod credentials;
 mod dialect;

@@ -19,3 +19,4 @@ mod messages;
 mod settings;
 mod shapes;
 mod stdout;
+mod summary;

@@ -1,9 +1,9 @@
 //! What a coordinator tells of its run: to the display ten times a second, and when it cannot go on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Coordinator;
-use crate::metrics::{Availability, EndpointState, Snapshot};
+use super::{Coordinator, Stopped};
+use crate::metrics::{Availability, EndpointState, Snapshot, Stopping};
 use crate::policy::health::{State, StopReason};
 
 impl Coordinator {
@@ -16,15 +16,20 @@ impl Coordinator {
         Snapshot {
             rate_found: self.quotas.found_rate(),
             groups: self.plan.found(&self.quotas),
+            stopping: self.stopping(now),
             ..self.totals.snapshot(&self.gauges, elapsed, states)
         }
     }
 
     fn endpoint_state(&self, index: usize, now: Instant) -> EndpointState {
         let failure = self.last_failure[index].clone();
+        let mut cooldown = None;
         let (state, reason) = match self.health.state(index, now) {
             State::Usable => (Availability::Healthy, failure),
-            State::Cooling { .. } => (Availability::Cooling, failure),
+            State::Cooling { until } => {
+                cooldown = Some(until.saturating_duration_since(now));
+                (Availability::Cooling, failure)
+            }
             State::HalfOpen { .. } => (Availability::HalfOpen, failure),
             State::Disabled { reason } => (Availability::Disabled, Some(reason)),
         };
@@ -32,6 +37,29 @@ impl Coordinator {
             name: self.plan.endpoints[index].name.clone(),
             state,
             reason,
+            cooldown,
+        }
+    }
+
+    fn stopping(&self, now: Instant) -> Option<Stopping> {
+        let stopped = self.stopped.as_ref()?;
+        Some(Stopping {
+            reason: stopped.to_string(),
+            interrupted: matches!(stopped, Stopped::Interrupted),
+            left: (self.leave_at).map_or(Duration::ZERO, |at| at.saturating_duration_since(now)),
+        })
+    }
+
+    /// Keeps the figures for processes that resume, if it is time or the run ends.
+    pub(super) fn keep_figures(&mut self, now: Instant, is_last: bool) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        if keeper.is_due(now) || is_last {
+            let names = self.plan.endpoints.iter();
+            let names = names.map(|endpoint| endpoint.name.as_str());
+            let elapsed = now.duration_since(self.started);
+            keeper.keep(self.totals.figures(names, elapsed));
         }
     }
 

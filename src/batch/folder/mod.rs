@@ -8,11 +8,13 @@
 
 mod claim;
 mod drain;
+mod figures;
 mod manifest;
 mod name;
 mod resume;
 
 pub use claim::Claim;
+pub use figures::Keeper;
 pub use manifest::{InputIdentity, Manifest, Merged, Publication, Sum};
 pub use name::{FileKind, run_folder_path};
 pub use resume::{DoneSet, LineSet, Resume, TokenTotals};

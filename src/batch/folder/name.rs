@@ -21,6 +21,10 @@ pub(in crate::batch) const ERRORS_MERGED: &str = "errors.merged";
 /// Shows which permissions a new file gets here.
 pub(in crate::batch) const PERMISSIONS_PROBE: &str = "permissions";
 
+const FIGURES_PREFIX: &str = "figures-";
+const FIGURES_SUFFIX: &str = ".json";
+const PARTIAL_SUFFIX: &str = ".partial";
+
 /// What a shard writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
@@ -130,6 +134,27 @@ pub(in crate::batch) fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Where a process of the run keeps its figures.
+pub(super) fn figures(generation: u32) -> String {
+    format!("{FIGURES_PREFIX}{generation:04}{FIGURES_SUFFIX}")
+}
+
+/// Where they are written before they replace the last ones.
+pub(super) fn figures_partial(figures: &Path) -> PathBuf {
+    let mut path = figures.as_os_str().to_os_string();
+    path.push(PARTIAL_SUFFIX);
+    path.into()
+}
+
+/// Whose figures a file holds.
+pub(super) fn figures_of(name: &str) -> Option<u32> {
+    let generation = name
+        .strip_prefix(FIGURES_PREFIX)?
+        .strip_suffix(FIGURES_SUFFIX)?;
+    let generation = generation.parse().ok()?;
+    (figures(generation) == name).then_some(generation)
+}
+
 fn is_ours(name: &str) -> bool {
     let fixed = [
         LOCK,
@@ -143,7 +168,8 @@ fn is_ours(name: &str) -> bool {
         ERRORS_MERGED,
         PERMISSIONS_PROBE,
     ];
-    fixed.contains(&name) || ShardFiles::parse(name).is_some()
+    let whole = name.strip_suffix(PARTIAL_SUFFIX).unwrap_or(name);
+    fixed.contains(&name) || ShardFiles::parse(name).is_some() || figures_of(whole).is_some()
 }
 
 #[cfg(test)]
@@ -170,7 +196,12 @@ mod tests {
         }
         .name(FileKind::Journal);
         assert_eq!(name, "journal-0001-002.log");
+        for name in ["figures-0003.json", "figures-12345.json.partial"] {
+            assert!(is_ours(name), "{name}");
+        }
         for foreign in [
+            "figures-3.json",
+            "figures-0003.json.partial.partial",
             "journal-1-2.log",
             "journal-0001-002.seg",
             "output-+001-002.seg",

@@ -35,6 +35,8 @@ pub struct Resume {
     pub attempts: u64,
     /// Tokens they cost.
     pub tokens: TokenTotals,
+    /// What those cost, in billionths of a US dollar, as far as it was known then.
+    pub cost_nano_usd: u64,
     /// The generation of the process that resumes.
     pub generation: u32,
 }
@@ -131,6 +133,7 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
         failed: 0,
         attempts: 0,
         tokens: TokenTotals::default(),
+        cost_nano_usd: 0,
         generation: shards.last().map_or(0, |files| files.generation) + 1,
     };
     each_entry(folder, &shards, &mut |entry| resume.add(entry))?;
@@ -173,6 +176,7 @@ impl Resume {
 
     fn add(&mut self, entry: &Entry) {
         self.tokens += entry.tokens;
+        self.cost_nano_usd = self.cost_nano_usd.saturating_add(entry.cost_nano_usd);
         let Some(outcome) = entry.outcome else {
             if entry.attempts > 0 {
                 self.done.tried.insert(entry.line_number, entry.attempts);

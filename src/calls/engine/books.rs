@@ -79,7 +79,7 @@ impl<R: Runtime> Engine<R> {
         let delta = self.ledger.metrics.take_delta();
         self.ledger.totals.absorb(&delta);
         let open_calls = self.open.len();
-        let states: Vec<(EndpointState, State, u32)> = (self.plan.endpoints.iter().enumerate())
+        let states: Vec<(EndpointState, u32)> = (self.plan.endpoints.iter().enumerate())
             .map(|(index, endpoint)| {
                 let (state, streak, failure) = self.traffic.endpoint(index, now);
                 let shown = EndpointState {
@@ -89,8 +89,12 @@ impl<R: Runtime> Engine<R> {
                         State::Disabled { reason } => Some(reason.clone()),
                         _ => failure.map(str::to_owned),
                     },
+                    cooldown: match &state {
+                        State::Cooling { until } => Some(until.saturating_duration_since(now)),
+                        _ => None,
+                    },
                 };
-                (shown, state, streak)
+                (shown, streak)
             })
             .collect();
         let ledger = &self.ledger;
@@ -98,7 +102,7 @@ impl<R: Runtime> Engine<R> {
             lines: ledger.succeeded + ledger.failed + open_calls as u64,
             ..Gauges::default()
         };
-        let shown = states.iter().map(|(shown, _, _)| shown.clone()).collect();
+        let shown = states.iter().map(|(shown, _)| shown.clone()).collect();
         let elapsed = now.saturating_duration_since(ledger.started);
         let snapshot = Snapshot {
             rate_found: self.traffic.rate_found(),
@@ -106,14 +110,11 @@ impl<R: Runtime> Engine<R> {
             ..ledger.totals.snapshot(&gauges, elapsed, shown)
         };
         let endpoints = (states.into_iter().enumerate())
-            .map(|(index, (shown, state, failure_streak))| EndpointReport {
+            .map(|(index, (shown, failure_streak))| EndpointReport {
                 name: shown.name,
                 state: shown.state,
                 reason: shown.reason,
-                cooldown: match state {
-                    State::Cooling { until } => Some(until.saturating_duration_since(now)),
-                    _ => None,
-                },
+                cooldown: shown.cooldown,
                 failure_streak,
                 counts: snapshot.counts.endpoints[index],
                 samples: ledger.samples[index].clone(),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::metrics::{Availability, EndpointState, Gauges, ShardMetrics, Totals};
+use crate::metrics::{
+    Availability, EndpointState, Failed, FailureExample, Gauges, ShardMetrics, Totals,
+};
 
 /// 12,000 lines on two endpoints: some fail, one endpoint is disabled.
 fn snapshot() -> Snapshot {
@@ -36,6 +38,20 @@ fn snapshot() -> Snapshot {
     ] {
         shard.line_failed(kind);
     }
+    let failed = Failed {
+        kind: ErrorKind::Timeout,
+        status: None,
+        message: "no answer within 30 s, \u{1b}[2Jwhich is the time that an attempt may take",
+    };
+    for _ in 0..2 {
+        shard.failures().line(failed, || FailureExample {
+            url: "https://llm.example.com/v1/chat/completions".to_owned(),
+            endpoint: "primary".to_owned(),
+            line_number: 17,
+            id: Some("r17".to_owned()),
+            ..FailureExample::default()
+        });
+    }
     shard.attempt(0);
     shard.transferred(3_000_000, 9_000_000);
     shard.cost(1.25);
@@ -46,11 +62,13 @@ fn snapshot() -> Snapshot {
             name: "primary".to_owned(),
             state: Availability::Healthy,
             reason: None,
+            cooldown: None,
         },
         EndpointState {
             name: "https://eu.llm.example.com/v1/chat/completions".to_owned(),
             state: Availability::Disabled,
             reason: Some("HTTP 401: \u{1b}[31mbad key\nreally".to_owned()),
+            cooldown: None,
         },
     ];
     totals.snapshot(&Gauges::default(), Duration::from_millis(12_500), states)
@@ -68,6 +86,8 @@ fn end() -> End {
         },
         output: Some("results.jsonl".to_owned()),
         errors: Some("errors.jsonl".to_owned()),
+        folder: Some("results.jsonl.blaze".to_owned()),
+        failure: snapshot().failure.map(|failure| (failure, "wait longer")),
     }
 }
 
@@ -142,6 +162,19 @@ fn the_json_has_the_fields_of_the_specification() {
         ],
         "output": "results.jsonl",
         "errors": "errors.jsonl",
+        "run_folder": "results.jsonl.blaze",
+        "top_failure": {
+            "error_kind": "timeout",
+            "status_code": null,
+            "lines": 2,
+            "attempts": 0,
+            "message": "no answer within 30 s, \u{1b}[2Jwhich is the time that an attempt may take",
+            "url": "https://llm.example.com/v1/chat/completions",
+            "endpoint": "primary",
+            "line_number": 17,
+            "id": "r17",
+            "help": "wait longer",
+        },
     });
     assert_eq!(found, expect);
     // The histogram keeps three digits.
@@ -158,7 +191,7 @@ fn the_json_has_the_fields_of_the_specification() {
 #[test]
 fn people_see_the_books_in_80_columns() {
     let expect = "\
-Interrupted, the same command resumes
+Interrupted; the same command goes on from here
   reason     Ctrl-C
   lines      12,000 = 11,988 succeeded + 3 failed + 9 not finished
   success    99.974 %
@@ -169,9 +202,15 @@ Interrupted, the same command resumes
   cost       $1.2500
   failures   1 rate_limited
              2 timeout
-  endpoints  primary               healthy    11,988 ok, 6 failed
-             …v1/chat/completions  disabled   0 ok, 7 failed
-               HTTP 401:  [31mbad key really
+  mostly     2 lines with timeout: no answer within 30 s, [2Jwhich is the time
+             that an attempt may take
+             for example line 17 (r17)
+             sent to https://llm.example.com/v1/chat/completions
+  what helps wait longer
+  endpoints  …v1/chat/completions  disabled   0 ok, 7 failed
+               HTTP 401: [31mbad key really
+             primary               healthy    11,988 ok, 6 failed
+  records    11,991 so far, in results.jsonl.blaze
   output     results.jsonl
   errors     errors.jsonl
 ";
@@ -191,6 +230,8 @@ fn an_empty_run_divides_by_nothing() {
         books: Books::default(),
         output: None,
         errors: None,
+        folder: None,
+        failure: None,
     };
     let summary = Summary::new(&totals, end);
     assert_eq!((summary.success_rate, summary.throughput_rps), (0.0, 0.0));
@@ -216,10 +257,31 @@ fn one_failure_in_a_million_is_not_hidden() {
 
 #[test]
 fn numbers_are_grouped_by_three() {
-    let check = |number, expect: &str| assert_eq!(grouped(number), expect);
+    let check = |number, expect: &str| assert_eq!(text::grouped(number), expect);
     check(0, "0");
     check(999, "999");
     check(1000, "1,000");
     check(123_456, "123,456");
     check(1_234_567, "1,234,567");
+}
+
+#[test]
+fn a_lone_name_is_not_cut() {
+    let mut shard = ShardMetrics::new(1);
+    shard.attempt(0);
+    let mut totals = Totals::new(1);
+    totals.absorb(&shard.take_delta());
+    let name = "a-name-that-is-longer-than-any-column-for-names-would-be";
+    let state = EndpointState {
+        name: name.to_owned(),
+        state: Availability::Healthy,
+        reason: None,
+        cooldown: None,
+    };
+    let snapshot = totals.snapshot(&Gauges::default(), Duration::ZERO, vec![state]);
+    let shown = Summary::new(&snapshot, end()).to_string();
+    assert!(
+        shown.contains(&format!("  endpoint   {name}  healthy")),
+        "{shown}"
+    );
 }
