@@ -7,9 +7,10 @@ use indicatif::MultiProgress;
 
 use crate::batch::coordinator::{Observer, Stopped};
 use crate::batch::progress::PlainLines;
-use crate::cli::live::LiveBlock;
+use crate::cli::json_progress::{JsonProgress, Stops};
+use crate::cli::live::{self, LiveBlock};
 use crate::cli::metrics_server::MetricsServer;
-use crate::cli::{dry_run, logging, signals};
+use crate::cli::{dry_run, logging, say, signals};
 use crate::config::{Config, Console, Job, OutputTarget, Settings};
 use crate::metrics::{Snapshot, prometheus};
 use crate::processor::{Interrupt, ProcessingResult, Processor, RunError};
@@ -27,7 +28,8 @@ pub fn run(settings: Settings) -> ExitCode {
         console,
         notes,
     } = settings;
-    let block = MultiProgress::new();
+    say::in_json(console.json_logs);
+    let block = live::block();
     logging::start(console.verbose, console.json_logs, &block);
     for note in notes {
         tracing::info!("{note}");
@@ -35,7 +37,7 @@ pub fn run(settings: Settings) -> ExitCode {
     match try_run(config, &job, &console, &block) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            say(&format!("error: {error}"));
+            say::error(&error.to_string());
             ExitCode::from(EXIT_NOTHING_RAN)
         }
     }
@@ -49,7 +51,7 @@ fn try_run(
 ) -> Result<u8, RunError> {
     let processor = Processor::new(config)?;
     if job.dry_run {
-        let checked = dry_run::check(&processor, job, &mut io::stderr())?;
+        let checked = dry_run::check(&processor, job, &mut say::Report)?;
         return Ok(if checked.invalid > 0 {
             EXIT_SOME_FAILED
         } else {
@@ -57,7 +59,7 @@ fn try_run(
         });
     }
     let (interrupt, interrupts) = Interrupt::channel();
-    if let Err(error) = signals::connect(interrupt) {
+    if let Err(error) = signals::connect(interrupt, block.clone()) {
         tracing::warn!("signals will end the run without grace: {error}");
     }
     let server = match console.metrics_addr {
@@ -71,7 +73,7 @@ fn try_run(
         tracing::info!("metrics at http://{}/metrics", server.address());
     }
     let mut display = Display {
-        progress: progress(console, block),
+        progress: progress(job, console, block),
         server,
     };
     let result = processor.run(job, &mut display, &interrupts)?;
@@ -80,32 +82,28 @@ fn try_run(
     Ok(exit_status(&result))
 }
 
-/// A line to standard error; a reader that has gone changes nothing about the run.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// The live block on a terminal, plain lines elsewhere.
-fn progress(console: &Console, block: &MultiProgress) -> Option<Box<dyn Observer>> {
+/// The live block on a terminal, lines elsewhere, and where records share the terminal.
+fn progress(job: &Job, console: &Console, block: &MultiProgress) -> Box<dyn Observer> {
+    let records_are_shown = job.output == Some(OutputTarget::Stdout) && io::stdout().is_terminal();
     if console.no_progress {
-        None
-    } else if io::stderr().is_terminal() && !console.json_logs {
-        Some(Box::new(LiveBlock::new(block.clone())))
+        Box::new(Stops::default())
+    } else if console.json_logs {
+        Box::new(JsonProgress::default())
+    } else if io::stderr().is_terminal() && !records_are_shown {
+        Box::new(LiveBlock::new(block.clone()))
     } else {
-        Some(Box::new(PlainLines::default()))
+        Box::new(PlainLines::default())
     }
 }
 
 struct Display {
-    progress: Option<Box<dyn Observer>>,
+    progress: Box<dyn Observer>,
     server: Option<MetricsServer>,
 }
 
 impl Observer for Display {
     fn tick(&mut self, snapshot: &Snapshot) {
-        if let Some(progress) = &mut self.progress {
-            progress.tick(snapshot);
-        }
+        self.progress.tick(snapshot);
         if let Some(server) = &self.server {
             server.publish(prometheus::render(snapshot));
         }
@@ -120,7 +118,7 @@ fn show_summary(result: &ProcessingResult, job: &Job, console: &Console) {
         return;
     }
     let line = serde_json::to_string(&result.summary).expect("a summary has string keys only");
-    say(&line);
+    say::line(&line);
     if job.output != Some(OutputTarget::Stdout) {
         // Nobody reads it any more: the same line is on standard error.
         let _ = writeln!(io::stdout(), "{line}");

@@ -1,9 +1,13 @@
 //! `--dry-run`: checks the configuration and every input line, sends nothing, prints what would run.
 
 use std::io::Write;
+use std::path::Path;
+
+use serde_json::{Value, json};
 
 use crate::batch::input::{Input, LineCursor};
 use crate::batch::line::Parsed;
+use crate::cli::say;
 use crate::config::{Config, InputSource, Job, OutputTarget, Rate};
 use crate::processor::{Processor, RunError};
 
@@ -44,7 +48,9 @@ pub fn check(processor: &Processor, job: &Job, out: &mut dyn Write) -> Result<Ch
                 continue;
             };
             checked.invalid += 1;
-            if checked.invalid <= INVALID_SHOWN {
+            if checked.invalid <= INVALID_SHOWN && say::is_in_json() {
+                say_invalid(input.path(), line.number, &problem);
+            } else if checked.invalid <= INVALID_SHOWN {
                 say(
                     out,
                     format_args!("{}:{}: {problem}", input.path().display(), line.number),
@@ -63,6 +69,9 @@ pub fn check(processor: &Processor, job: &Job, out: &mut dyn Write) -> Result<Ch
         );
     }
     describe(processor.config(), job, &input, &checked, out);
+    if say::is_in_json() {
+        say_checked(&input, &checked);
+    }
     Ok(checked)
 }
 
@@ -122,4 +131,25 @@ fn describe(config: &Config, job: &Job, input: &Input, checked: &Checked, out: &
 fn say(out: &mut dyn Write, line: std::fmt::Arguments<'_>) {
     // Nobody reads the report any more: the exit status still tells.
     let _ = writeln!(out, "{line}");
+}
+
+fn say_invalid(path: &Path, line_number: u64, problem: &str) {
+    let fields = json!({"path": path.to_string_lossy(), "line_number": line_number});
+    if let Value::Object(fields) = fields {
+        say::object("WARN", problem, fields);
+    }
+}
+
+/// The last line in JSON.
+fn say_checked(input: &Input, checked: &Checked) {
+    let fields = json!({
+        "status": "dry_run",
+        "input": input.path().to_string_lossy(),
+        "lines": checked.valid + checked.invalid,
+        "valid": checked.valid,
+        "invalid": checked.invalid,
+    });
+    if let Value::Object(fields) = fields {
+        say::object("INFO", "dry run: nothing was sent", fields);
+    }
 }

@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::demo::DemoArgs;
+use crate::cli::say;
 use crate::config::{
     API_KEY_VARIABLE, Durability, Format, Given, InputSource, Order, Origin, OutputTarget,
     Overrides, Rate, RuntimeChoice, Secret, Workers, parse_boolean, parse_bytes, parse_duration,
@@ -91,7 +92,18 @@ impl BatchArgs {
 /// The process's own command line and environment. Prints and exits (status 2, or 0 for `--help`
 /// and `--version`) where there is nothing to return.
 pub fn parse() -> Cli {
-    try_parse_from(std::env::args_os(), std::env::vars_os()).unwrap_or_else(|error| error.exit())
+    try_parse_from(std::env::args_os(), std::env::vars_os()).unwrap_or_else(|error| refuse(&error))
+}
+
+/// Ends the process with what is wrong with its command line, or with the help that it asks for.
+fn refuse(error: &clap::Error) -> ! {
+    if !error.use_stderr() || !say::is_in_json() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let text = text.trim();
+    say::error(text.strip_prefix("error: ").unwrap_or(text));
+    std::process::exit(error.exit_code());
 }
 
 /// The command line `arguments`, the program's name first, and the `variables` of the environment. An

@@ -9,9 +9,11 @@ pub mod batch;
 pub mod demo;
 mod dry_run;
 pub mod flags;
+mod json_progress;
 mod live;
 mod logging;
 mod metrics_server;
+mod say;
 mod signals;
 
 use std::process::ExitCode;
@@ -25,6 +27,8 @@ use flags::{BatchArgs, Cli, Command};
 pub fn main() -> ExitCode {
     files::ignore_file_size_signal();
     process::explain_cut_mappings();
+    // What is wrong with the command line is said in JSON, too.
+    say::in_json(say::this_process_asks_for_json());
     let Cli { command, batch } = flags::parse();
     match command {
         None => run_batch(&batch),
@@ -44,7 +48,7 @@ fn run_batch(args: &BatchArgs) -> ExitCode {
     match load_settings(args.config(), None, &args.overrides(), &environment) {
         Ok(settings) => batch::run(settings),
         Err(error) => {
-            eprintln!("error: {error}");
+            say::error(&error.to_string());
             ExitCode::from(error.exit_status())
         }
     }

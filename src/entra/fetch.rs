@@ -132,7 +132,11 @@ impl<R: Runtime> Fetcher<R> {
         let text = |failure: Failure| failure.to_string();
         let (status, body) = self.ask(&login.begin()).await.map_err(text)?;
         let code = DeviceCode::read(status, &body)?;
-        eprintln!("{}", code.message);
+        // A program that uses the library and listens to no logs needs to know it all the same.
+        match tracing::dispatcher::has_been_set() {
+            true => tracing::warn!("{}", code.message),
+            false => eprintln!("{}", code.message),
+        }
         let deadline = runtime::now() + code.life;
         let mut interval = code.interval;
         while runtime::now() < deadline {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use blaze_uring::mock::Scripted;
 use serde_json::Value;
 
-use crate::support::{Place, batch_args, mock, mock_with, run, runtimes, scripted, spawn};
+use crate::support::{
+    Place, batch_args, mock, mock_with, parse_records, run, runtimes, scripted, spawn,
+};
 
 #[test]
 fn the_summary_is_for_people() {
@@ -190,20 +192,37 @@ fn metrics_can_be_scraped_during_a_run() {
 #[test]
 fn a_log_gets_plain_progress_lines() {
     for runtime in runtimes().into_iter().take(1) {
-        let place = Place::new();
         let mock = mock_with(|options| options.latency = "150ms".parse().expect("valid"));
         let lines: Vec<_> = (0..90).map(|n| format!(r#"{{"input":"{n}"}}"#)).collect();
-        place.input(&lines);
-        let mut args = batch_args(&mock, runtime, &["-w", "1"]);
-        args.retain(|argument| argument != "--no-progress");
-        let run = run(&place, &args).expect(0);
+        let start = |more: &[&str]| {
+            let place = Place::new();
+            place.input(&lines);
+            let mut args = batch_args(&mock, runtime, &[&["-w", "1"], more].concat());
+            args.retain(|argument| argument != "--no-progress");
+            let running = spawn(&place, &args);
+            (place, running)
+        };
+        // At the same time: each takes more than ten seconds.
+        let (_place, json) = start(&["--json-logs"]);
+        let (_other_place, plain) = start(&[]);
+        let run = plain.wait().expect(0);
         let progress: Vec<_> = run
             .stderr
             .lines()
             .filter(|line| line.contains("/90 lines"))
             .collect();
         assert!(!progress.is_empty(), "{}", run.stderr);
-        for part in ["ok", "failed", "in flight", "p50", "ETA", "tokens/s"] {
+        for part in [
+            "ok",
+            "failed",
+            "in flight",
+            "p50",
+            "ETA",
+            "tokens/s",
+            "elapsed",
+            "retries",
+            "429s",
+        ] {
             assert!(progress[0].contains(part), "{part}: {}", progress[0]);
         }
         assert!(
@@ -211,5 +230,31 @@ fn a_log_gets_plain_progress_lines() {
             "no cursor movements: {}",
             run.stderr
         );
+
+        let run = json.wait().expect(0);
+        let progress = parse_records("stderr", run.stderr.as_bytes())
+            .into_iter()
+            .find(|line| line["message"] == "progress");
+        let progress = progress.unwrap_or_else(|| panic!("no progress in {}", run.stderr));
+        assert_eq!(progress["lines"], 90);
+        for field in [
+            "done",
+            "percent",
+            "rate_now",
+            "rate_mean",
+            "success_count",
+            "failure_count",
+            "in_flight",
+            "retries",
+            "rate_limited",
+            "tokens_per_second",
+            "eta_seconds",
+            "elapsed_seconds",
+            "cost_usd",
+        ] {
+            assert!(progress[field].is_number(), "{field}: {progress}");
+        }
+        assert!(progress["latency_ms"]["p99"].is_number(), "{progress}");
+        assert_eq!(progress["endpoints"][0]["state"], "healthy", "{progress}");
     }
 }

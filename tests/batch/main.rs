@@ -13,6 +13,7 @@ mod console;
 mod engine;
 mod fields;
 mod files;
+mod json_logs;
 mod keys;
 mod lines;
 mod messages;
@@ -20,3 +21,5 @@ mod settings;
 mod shapes;
 mod stdout;
 mod summary;
+#[cfg(unix)]
+mod terminal;

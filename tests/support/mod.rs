@@ -216,7 +216,10 @@ pub fn spawn_with<S: AsRef<OsStr>>(
         Some(stdout) => Collected::from(stdout),
         None => Collected::from(std::io::empty()),
     };
-    let stderr = Collected::from(child.stderr.take().expect("stderr is piped"));
+    let stderr = match child.stderr.take() {
+        Some(stderr) => Collected::from(stderr),
+        None => Collected::from(std::io::empty()),
+    };
     Running {
         started: Instant::now(),
         child,

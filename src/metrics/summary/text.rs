@@ -21,7 +21,12 @@ impl fmt::Display for Summary {
             }
         };
         writeln!(f, "{title}")?;
-        if let Some(reason) = &self.reason {
+        // The title has said it of an interrupted run.
+        if let Some(reason) = self
+            .reason
+            .as_ref()
+            .filter(|reason| *reason != "interrupted")
+        {
             wrapped(f, "reason", reason)?;
         }
         self.write_books(f)?;

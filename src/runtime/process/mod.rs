@@ -18,6 +18,11 @@ pub fn explain_cut_mappings() {
     platform::explain_cut_mappings();
 }
 
+/// The same as a JSON line, where everything on standard error is one.
+pub fn explain_in_json(wanted: bool) {
+    platform::explain_in_json(wanted);
+}
+
 /// Raises the number of files this process may have open to `wanted`, or as far as it goes, and
 /// returns what it is now. `u64::MAX` where there is no limit.
 pub fn raise_open_files(wanted: u64) -> u64 {

@@ -2,6 +2,8 @@
 
 pub(super) fn explain_cut_mappings() {}
 
+pub(super) fn explain_in_json(_: bool) {}
+
 pub(super) fn raise_open_files(_: u64) -> u64 {
     u64::MAX
 }

@@ -2,12 +2,35 @@
 
 use std::mem::MaybeUninit;
 use std::ptr;
-
-/// What the process says at its end. It names no file: a signal handler can look nothing up.
 #[cfg(target_os = "linux")]
-const CUT_SHORT: &[u8] =
-    b"error: a file that is being read (the input, or one of the run folder) was cut short \
-by another program, or its disk failed; restore it and run the same command again to go on\n";
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[cfg(target_os = "linux")]
+macro_rules! cut_short {
+    () => {
+        "a file that is being read (the input, or one of the run folder) was cut short by another program, or \
+         its disk failed; restore it and run the same command again to go on"
+    };
+}
+
+/// What the process says at its end, as text and as JSON. It names no file: a signal handler can look nothing
+/// up.
+#[cfg(target_os = "linux")]
+const CUT_SHORT: [&str; 2] = [
+    concat!("error: ", cut_short!(), "\n"),
+    concat!(r#"{"level":"ERROR","message":""#, cut_short!(), "\"}\n"),
+];
+
+#[cfg(target_os = "linux")]
+static IN_JSON: AtomicBool = AtomicBool::new(false);
+
+#[cfg(target_os = "linux")]
+pub(super) fn explain_in_json(wanted: bool) {
+    IN_JSON.store(wanted, Ordering::Relaxed);
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn explain_in_json(_: bool) {}
 
 #[cfg(target_os = "linux")]
 pub(super) fn explain_cut_mappings() {
@@ -35,11 +58,8 @@ extern "C" fn on_bus_error(
     // async-signal-safe, and the message is static.
     unsafe {
         if (*info).si_code == libc::BUS_ADRERR {
-            libc::write(
-                libc::STDERR_FILENO,
-                CUT_SHORT.as_ptr().cast(),
-                CUT_SHORT.len(),
-            );
+            let message = CUT_SHORT[usize::from(IN_JSON.load(Ordering::Relaxed))];
+            libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
             libc::_exit(super::EXIT_STOPPED);
         }
         // Broken memory, or a defect: returning meets the signal again, now with its usual end.
