@@ -118,11 +118,12 @@ impl Choices {
                         progress.token |= self.feed_choice(&Fields::of(element), budget)?;
                     }
                 }
+                // The first chunk names the response; some servers name every chunk.
+                "id" | "created" if self.head.is_filled(name) => {}
                 _ => {
                     self.head.overlay(name, raw, budget)?;
-                    // Groq sends usage here unless asked for it in OpenAI's place.
-                    if name.starts_with("x_")
-                        && let Some(usage) = Fields::of(raw).filled("usage")
+                    // Groq counts in `x_groq` unless asked to do so in OpenAI's place.
+                    if let Some(usage) = Fields::of(raw).filled("usage").filter(|it| is_object(it))
                     {
                         self.head.overlay("usage", usage, budget)?;
                     }
@@ -288,7 +289,9 @@ impl Choice {
     ) -> Result<bool, StreamError> {
         let mut token = false;
         for (name, raw) in message.iter() {
-            if !self.message.is_filled(name) {
+            if name == "usage" && is_object(raw) {
+                self.note_usage(raw, budget)?;
+            } else if !self.message.is_filled(name) {
                 token = token || is_output(name, raw);
                 self.message.replace(name, raw, budget)?;
             }
@@ -309,7 +312,9 @@ impl Choice {
         let mut object = Object::default();
         object.set("index", Node::Raw(index.to_string()));
         if is_chat {
-            let role = (self.message.take("role")).unwrap_or_else(|| Node::text("assistant"));
+            let is_told = self.message.is_filled("role");
+            let role = self.message.take("role").filter(|_| is_told);
+            let role = role.unwrap_or_else(|| Node::text("assistant"));
             let content = self.message.take("content").unwrap_or_else(null);
             if let Some(Node::List(calls)) = self.message.get_mut("tool_calls") {
                 calls.drop_field("index");

@@ -49,7 +49,6 @@ impl Growth {
     pub(super) fn of_delta(name: &str, elements: &[&RawValue]) -> Self {
         match name {
             "tool_calls" => return Self::Calls,
-            "content" => return Self::Parts,
             _ if WHOLE.contains(&name) => return Self::Told,
             _ => {}
         }
@@ -58,13 +57,14 @@ impl Growth {
         };
         match first.get().as_bytes().first() {
             Some(b'{') => {}
+            _ if name == "content" => return Self::Parts,
             Some(b'"') => return Self::Told,
             _ => return Self::Always,
         }
         let parts: Vec<Fields<'_>> = elements.iter().map(|element| Fields::of(element)).collect();
         if parts.iter().all(|part| part.number("index").is_some()) {
             Self::Indexed
-        } else if parts.iter().any(grows) {
+        } else if name == "content" || parts.iter().any(grows) {
             Self::Parts
         } else {
             Self::Told
