@@ -313,10 +313,48 @@ fn a_head_that_breaks_the_rules_ends_its_stream_only<R: Runtime>() {
     }
 }
 
+fn what_is_enough_needs_no_end<R: Runtime>() {
+    let plays: [(&str, Play); 3] = [
+        ("silence", |_, _| {}),
+        ("a reset", |stream, id| {
+            send(stream, &[frame(RST_STREAM, id, &2_u32.to_be_bytes())]);
+        }),
+        ("a farewell", |stream, _| {
+            let last = [0_u32.to_be_bytes(), 0_u32.to_be_bytes()].concat();
+            send(stream, &[frame(GOAWAY, 0, &last)]);
+        }),
+    ];
+    for (what, play) in plays {
+        let server = Server::start(move |_, mut stream| {
+            send(&mut stream, &[frame(SETTINGS, 0, &[])]);
+            let id = await_heads(&mut stream, 1);
+            send(&mut stream, &[head(id), frame(DATA, id, b"all of it")]);
+            play(&mut stream, id);
+            await_close(&mut stream);
+        });
+        with_pool::<R, _>(settings(), known(&server), async |pool| {
+            let start = runtime::now();
+            let mut body = Vec::new();
+            let write = |out: &mut Vec<u8>| out.extend_from_slice(&request(b"first"));
+            let exchange = pool.exchange(0, start, start + AMPLE, write, |bytes| {
+                body.extend_from_slice(bytes);
+                match body.ends_with(b"it") {
+                    true => Wanted::Enough,
+                    false => Wanted::More,
+                }
+            });
+            let exchange = exchange.await;
+            assert_eq!(exchange.body(), "all of it", "{what}");
+            assert_eq!(exchange.status(), 200, "{what}");
+        });
+    }
+}
+
 on_both!(
     broken_rules_end_the_connection,
     floods_are_cut_off_or_outwaited,
     data_beyond_every_window_is_not_kept,
     silence_is_outwaited_and_left,
     a_head_that_breaks_the_rules_ends_its_stream_only,
+    what_is_enough_needs_no_end,
 );
