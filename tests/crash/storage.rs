@@ -112,10 +112,12 @@ fn meet(scene: &Scene, fault: &Fault, cores: &str) -> (Run, u32) {
     (run, failed)
 }
 
-/// Exit 1 if nothing had begun, else 4, with the reason; a fault for once may also be survived.
+/// Exit 1 if nothing had begun, else 4, with the reason; a fault for once may also be survived, and one that
+/// leaves nothing to do but to sync the name of the folder that is gone.
 #[track_caller]
 fn check_told(scene: &Scene, fault: &Fault, run: &Run) {
-    if !fault.for_good && run.status == Some(scene.end_status()) {
+    let is_over = fault.phase == Phase::CleanUp && !scene.folder().exists();
+    if (!fault.for_good || is_over) && run.status == Some(scene.end_status()) {
         return;
     }
     let status = run.status.expect("it was not killed");
