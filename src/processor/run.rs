@@ -403,7 +403,12 @@ impl Setup {
             let Config {
                 durability, order, ..
             } = self.plan.config;
-            let log = ShardLog::create(folder, folder.generation(), id, keep_output, durability)?;
+            let mut log =
+                ShardLog::create(folder, folder.generation(), id, keep_output, durability)?;
+            // What several shards wrote is copied at the end: to have it on the disk twice would be for nothing.
+            if shards == 1 {
+                log = log.writing_out();
+            }
             starts.push(ShardStart {
                 id,
                 plan: Arc::clone(&self.plan),

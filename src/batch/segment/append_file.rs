@@ -49,6 +49,10 @@ impl AppendFile {
         &self.path
     }
 
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
     /// Append only.
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buffer

@@ -13,6 +13,7 @@ mod ahead;
 mod append_file;
 mod order;
 mod syncer;
+mod write_out;
 
 pub use super::storage_error::StorageError;
 
@@ -27,6 +28,7 @@ use crate::journal::{
 use ahead::Ahead;
 use append_file::AppendFile;
 use syncer::{Job, Syncer};
+use write_out::WriteOut;
 
 /// Space reserved for the journal at most: entries of 14,000 requests in flight on one shard.
 const JOURNAL_AHEAD_BYTES_MAX: u64 = 1 << 20;
@@ -84,6 +86,8 @@ pub struct ShardLog {
     ahead: Option<Ahead>,
     /// A write-ahead file that is not used any more: it goes when everything in it is in the journal.
     leftover: Option<PathBuf>,
+    /// With [`ShardLog::writing_out`].
+    write_out: Option<WriteOut>,
     /// Records and attempts so far, wherever they are.
     committed: u64,
     /// Attempts among them that ended no line.
@@ -142,6 +146,7 @@ impl ShardLog {
             journal,
             ahead: None,
             leftover: None,
+            write_out: None,
             committed: 0,
             attempts: 0,
             journalled: 0,
@@ -161,6 +166,12 @@ impl ShardLog {
             let path = folder.shard_path(FileKind::Ahead, generation, shard);
             self.ahead = Some(Ahead::new(path, self.header, order == Order::Input));
         }
+        self
+    }
+
+    /// Has the output segment go to the disk as it grows: where it may become the final file as it is.
+    pub fn writing_out(mut self) -> Self {
+        self.write_out = Some(WriteOut::default());
         self
     }
 
@@ -354,6 +365,9 @@ impl ShardLog {
     fn write_through(&mut self) -> Result<(), StorageError> {
         if let Output::Kept(file) = &mut self.output {
             file.flush()?;
+            if let Some(write_out) = &mut self.write_out {
+                write_out.reached(file.file(), file.written());
+            }
         }
         self.errors.flush()?;
         self.journal.flush()?;
