@@ -21,5 +21,5 @@ mod settings;
 mod shapes;
 mod stdout;
 mod summary;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod terminal;

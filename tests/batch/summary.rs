@@ -119,8 +119,7 @@ fn the_most_frequent_failure_is_told_with_url_example_and_help() {
         let run = run(&place, &batch_args(&mock, runtime, &[])).expect(3);
         let url = format!("sent to {}", mock.url("/v1/chat/completions"));
         for part in [
-            "2 lines with bad_request, HTTP 400",
-            "no such thing",
+            "2 lines with bad_request: HTTP 400: no such thing",
             "for example line 5 (b7)",
             &url,
             "what helps",

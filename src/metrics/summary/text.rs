@@ -1,4 +1,5 @@
-//! A summary for people: what happened, why, and what would help, in 80 columns where paths and URLs allow. Pure.
+//! A summary for people: what happened, why, and what would help. Figures fit into 80 columns; texts and paths stay
+//! in one row, to be found and copied. Pure.
 
 use std::fmt;
 
@@ -7,27 +8,20 @@ use crate::metrics::Availability;
 
 /// Longest name shown in full of several: beside it, eight-digit counts fit into 80 columns.
 const NAME_COLUMNS_MAX: usize = 20;
-/// Columns of what stands beside a row's name.
-const TEXT_COLUMNS: usize = 67;
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let title = match self.status {
             Status::Completed => "Completed",
             Status::CompletedWithFailures => "Completed, some lines failed",
-            Status::Interrupted => "Interrupted; the same command goes on from here",
+            Status::Interrupted => "Interrupted, the same command resumes",
             Status::Stopped => {
-                "Stopped before the end; once the cause is mended, the same command goes on from here"
+                "Stopped before the end; once the cause is mended, the same command resumes"
             }
         };
         writeln!(f, "{title}")?;
-        // The title has said it of an interrupted run.
-        if let Some(reason) = self
-            .reason
-            .as_ref()
-            .filter(|reason| *reason != "interrupted")
-        {
-            wrapped(f, "reason", reason)?;
+        if let Some(reason) = &self.reason {
+            row(f, "reason", printable(reason))?;
         }
         self.write_books(f)?;
         self.write_figures(f)?;
@@ -145,7 +139,7 @@ impl Summary {
                 format_args!("{name:width$}  {state:9}  {succeeded} ok, {failed} failed"),
             )?;
             if let Some(reason) = &endpoint.reason {
-                wrapped(f, "", &format!("  {reason}"))?;
+                row(f, "", format_args!("  {}", printable(reason)))?;
             }
         }
         Ok(())
@@ -161,14 +155,17 @@ impl FailureSummary {
             0 => (self.attempts, "attempts"),
             lines => (lines, "lines"),
         };
-        let status =
-            (self.status_code).map_or_else(String::new, |status| format!(", HTTP {status}"));
+        // Most texts begin with it.
+        let status = (self.status_code)
+            .map(|status| format!("HTTP {status}"))
+            .filter(|status| !self.message.starts_with(status))
+            .map_or_else(String::new, |status| format!(", {status}"));
         let most = format!(
             "{} {unit} with {kind}{status}: {}",
             grouped(count),
             self.message
         );
-        wrapped(f, "mostly", &most)?;
+        row(f, "mostly", printable(&most))?;
         let id =
             (self.id.as_deref()).map_or_else(String::new, |id| format!(" ({})", printable(id)));
         row(
@@ -179,7 +176,7 @@ impl FailureSummary {
         if let Some(url) = &self.url {
             row(f, "", format_args!("sent to {}", printable(url)))?;
         }
-        wrapped(f, "what helps", self.help)
+        row(f, "what helps", self.help)
     }
 }
 
@@ -208,24 +205,6 @@ impl fmt::Display for Quantiles {
 
 fn row(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
     writeln!(f, "  {name:10} {value}")
-}
-
-/// Text in as many rows as it needs, broken at spaces.
-fn wrapped(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
-    let text = printable(text);
-    let indent: String = text.chars().take_while(|char| *char == ' ').collect();
-    let (mut name, mut line) = (name, indent.clone());
-    for word in text.split(' ').filter(|word| !word.is_empty()) {
-        let is_begun = line.len() > indent.len();
-        if is_begun && line.chars().count() + 1 + word.chars().count() > TEXT_COLUMNS {
-            row(f, std::mem::take(&mut name), &line)?;
-            line.clone_from(&indent);
-        } else if is_begun {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    row(f, name, line)
 }
 
 /// Seconds, from two minutes on with hours and minutes.
