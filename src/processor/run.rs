@@ -49,7 +49,15 @@ pub(super) fn run(
 ) -> Result<ProcessingResult, RunError> {
     let setup = Setup::new(processor, job)?;
     let (input, claim) = setup.open_input(job)?;
-    let scan = setup.scan(&input)?;
+    if let Err(refused) = setup.refuse_foreign(&input, job) {
+        // What is mapped cannot go on Windows.
+        drop(input);
+        if let Some(claim) = claim {
+            claim.abandon()?;
+        }
+        return Err(refused.into());
+    }
+    let scan = setup.scan(&input);
     let claim = match claim {
         Some(claim) => claim,
         None => RunFolder::claim(&setup.folder, job.fresh)?,
@@ -281,7 +289,8 @@ pub(super) fn inspect(processor: &Processor, job: &Job) -> Result<(Input, Scan),
             }
         }
     };
-    let scan = setup.scan(&input)?;
+    setup.refuse_foreign(&input, job)?;
+    let scan = setup.scan(&input);
     Ok((input, scan))
 }
 
@@ -329,18 +338,24 @@ impl Setup {
         }
     }
 
-    fn scan(&self, input: &Input) -> Result<Scan, RunError> {
-        if input.looks_binary() {
-            return Err(InputError::Binary {
-                path: input.path().to_path_buf(),
-            }
-            .into());
-        }
+    /// A file of another kind would end as a failure record a line.
+    fn refuse_foreign(&self, input: &Input, job: &Job) -> Result<(), InputError> {
+        let Some(kind) = input.foreign_kind(self.plan.config.max_line_bytes) else {
+            return Ok(());
+        };
+        let path = match &job.input {
+            InputSource::File(path) => Some(path.clone()),
+            InputSource::Stdin => None,
+        };
+        Err(InputError::Foreign { path, kind })
+    }
+
+    fn scan(&self, input: &Input) -> Scan {
         let pieces = (self.cores.len() * RANGES_PER_SHARD) as u64;
         let range_bytes = usize::try_from(input.size() / pieces)
             .unwrap_or(RANGE_BYTES_MAX)
             .clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX);
-        Ok(input.scan(self.cores.len(), range_bytes))
+        input.scan(self.cores.len(), range_bytes)
     }
 
     /// Starts the shards and coordinates them until all have left.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Place, run};
+use crate::support::{Place, run, run_stdin};
 use crate::{Case, LINE, check, check_in, check_message, contents, usual};
 
 #[test]
@@ -39,10 +39,6 @@ fn inputs_that_cannot_be_read() {
         ),
         Case::new("a directory", 1, &with("."), &["directory", "JSONL"]),
         Case::new("a device", 1, &with("/dev/null"), &["/dev/null", "`-i -`"]),
-        Case::new("binary", 1, &with("b.jsonl"), &["b.jsonl", "binary"])
-            .file("b.jsonl", b"\x7fELF\0\0\0\x01\n{}\n"),
-        Case::new("UTF-16", 1, &with("u.jsonl"), &["u.jsonl", "UTF-8"])
-            .file("u.jsonl", b"\xff\xfe{\0}\0\n\0".to_vec()),
         Case::new(
             "no input at all",
             2,
@@ -50,6 +46,86 @@ fn inputs_that_cannot_be_read() {
             &["-i FILE"],
         ),
     ]);
+}
+
+/// A file of another kind, what is guessed, and the command that mends it.
+fn foreign() -> Vec<(&'static str, Vec<u8>, [&'static str; 2])> {
+    let wide = |text: &str| -> Vec<u8> { text.encode_utf16().flat_map(u16::to_le_bytes).collect() };
+    vec![
+        (
+            "a program",
+            b"\x7fELF\0\0\0\x01\n{}\n".to_vec(),
+            ["ELF", "as JSON"],
+        ),
+        (
+            "gzip",
+            b"\x1f\x8b\x08\0\n{\"input\":1}\n".to_vec(),
+            ["gzip", "gunzip"],
+        ),
+        (
+            "zstd",
+            b"\x28\xb5\x2f\xfd\x04".to_vec(),
+            ["zstd", "zstd -dc"],
+        ),
+        (
+            "UTF-16 with a mark",
+            wide("\u{feff}{\"input\":1}\n"),
+            ["UTF-16", "iconv -f UTF-16 "],
+        ),
+        (
+            "UTF-16",
+            wide("{\"input\":1}\n{\"input\":2}\n"),
+            ["UTF-16LE", "iconv -f UTF-16LE "],
+        ),
+        (
+            "CSV",
+            b"id,input\n1,\"first\"\n2,\"second\"\n".to_vec(),
+            ["CSV", "python3"],
+        ),
+        (
+            "an array",
+            b"[{\"input\": \"first\"}]\n".to_vec(),
+            ["JSON array", "jq -c '.[]'"],
+        ),
+        (
+            "an array in lines",
+            b"[\n{\"input\":1},\n{\"input\":2}\n]\n".to_vec(),
+            ["JSON array", "jq -c '.[]'"],
+        ),
+        (
+            "pretty",
+            b"{\n  \"input\": 1\n}\n".to_vec(),
+            ["pretty-printed", "jq -c ."],
+        ),
+    ]
+}
+
+#[test]
+fn inputs_of_another_kind_are_refused_as_a_whole() {
+    let mut cases = Vec::new();
+    for (what, bytes, [guess, command]) in foreign() {
+        let mut arguments = usual(&[]);
+        arguments[1] = "data.x";
+        let told = ["input data.x is not JSONL", guess, command];
+        cases.push(Case::new(what, 1, &arguments, &told).file("data.x", bytes));
+    }
+    check(cases);
+}
+
+#[test]
+fn standard_input_of_another_kind_leaves_nothing_behind() {
+    for (what, bytes, [guess, command]) in foreign() {
+        for dry in [&[][..], &["--dry-run"]] {
+            let place = Place::new();
+            let mut arguments = usual(&[]);
+            arguments[1] = "-";
+            arguments.extend(dry);
+            let run = run_stdin(&place, &arguments, &bytes);
+            let told = ["standard input is not JSONL", guess, command];
+            check_message(what, &run, 1, &told);
+            assert!(place.listing().is_empty(), "{what}: {:?}", place.listing());
+        }
+    }
 }
 
 #[test]

@@ -8,10 +8,12 @@
 #![expect(clippy::disallowed_methods, reason = "the input is a file")]
 
 mod cursor;
+mod kind;
 mod scan;
 mod spool;
 
 pub use cursor::{LineCursor, LineRef};
+pub use kind::ForeignKind;
 pub use scan::{LineRange, Scan};
 
 use std::fs::{self, File};
@@ -23,8 +25,6 @@ use std::time::UNIX_EPOCH;
 use crate::runtime::files::{self, Mapping};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-/// Text has no NUL byte; the first two pages tell a binary file or UTF-16.
-const BINARY_PROBE_BYTES: usize = 8 << 10;
 /// Pages are released in steps of this: one system call for about 2,000 usual lines.
 const RELEASE_STEP_BYTES: u64 = 1 << 20;
 
@@ -72,11 +72,13 @@ pub enum InputError {
         /// As given.
         path: PathBuf,
     },
-    /// Not text.
-    #[error("input {} is a binary file (it has NUL bytes); give a JSONL file in UTF-8", path.display())]
-    Binary {
-        /// As given.
-        path: PathBuf,
+    /// Not JSONL as a whole.
+    #[error("{}", kind.explain(path.as_deref()))]
+    Foreign {
+        /// As given; `None` for standard input.
+        path: Option<PathBuf>,
+        /// The guess.
+        kind: ForeignKind,
     },
     /// A pipe, socket or device.
     #[error("input {} is not a regular file; pipe it in with `-i -`", path.display())]
@@ -168,10 +170,10 @@ impl Input {
         self.stamp.modified_ns
     }
 
-    /// The file cannot be JSONL: it has a NUL byte near its start (binary, or UTF-16).
-    pub fn looks_binary(&self) -> bool {
-        let probe = &self.map[..self.map.len().min(BINARY_PROBE_BYTES)];
-        memchr::memchr(0, probe).is_some()
+    /// What the file is instead of JSONL, as a whole: compressed, UTF-16, a table, one JSON array,
+    /// pretty-printed. A line longer than `line_bytes_max` counts as not valid.
+    pub fn foreign_kind(&self, line_bytes_max: usize) -> Option<ForeignKind> {
+        kind::recognise(&self.map, line_bytes_max)
     }
 
     /// The file's size or time of change is no longer what it was at the start.

@@ -159,14 +159,6 @@ fn unusable_inputs_are_told_apart() {
 }
 
 #[test]
-fn binary_content_is_recognised() {
-    assert!(input(b"\x7fELF\x02\0\0").1.looks_binary());
-    assert!(input(b"\xff\xfe{\0}\0\n\0").1.looks_binary());
-    assert!(!input(b"{\"input\": \"\xff\"}\n").1.looks_binary());
-    assert!(!input(b"").1.looks_binary());
-}
-
-#[test]
 fn a_change_is_noticed() {
     let (folder, input) = input(b"{}\n");
     assert!(!input.changed());
