@@ -177,9 +177,14 @@ fn outputs_that_cannot_be_written() {
             "old errors",
             1,
             &usual(&[]),
-            &["errors.jsonl", "--overwrite"],
+            &[
+                "errors.jsonl",
+                "of another job",
+                "line 3, \"no\"",
+                "-e out.errors.jsonl",
+            ],
         )
-        .file("errors.jsonl", "{}\n"),
+        .file("errors.jsonl", "{\"error\":\"no\",\"line_number\":3}\n"),
         Case::new(
             "a metrics address in use elsewhere",
             2,

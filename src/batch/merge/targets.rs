@@ -2,6 +2,7 @@
 //! Creates nothing.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::runtime::files;
@@ -26,6 +27,16 @@ pub enum TargetError {
         role: &'static str,
         /// Its name.
         path: PathBuf,
+    },
+    /// There already are the failures of another job.
+    #[error("the error file {} already holds {owner}; keep it and write to another: -e {}", path.display(), free.display())]
+    ErrorsOfAnother {
+        /// The error file.
+        path: PathBuf,
+        /// Whose records they are, as far as they tell.
+        owner: String,
+        /// A name for this job's error file that nobody has.
+        free: PathBuf,
     },
     /// A folder has that name.
     #[error("the {role} {} is a directory; name a file in it", path.display())]
@@ -77,6 +88,10 @@ pub enum TargetError {
     },
 }
 
+/// How much of an error file is read to tell whose it is, and how much of a text is repeated.
+const FIRST_RECORD_BYTES_MAX: u64 = 64 << 10;
+const SHOWN_CHARACTERS_MAX: usize = 60;
+
 const INPUT: &str = "input";
 const OUTPUT: &str = "output";
 const ERRORS: &str = "error file";
@@ -117,6 +132,67 @@ pub fn check_targets(
     check_target(ERRORS, errors, output.is_none(), |length| {
         may_exist || length == 0
     })
+    .map_err(|error| match error {
+        TargetError::Exists { path, .. } => TargetError::ErrorsOfAnother {
+            owner: owner_of(&path),
+            free: free_name(&path, output),
+            path,
+        },
+        other => other,
+    })
+}
+
+/// Whose failures an error file holds: when they were written, and what the first one is about.
+fn owner_of(errors: &Path) -> String {
+    let written = fs::metadata(errors).and_then(|metadata| metadata.modified());
+    let written = written.map_or_else(
+        |_| String::new(),
+        |time| format!(", written {}", httpdate::fmt_http_date(time)),
+    );
+    match first_record(errors) {
+        Some(first) => format!("the failures of another job{written} (the first: {first})"),
+        None => format!("something else than failure records{written}"),
+    }
+}
+
+/// The first record of an error file in a few words, if it is one.
+fn first_record(errors: &Path) -> Option<String> {
+    let mut start = Vec::new();
+    let file = fs::File::open(errors).ok()?;
+    file.take(FIRST_RECORD_BYTES_MAX)
+        .read_to_end(&mut start)
+        .ok()?;
+    let line = start.split(|&byte| byte == b'\n').next()?;
+    let record: serde_json::Value = serde_json::from_slice(line).ok()?;
+    let shown = |text: &serde_json::Value| -> Option<String> {
+        let text: String = text.as_str()?.chars().take(SHOWN_CHARACTERS_MAX).collect();
+        Some(text.escape_debug().to_string())
+    };
+    if let Some(error) = shown(&record["error"]) {
+        let line_number = record["line_number"].as_u64()?;
+        return Some(format!("line {line_number}, \"{error}\""));
+    }
+    record.get("response")?;
+    Some(format!("custom_id \"{}\"", shown(&record["custom_id"])?))
+}
+
+/// A name that no file has: after the output, so that it tells which job it belongs to.
+fn free_name(errors: &Path, output: Option<&Path>) -> PathBuf {
+    let stem = output.unwrap_or(errors).with_extension("");
+    let kind = if output.is_some() { ".errors" } else { "" };
+    let named = |suffix: String| {
+        let mut name = stem.clone().into_os_string();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let plain = output.map(|_| named(".errors.jsonl".to_owned()));
+    let numbered = (2_u32..).map(|number| named(format!("{kind}-{number}.jsonl")));
+    plain
+        .into_iter()
+        .chain(numbered)
+        .find(|name| !name.exists())
+        // A folder does not hold four billion files.
+        .unwrap_or_else(|| errors.to_path_buf())
 }
 
 /// `hosts` is set for the file beside which the run folder lies.
@@ -176,6 +252,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::write(at("in"), "{}\n").expect("a file");
         fs::write(at("old"), "{}\n").expect("a file");
+        age(&at("old"));
         fs::write(at("empty"), "").expect("a file");
         fs::create_dir(at("sub")).expect("a folder");
         fs::hard_link(at("in"), at("hard")).expect("a hard link");
@@ -257,7 +334,50 @@ mod tests {
         };
         check(Some("old"), "err", plain, &exists("output", "old"));
         check(Some("empty"), "err", plain, &exists("output", "empty"));
-        check(Some("out"), "old", plain, &exists("error file", "old"));
+        let owned = |owner: &str, free: &str| {
+            format!(
+                "the error file old already holds {owner}; keep it and write to another: -e {free}"
+            )
+        };
+        let other = "something else than failure records, written Thu, 01 Jan 1970 00:00:00 GMT";
+        check(Some("out"), "old", plain, &owned(other, "out.errors.jsonl"));
+        check(None, "old", plain, &owned(other, "old-2.jsonl"));
+        let taken = ["out.errors.jsonl", "out.errors-2.jsonl", "old-2.jsonl"];
+        for name in taken {
+            fs::write(at(name), "").expect("a file");
+        }
+        check(
+            Some("out.x"),
+            "old",
+            plain,
+            &owned(other, "out.errors-3.jsonl"),
+        );
+        check(None, "old", plain, &owned(other, "old-3.jsonl"));
+        for name in taken {
+            fs::remove_file(at(name)).expect("it goes");
+        }
+        for (record, first) in [
+            (
+                r#"{"input":"a","error":"HTTP 429: \"slow\"","line_number":7}"#,
+                r#"line 7, "HTTP 429: \"slow\"" "#.trim_end(),
+            ),
+            (
+                r#"{"id":"b","custom_id":"r2","response":null,"error":{"code":"timeout"}}"#,
+                "custom_id \"r2\"",
+            ),
+        ] {
+            fs::write(at("old"), format!("{record}\n{record}\n")).expect("a file");
+            age(&at("old"));
+            let owner = format!(
+                "the failures of another job, written Thu, 01 Jan 1970 00:00:00 GMT (the first: {first})"
+            );
+            check(
+                Some("out"),
+                "old",
+                plain,
+                &owned(&owner, "out.errors.jsonl"),
+            );
+        }
         check(Some("out"), "empty", plain, "fine");
         check(Some("old"), "err", overwrite, "fine");
         check(Some("old"), "err", resume, "fine");
@@ -266,6 +386,12 @@ mod tests {
             before,
             "nothing was created"
         );
+    }
+
+    /// As old as can be.
+    fn age(path: &Path) {
+        let file = fs::File::options().write(true).open(path).expect("a file");
+        file.set_modified(std::time::UNIX_EPOCH).expect("a time");
     }
 
     #[test]
