@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::cli::demo::DemoArgs;
 use crate::cli::say;
@@ -37,6 +38,18 @@ const EXISTING: &str = "What is already there";
 const CONSOLE: &str = "Logs and progress";
 
 const AFTER_HELP: &str = "\
+Examples:
+  BLAZE_API_KEY=sk-… blaze-uring -i requests.jsonl -o results.jsonl \\
+      --endpoint-url https://api.openai.com/v1 --model gpt-4o-mini
+  blaze-uring -c endpoints.json -i requests.jsonl -o results.jsonl --retry-errors
+
+A line of the input is one of:
+  {\"input\": \"Why is the sky blue?\", \"id\": 7}                  wrapped for the endpoint's API
+  {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}      an API body, sent as it is
+  {\"body\": {\"messages\": […]}, \"headers\": {\"x-team\": \"a\"}}  a body in a line of your own
+  {\"custom_id\": \"r1\", \"url\": \"/v1/embeddings\", \"body\": {…}}  a line of OpenAI's Batch API
+Your other fields come back in the record.
+
 Every flag can be given as an environment variable: BLAZE_ and its long name, as BLAZE_MAX_ATTEMPTS.
 A flag beats the environment, which beats the config file, which beats the default.
 The key of --endpoint-url comes from BLAZE_API_KEY alone.
@@ -61,6 +74,13 @@ pub enum Command {
     Demo(DemoArgs),
     /// Serve a trial endpoint on loopback: deterministic replies, latency and faults
     Mock(Box<MockArgs>),
+    /// Print a completion script, as `source <(blaze-uring completions bash)` in ~/.bashrc
+    Completions {
+        /// The shell it is for
+        shell: Shell,
+    },
+    /// Print the man page, as `blaze-uring man | man -l -`
+    Man,
 }
 
 /// The batch's flags and the environment's answers to the same names, not yet merged.
@@ -113,7 +133,9 @@ pub fn try_parse_from(
     arguments: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches_from(arguments)?;
+    let matches = command()
+        .try_get_matches_from(arguments)
+        .map_err(explain_stray_file)?;
     let Root {
         command,
         batch: flags,
@@ -142,6 +164,35 @@ pub fn command() -> clap::Command {
             .unwrap_or_default();
         argument.help(format!("{help} [env: {variable}]"))
     })
+}
+
+/// `blaze-uring requests.jsonl` says which flag is missing.
+fn explain_stray_file(error: clap::Error) -> clap::Error {
+    let stray = [ContextKind::InvalidSubcommand, ContextKind::InvalidArg]
+        .into_iter()
+        .find_map(|kind| error.get(kind));
+    let Some(ContextValue::String(stray)) = stray else {
+        return error;
+    };
+    // Anything else may be a misspelt command or flag, of which clap knows more.
+    if stray.starts_with('-') || !stray.contains(['.', '/', '\\']) {
+        return error;
+    }
+    let stray = stray.escape_debug();
+    let is_config = [".toml", ".yaml", ".yml"]
+        .iter()
+        .any(|end| stray.to_string().ends_with(end));
+    let (flag, example) = match is_config {
+        true => (
+            "-c",
+            format!("-c {stray} -i requests.jsonl -o results.jsonl"),
+        ),
+        false => ("-i", format!("-i {stray} -o results.jsonl")),
+    };
+    let message = format!(
+        "{stray} stands alone; a file is given with its flag, {flag}: blaze-uring {example}"
+    );
+    command().error(ErrorKind::UnknownArgument, message)
 }
 
 /// Each variable is read as its flag would be, so both take the same spellings. clap's own

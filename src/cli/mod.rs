@@ -14,6 +14,7 @@ mod live;
 mod logging;
 mod metrics_server;
 mod say;
+mod shell;
 mod signals;
 
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ pub fn main() -> ExitCode {
     match command {
         None => run_batch(&batch),
         Some(Command::Demo(args)) => demo::run(&args),
+        Some(Command::Completions { shell }) => shell::completions(shell),
+        Some(Command::Man) => shell::man(),
         Some(Command::Mock(args)) => match mock::run(*args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -371,6 +371,16 @@ fn usage_errors_name_the_flag_or_the_variable_and_exit_2() {
         ("-i", &[], "a value is required"),
         ("-i a -i b", &[], "cannot be used multiple times"),
         ("stray", &[], "stray"),
+        (
+            "in.jsonl",
+            &[],
+            "in.jsonl stands alone; a file is given with its flag, -i: blaze-uring -i in.jsonl -o results.jsonl",
+        ),
+        ("-o out.jsonl in.jsonl", &[], "blaze-uring -i in.jsonl -o"),
+        ("-i in.jsonl data/more", &[], "blaze-uring -i data/more -o"),
+        ("c.toml", &[], "blaze-uring -c c.toml -i requests.jsonl"),
+        ("completions", &[], "<SHELL>"),
+        ("completions tcsh", &[], "bash"),
         ("demo -i x", &[], "-i"),
         (
             "",
