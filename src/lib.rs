@@ -11,6 +11,8 @@
 //! [`Processor`] does what the command line does. The engine owns its threads, so its future can be
 //! awaited on any executor; [`Processor::process_file_blocking`] needs none.
 //!
+//! A configuration is built in code, or read by [`Config::from_file`].
+//!
 //! ```
 //! use blaze_uring::mock::{Mock, MockOptions};
 //! use blaze_uring::{Config, EndpointConfig, Processor};
@@ -81,5 +83,5 @@ mod simulation;
 pub mod tls;
 
 pub use calls::{CallOptions, Client};
-pub use config::{Config, EndpointConfig};
+pub use config::{Config, EndpointConfig, RequestConfig, RetryConfig};
 pub use processor::{ProcessingResult, Processor, RunError};

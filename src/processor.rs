@@ -130,6 +130,12 @@ impl Processor {
         &self.config
     }
 
+    /// The endpoints, resolved, in the order of the configuration.
+    #[doc(hidden)]
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
     /// Sends every line of `input`; successes go to `output` (or are only counted), failures to
     /// `errors`. Await it on any executor: the engine owns its threads. With `show_progress` a
     /// plain line goes to standard error every 10 s. An unfinished earlier run is resumed.

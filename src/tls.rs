@@ -117,6 +117,17 @@ fn add_roots(
     }
 }
 
+/// Whether the peer's first bytes are of no TLS record at all.
+pub fn is_no_tls(error: &rustls::Error) -> bool {
+    use rustls::{Error, InvalidMessage};
+    matches!(
+        error,
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion
+        )
+    )
+}
+
 /// What a TLS error means to whoever has to fix it.
 pub fn explain(error: &rustls::Error) -> String {
     match error {
@@ -136,7 +147,14 @@ fn explain_certificate(error: &CertificateError) -> String {
             "the server's certificate is not valid yet; is this machine's clock right?".to_owned()
         }
         CertificateError::UnknownIssuer => {
-            "the server's certificate has an unknown issuer; --ca-file adds one".to_owned()
+            "the server's certificate has an unknown issuer, or is self-signed; --ca-file FILE trusts it: the \
+             issuer's certificate, or this one, as PEM"
+                .to_owned()
+        }
+        other if pinned::is_authority_as_server(other) => {
+            "the server's certificate is an authority's own, self-signed; --ca-file FILE trusts it: this \
+             certificate, as PEM"
+                .to_owned()
         }
         CertificateError::NotValidForName => {
             "the server's certificate is for another host".to_owned()
@@ -201,7 +219,8 @@ mod tests {
         );
         check(
             CertificateError::UnknownIssuer,
-            "the server's certificate has an unknown issuer; --ca-file adds one",
+            "the server's certificate has an unknown issuer, or is self-signed; --ca-file FILE trusts it: the \
+             issuer's certificate, or this one, as PEM",
         );
         check(
             CertificateError::NotValidForName,

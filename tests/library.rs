@@ -192,6 +192,99 @@ fn successes_may_only_be_counted() {
     }
 }
 
+/// What programs written for blaze-api say, with the crate's name changed. That crate's endpoints have these
+/// five fields and no others.
+async fn as_for_blaze_api(
+    url: String,
+    place: &Place,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let config = Config {
+        endpoints: vec![EndpointConfig {
+            url,
+            weight: 1,
+            api_key: Some("your-key".to_string()),
+            model: Some("gpt-4".to_string()),
+            max_concurrent: 100,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+
+    let processor = Processor::new(config)?;
+    let result = processor
+        .process_file(
+            place.path("in.jsonl"),
+            Some(place.path("out.jsonl")),
+            place.path("errors.jsonl"),
+            true,
+        )
+        .await?;
+
+    result.print_summary();
+    Ok(())
+}
+
+#[test]
+fn a_program_written_for_blaze_api_runs() {
+    let (place, mock) = (Place::new(), mock());
+    place.input(&[r#"{"input":"What is the capital of France?"}"#]);
+    block_on(as_for_blaze_api(mock.url("/v1/completions"), &place)).expect("it runs");
+    let request = &mock.requests()[0];
+    assert_eq!(request.target, "/v1/completions");
+    assert_eq!(request.header("authorization"), Some("Bearer your-key"));
+    assert_eq!(
+        request.body,
+        br#"{"prompt":"What is the capital of France?","model":"gpt-4"}"#
+    );
+    assert_eq!(place.records("out.jsonl").len(), 1);
+}
+
+#[test]
+fn a_configuration_is_read_from_a_file() {
+    for runtime in runtimes() {
+        let (place, mock) = (Place::new(), mock());
+        place.input(&LINES);
+        let url = mock.url("/v1");
+        for (name, text) in [
+            (
+                "c.json",
+                format!(
+                    r#"{{"endpoints": [{{"url": "{url}", "api_key": "k\n"}}], "runtime": "{runtime}", "input": "x"}}"#
+                ),
+            ),
+            (
+                "c.toml",
+                format!("runtime = '{runtime}'\n[[endpoints]]\nurl = '{url}'\napi_key = 'k'\n"),
+            ),
+            (
+                "c.yaml",
+                format!("runtime: {runtime}\nendpoints:\n  - {{url: '{url}', api_key: k}}\n"),
+            ),
+        ] {
+            let path = place.write(name, text);
+            let config = Config::from_file(&path).expect("a configuration");
+            assert_eq!(config.endpoints[0].api_key.as_deref(), Some("k"), "{name}");
+            assert_eq!(config.request, RequestConfig::default());
+            let output = place.path(&format!("{name}.out"));
+            let errors = place.path(&format!("{name}.errors"));
+            let result = Processor::new(config)
+                .expect("a valid config")
+                .process_file_blocking(place.path("in.jsonl"), Some(output), errors, false)
+                .expect("it runs");
+            assert_eq!(
+                (result.success_count, result.failure_count),
+                (2, 1),
+                "{name}"
+            );
+        }
+        let path = place.write("c.json", "{\n\"endpoints\": [{\"uri\": \"x\"}]}");
+        let refused = Config::from_file(&path).expect_err("refused").to_string();
+        assert!(refused.contains("c.json:2: endpoints[0]"), "{refused}");
+        let missing = Config::from_file(place.path("none.json")).expect_err("refused");
+        assert!(missing.to_string().contains("none.json"), "{missing}");
+    }
+}
+
 #[test]
 fn what_cannot_be_used_is_refused_before_anything_happens() {
     let mock = mock();

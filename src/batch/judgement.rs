@@ -8,7 +8,7 @@ use crate::batch::stream::{self, Assembled, Broken, StreamReply};
 use crate::client;
 use crate::config::Secret;
 use crate::error::ErrorKind;
-use crate::http::{Headers, Response};
+use crate::http::{Headers, Response, Scheme};
 use crate::metrics::tokens::Tokens;
 use crate::policy::wait_hint::{self, WaitHint};
 use crate::provider::no_answer::{Glance, NoAnswer};
@@ -22,6 +22,31 @@ const REGION_HEADER: &str = "x-ms-region";
 
 /// How long an endpoint is left alone while its refused token is renewed; then it is tried again.
 pub const TOKEN_PAUSE: Duration = Duration::from_millis(500);
+
+/// What is said with a 401 to a request that carried no key.
+const NO_KEY: &str =
+    "no key was sent: give one in BLAZE_API_KEY, or as `api_key` in the config file";
+
+/// What is said where plain HTTP went to a server that answers so only over TLS.
+const WRONG_SCHEME: &str = "write https:// instead of http://";
+
+/// What servers that notice it say of plain HTTP on a TLS port, at the start of their 400: nginx, Go's
+/// `net/http`, Apache.
+const WANTS_TLS: [&[u8]; 3] = [
+    b"the plain http request was sent to https port",
+    b"client sent an http request to an https server",
+    b"you're speaking plain http to an ssl-enabled server port",
+];
+
+/// How much of such a page is looked at: its title, or its first sentence.
+const WANTS_TLS_BYTES_MAX: usize = 512;
+
+/// Whether a 400 is about the scheme. JSON is not: it may quote a prompt.
+fn wants_tls(body: &[u8]) -> bool {
+    let start = body[..body.len().min(WANTS_TLS_BYTES_MAX)].to_ascii_lowercase();
+    !matches!(start.trim_ascii_start().first(), Some(b'{' | b'['))
+        && (WANTS_TLS.iter()).any(|words| memchr::memmem::find(&start, words).is_some())
+}
 
 /// A failed attempt, judged.
 pub struct Failed<'a> {
@@ -64,6 +89,9 @@ impl Failed<'_> {
                 kind: failure.kind(),
                 retry: failure.kind() != ErrorKind::TooLarge,
                 effect: match failure.kind() {
+                    _ if failure.is_for_good() => Effect::Disable {
+                        reason: endpoint.message(&failure.to_string()),
+                    },
                     // The endpoint is well; the request asks for too much.
                     ErrorKind::TooLarge => Effect::None,
                     _ => Effect::Transient,
@@ -94,18 +122,21 @@ impl Failed<'_> {
         }
     }
 
-    /// The request carried these secrets besides the endpoint's: a fetched token, headers of a
-    /// line's own. They must not be shown either.
+    /// The request carried these secrets besides those of `endpoint`: a fetched token, headers of a
+    /// line's own. They must not be shown either. A 401 to a request without any key says so.
     pub fn strike_out<'h>(
         &mut self,
+        endpoint: &Endpoint,
         token: Option<&Secret>,
         headers: impl Iterator<Item = (Cow<'h, str>, Cow<'h, str>)>,
     ) {
+        let mut has_key = token.is_some() || endpoint.has_key();
         let carried = &mut self.carried;
         if let Some(token) = token {
             carried.add(token.expose());
         }
         for (name, value) in headers {
+            has_key |= Endpoint::carries_key(&name);
             carried.add_header(&name, &value);
         }
         for name in [&mut self.request_id, &mut self.region] {
@@ -116,6 +147,29 @@ impl Failed<'_> {
         if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
         {
             struck(reason);
+        }
+        if self.status == Some(401) && !has_key {
+            self.say_besides(NO_KEY);
+        } else if self.status == Some(400)
+            && endpoint.origin.scheme == Scheme::Http
+            && self.body.as_deref().is_some_and(wants_tls)
+        {
+            self.say_besides(WRONG_SCHEME);
+            self.verdict.kind = ErrorKind::Tls;
+            self.verdict.retry = true;
+            self.verdict.effect = Effect::Disable {
+                reason: self.verdict.message.clone(),
+            };
+        }
+    }
+
+    /// Adds to the message, and to what is said of the endpoint, what would help.
+    fn say_besides(&mut self, help: &str) {
+        let add = |text: &mut String| *text = format!("{text} ({help})");
+        add(&mut self.verdict.message);
+        if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
+        {
+            add(reason);
         }
     }
 

@@ -66,11 +66,11 @@ impl<R: Runtime> Shard<R> {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         let headers = ticket.parsed.headers(line);
         let Some(tokens) = &self.tokens else {
-            return failed.strike_out(None, headers);
+            return failed.strike_out(endpoint, None, headers);
         };
         let tokens = tokens.borrow();
         let token = tokens.of(endpoint).map(|token| &token.secret);
-        failed.strike_out(token, headers);
+        failed.strike_out(endpoint, token, headers);
         if failed.status == Some(401) && tokens.excuses(endpoint, ticket.token.get()) {
             failed.excuse(TOKEN_PAUSE);
             self.hinted(ticket.endpoint, TOKEN_PAUSE, now);

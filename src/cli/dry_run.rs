@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use crate::batch::input::{Input, LineCursor};
 use crate::batch::line::Parsed;
+use crate::cli::line_kinds::LineKinds;
 use crate::cli::say;
-use crate::config::{Config, InputSource, Job, OutputTarget, Rate};
+use crate::config::{InputSource, Job, OutputTarget, Rate};
 use crate::processor::{Processor, RunError};
 
 /// Invalid lines listed by number; further ones are counted.
@@ -33,6 +34,7 @@ pub fn check(processor: &Processor, job: &Job, out: &mut dyn Write) -> Result<Ch
         invalid: 0,
     };
     let mut parsed = Parsed::default();
+    let mut kinds = LineKinds::default();
     let mut released = 0;
     for range in scan.ranges {
         let mut cursor = LineCursor::new(range);
@@ -45,6 +47,7 @@ pub fn check(processor: &Processor, job: &Job, out: &mut dyn Write) -> Result<Ch
             };
             let Some(problem) = problem else {
                 checked.valid += 1;
+                kinds.note(line.number, text, &parsed);
                 continue;
             };
             checked.invalid += 1;
@@ -68,14 +71,24 @@ pub fn check(processor: &Processor, job: &Job, out: &mut dyn Write) -> Result<Ch
             ),
         );
     }
-    describe(processor.config(), job, &input, &checked, out);
+    describe(processor, job, &input, &checked, out);
+    for line in kinds.describe(processor.endpoints()) {
+        say(out, format_args!("{line}"));
+    }
     if say::is_in_json() {
         say_checked(&input, &checked);
     }
     Ok(checked)
 }
 
-fn describe(config: &Config, job: &Job, input: &Input, checked: &Checked, out: &mut dyn Write) {
+fn describe(
+    processor: &Processor,
+    job: &Job,
+    input: &Input,
+    checked: &Checked,
+    out: &mut dyn Write,
+) {
+    let config = processor.config();
     say(
         out,
         format_args!(
@@ -114,15 +127,15 @@ fn describe(config: &Config, job: &Job, input: &Input, checked: &Checked, out: &
             config.retry.max_attempts, config.request.timeout,
         ),
     );
-    for endpoint in &config.endpoints {
+    for endpoint in processor.endpoints() {
         say(
             out,
             format_args!(
                 "  endpoint  {}: weight {}, at most {} in flight, model {}",
-                endpoint.label(),
+                endpoint.name,
                 endpoint.weight,
                 endpoint.max_concurrent,
-                endpoint.model.as_deref().unwrap_or("as in the line"),
+                endpoint.model().unwrap_or("as in the line"),
             ),
         );
     }

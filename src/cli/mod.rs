@@ -10,6 +10,7 @@ pub mod demo;
 mod dry_run;
 pub mod flags;
 mod json_progress;
+mod line_kinds;
 mod live;
 mod logging;
 mod metrics_server;

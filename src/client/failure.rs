@@ -16,6 +16,8 @@ pub enum Failure {
     Connect(String),
     /// The handshake or the certificate check failed.
     Tls(String),
+    /// The peer speaks TLS where the URL says plain HTTP, or the other way round: no request can succeed.
+    WrongScheme(String),
     /// Too slow.
     Timeout {
         /// What was being waited for.
@@ -49,17 +51,22 @@ impl Failure {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Unreachable(_) | Self::Connect(_) => ErrorKind::Connect,
-            Self::Tls(_) => ErrorKind::Tls,
+            Self::Tls(_) | Self::WrongScheme(_) => ErrorKind::Tls,
             Self::Timeout { .. } => ErrorKind::Timeout,
             Self::Protocol(_) => ErrorKind::Protocol,
             Self::TooLarge(_) => ErrorKind::TooLarge,
         }
     }
 
+    /// Whether every other request would meet it, too.
+    pub fn is_for_good(&self) -> bool {
+        matches!(self, Self::WrongScheme(_))
+    }
+
     /// Whether the request never left: no fault of its own.
     pub fn is_before_request(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Tls(_) => true,
+            Self::Unreachable(_) | Self::Tls(_) | Self::WrongScheme(_) => true,
             Self::Timeout { phase, .. } => *phase == Phase::Connecting,
             Self::Connect(_) | Self::Protocol(_) | Self::TooLarge(_) => false,
         }
@@ -81,6 +88,11 @@ impl Failure {
     /// `phase` was going on.
     pub(super) fn cut(error: Option<&io::Error>, phase: Phase, peer: &str) -> Self {
         if let Some(tls) = error.and_then(tls_error) {
+            if phase == Phase::Connecting && crate::tls::is_no_tls(tls) {
+                return Self::WrongScheme(format!(
+                    "{peer} does not speak TLS but plain HTTP, it seems: write http:// instead of https://"
+                ));
+            }
             let text = format!("{peer}: {}", crate::tls::explain(tls));
             return match phase {
                 // The connection was good: this one ended in the middle, as a reset does.
@@ -111,6 +123,11 @@ impl Failure {
 
     /// Bytes from `peer` that are no proper response.
     pub(super) fn protocol(error: &ProtocolError, peer: &str) -> Self {
+        if error.is_tls() {
+            return Self::WrongScheme(format!(
+                "{peer} speaks TLS, not plain HTTP: write https:// instead of http://"
+            ));
+        }
         let text = format!("{peer}: {error}");
         if error.is_too_large() {
             Self::TooLarge(text)
@@ -138,6 +155,7 @@ impl fmt::Display for Failure {
             Self::Unreachable(text)
             | Self::Connect(text)
             | Self::Tls(text)
+            | Self::WrongScheme(text)
             | Self::Protocol(text)
             | Self::TooLarge(text) => f.write_str(text),
             Self::Timeout { phase, peer, after } => {

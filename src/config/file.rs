@@ -1,8 +1,9 @@
-//! Reads a config file's text, bounded; the only I/O of this folder.
+//! Reads a config file's text, bounded, and for library users the whole configuration; the only I/O of
+//! this folder.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "reads the config file that is named to it"
+    reason = "reads the config file that is named to it, and the variables that the file names"
 )]
 
 use std::fs::File;
@@ -11,11 +12,33 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::ConfigError;
+use super::{Config, ConfigError, Overrides, load};
 
 /// A larger config file is a mistaken path, most likely the input itself: 4 MiB holds some
 /// ten thousand endpoints.
 const CONFIG_FILE_BYTES_MAX: u64 = 4 << 20;
+
+impl Config {
+    /// The configuration of a file, JSON, TOML or YAML by its extension, in the schema of the command
+    /// line's `-c`; `${NAME}`s are filled in from the environment, and `SSL_CERT_FILE` is heeded. Files of
+    /// a job (`input`, `output`, …) that it may name are left out.
+    ///
+    /// # Errors
+    /// The first thing in it that cannot be used, with file, line and field.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let (config, notes) = load(
+            Some(path.as_ref()),
+            None,
+            &Overrides::default(),
+            &environment,
+        )?;
+        for note in notes {
+            tracing::info!("{note}");
+        }
+        Ok(config)
+    }
+}
 
 /// The text of `path`. Fails when it cannot be read, is larger than 4 MiB or is not UTF-8.
 /// Keys may stand in it: it is wiped when dropped.

@@ -24,7 +24,7 @@ pub use error::ConfigError;
 pub use file::read_file;
 pub use job::{Console, InputSource, Job, OutputTarget};
 pub use origin::{Given, Origin, Overrides};
-pub use provider_kind::ProviderKind;
+pub use provider_kind::{KEY_HEADERS, ProviderKind};
 pub use resolve::{API_KEY_VARIABLE, Settings, load, load_settings};
 pub use scalar::{Expected, parse_boolean, parse_bytes, parse_duration, parse_socket_address};
 pub use secret::Secret;

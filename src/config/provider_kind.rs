@@ -7,8 +7,7 @@ use std::str::FromStr;
 use super::scalar::Expected;
 
 /// Headers in which one dialect or another carries its key, in lower case.
-pub(super) const KEY_HEADERS: &[&str] =
-    &["authorization", "x-api-key", "api-key", "x-goog-api-key"];
+pub const KEY_HEADERS: &[&str] = &["authorization", "x-api-key", "api-key", "x-goog-api-key"];
 
 /// What the checks of a configuration need to know of a provider.
 struct Facts {

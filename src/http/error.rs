@@ -118,6 +118,17 @@ pub enum ProtocolError {
 }
 
 impl ProtocolError {
+    /// The first bytes are a TLS record's, an alert or a handshake: plain HTTP went to a TLS port.
+    pub fn is_tls(&self) -> bool {
+        let Self::NotHttp { start } = self else {
+            return false;
+        };
+        // As excerpts write bytes.
+        [r"\x15\x03", r"\x16\x03"]
+            .iter()
+            .any(|record| start.starts_with(record))
+    }
+
     /// Whether the body's cap was exceeded: the failure kind `too_large` instead of `protocol`.
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::BodyTooLarge { .. })

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use super::address::Address;
 use super::azure::AzureAddress;
@@ -11,7 +11,7 @@ use super::dialect::{self, Dialect};
 use super::redactor::Redactor;
 use super::{ApiPath, Route};
 use crate::config::body_rules::{BodyRules, InputShape};
-use crate::config::{Config, EndpointConfig, ProviderKind, Secret};
+use crate::config::{Config, EndpointConfig, KEY_HEADERS, ProviderKind, Secret};
 use crate::http::{Origin, Scheme};
 
 const USER_AGENT: &str = concat!("blaze-uring/", env!("CARGO_PKG_VERSION"));
@@ -311,6 +311,25 @@ impl Endpoint {
                 Secret::from(format!("Bearer {}", token.expose())),
             )
         })
+    }
+
+    /// The whole URL of `route`, as it may be shown.
+    pub fn shown_url(&self, route: &Route) -> String {
+        let origin = &self.url[..Position::BeforePath];
+        format!("{origin}{}", self.redact(&route.target))
+    }
+
+    /// Whether its requests carry a key, or a token for which one is fetched.
+    pub fn has_key(&self) -> bool {
+        self.authorization != Authorization::None
+            || self.headers.iter().any(|(name, _)| Self::carries_key(name))
+    }
+
+    /// Whether a header of that name, in any case, carries a key to some provider.
+    pub fn carries_key(name: &str) -> bool {
+        KEY_HEADERS
+            .iter()
+            .any(|header| header.eq_ignore_ascii_case(name))
     }
 
     /// `text`, which a server sent, with this endpoint's secrets struck out.

@@ -53,7 +53,9 @@ impl ServerCertVerifier for Verifier {
         );
         match verified {
             // webpki looks at the period of validity before it looks at this mark.
-            Err(error) if is_authority_as_server(&error) && self.named.contains(end_entity) => {
+            Err(Error::InvalidCertificate(error))
+                if is_authority_as_server(&error) && self.named.contains(end_entity) =>
+            {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
             }
@@ -86,8 +88,9 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn is_authority_as_server(error: &Error) -> bool {
-    let Error::InvalidCertificate(CertificateError::Other(other)) = error else {
+/// The certificate is marked as an authority's, as self-signed ones often are.
+pub(super) fn is_authority_as_server(error: &CertificateError) -> bool {
+    let CertificateError::Other(other) = error else {
         return false;
     };
     matches!(

@@ -39,6 +39,12 @@ fn a_dry_run_says_what_would_run() {
             "weight 3",
             "77",
             "5 in flight",
+            "1 line of {\"input\"}, the first in line 1",
+            "1 line of an API body, the first in line 3",
+            &format!(
+                "primary: POST {}, model gpt-x",
+                mock.url("/v1/chat/completions")
+            ),
         ] {
             assert!(told.contains(part), "{part:?} is not in {told}");
         }

@@ -1,17 +1,18 @@
 //! TLS, good and bad, by a certificate authority of the test's own.
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 
-use blaze_uring::mock::Mock;
+use blaze_uring::mock::{Mock, Scripted};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 
 use crate::authority::Authority;
 use crate::batch::{Batch, Outcome, answer_to, content};
 use crate::servers::{Server, read_request, reply};
-use crate::support::{Place, mock_with, runtimes};
+use crate::support::{Place, mock_with, runtimes, scripted};
 
 fn mock_over(config: Arc<ServerConfig>) -> Mock {
     mock_with(|options| options.tls = Some(config))
@@ -115,6 +116,87 @@ fn a_certificate_that_does_not_hold_is_a_tls_failure_with_its_reason() {
     }
 }
 
+/// Neither waits for an outage to end, nor burns a line.
+fn check_wrong_scheme(runtime: &'static str, what: &str, url: &str, told: &str) {
+    for lines in [1, 200] {
+        let batch = Batch::chat(runtime, url, contents(lines));
+        let args = ["--max-attempts", "3", "--max-outage", "3600"];
+        let outcome = batch.with(&args).attempt(Place::new(), |_| {});
+        let told = outcome.run.stderr.contains(told);
+        assert!(told, "{runtime}, {what}: {:?}", outcome.run);
+        assert!(
+            outcome.failures.is_empty(),
+            "{runtime}, {what}: a line was burned"
+        );
+        outcome.run.expect(4);
+    }
+}
+
+#[test]
+fn a_wrong_scheme_is_told_and_ends_the_run_at_once() {
+    const HTTP: &str = "write http:// instead of https://";
+    const HTTPS: &str = "write https:// instead of http://";
+    let authority = Authority::new("known");
+    let secured = authority.server("localhost", false, rustls::ALL_VERSIONS);
+    for runtime in runtimes() {
+        let plain = mock_with(|_| {});
+        check_wrong_scheme(
+            runtime,
+            "the trial endpoint",
+            &url(plain.address().port()),
+            HTTP,
+        );
+        assert_eq!(plain.stats().requests, 0);
+        let garbled = Server::start(|_, mut stream| {
+            let _ = stream.read(&mut [0; 5]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        check_wrong_scheme(runtime, "HTTP", &url(garbled.address.port()), HTTP);
+
+        let secure = mock_over(Arc::clone(&secured));
+        let address = format!("http://{}/v1", secure.address());
+        check_wrong_scheme(runtime, "an alert", &address, HTTPS);
+        for (what, page) in [
+            (
+                "nginx",
+                "<html>\r\n<head><title>400 The plain HTTP request was sent to HTTPS port</title></head>\r\n\
+                 <body>\r\n<center><h1>400 Bad Request</h1></center>\r\n</body>\r\n</html>\r\n",
+            ),
+            ("Go", "Client sent an HTTP request to an HTTPS server.\n"),
+            (
+                "Apache",
+                "<!DOCTYPE HTML PUBLIC \"-//IETF//DTD HTML 2.0//EN\">\n<html><head>\n<title>400 Bad Request</title>\n\
+                 </head><body>\n<h1>Bad Request</h1>\n<p>Your browser sent a request that this server could not \
+                 understand.<br />\nReason: You're speaking plain HTTP to an SSL-enabled server port.<br />\n",
+            ),
+        ] {
+            let server = Server::start(move |_, mut stream| {
+                while read_request(&mut stream).is_some() {
+                    let length = page.len();
+                    let head = format!(
+                        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nContent-Length: {length}\r\n\r\n"
+                    );
+                    let _ = stream.write_all((head + page).as_bytes());
+                }
+            });
+            check_wrong_scheme(runtime, what, &server.url("/v1"), HTTPS);
+        }
+        // Who quotes a prompt with such words means something else.
+        let quoting = scripted(|_| {
+            let text = "messages.0: Client sent an HTTP request to an HTTPS server. is too long";
+            Some(Scripted::json(
+                400,
+                json!({"error": {"message": text}}).to_string(),
+            ))
+        });
+        let batch = Batch::chat(runtime, &quoting.url("/v1"), contents(2));
+        let outcome = batch.run();
+        assert_eq!(outcome.failure(1).0, "bad_request");
+        outcome.run.expect(3);
+    }
+}
+
 type TlsStream = StreamOwned<ServerConnection, TcpStream>;
 
 fn tls_server(
@@ -176,8 +258,14 @@ fn a_plain_server_is_no_tls_server() {
         let mock = mock_with(|_| {});
         let batch = Batch::chat(runtime, &url(mock.address().port()), contents(1));
         let outcome = trusting(&authority, batch, |_| {});
-        assert_eq!(outcome.failure(1).0, "tls", "{runtime}");
-        outcome.run.expect(3);
+        // No line is burned, although it has only one attempt.
+        assert!(outcome.failures.is_empty(), "{runtime}");
+        let run = outcome.run.expect(4);
+        assert!(
+            run.stderr.contains("write http://"),
+            "{runtime}: {}",
+            run.stderr
+        );
     }
 }
 

@@ -1,6 +1,11 @@
 //! Whether input, output and error file can be what they are asked to be, before anything is sent.
 //! Creates nothing.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "an error file in the way is read to tell whose it is"
+)]
+
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};

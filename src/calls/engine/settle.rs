@@ -107,6 +107,7 @@ impl<R: Runtime> Engine<R> {
         let token = self.tokens.as_ref().and_then(|tokens| tokens.of(endpoint));
         let call = &attempt.call;
         failed.strike_out(
+            endpoint,
             token.map(|token| &token.secret),
             call.parsed.headers(&call.line),
         );

@@ -137,7 +137,7 @@ fn failed_handshakes_say_why<R: Runtime>() {
         },
         AMPLE,
         ErrorKind::Tls,
-        "HOST: the answer is not TLS",
+        "HOST does not speak TLS but plain HTTP, it seems: write http:// instead of https://",
     );
     check(
         |mut stream| {
