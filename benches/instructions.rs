@@ -107,7 +107,7 @@ fn admit(scene: &Scene, times: usize) {
         limits: vec![GroupLimits::default()],
         permits: FirstPermits {
             workers: 256,
-            groups: vec![None],
+            groups: vec![256],
             endpoints: vec![256],
         },
         paced: false,

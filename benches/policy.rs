@@ -51,7 +51,7 @@ impl Shard {
             requests_per_minute: limited.then_some(u64::MAX),
             tokens_per_minute: limited.then_some(u64::MAX),
             search_rate: false,
-            search_workers: None,
+            in_flight_max: 1000,
         };
         let now = Instant::now();
         let mut admission = Admission::new(Opening {
@@ -62,7 +62,7 @@ impl Shard {
             limits: vec![limits; ENDPOINTS],
             permits: FirstPermits {
                 workers: 1000,
-                groups: vec![None; ENDPOINTS],
+                groups: vec![1000; ENDPOINTS],
                 endpoints: vec![100; ENDPOINTS],
             },
             paced: limited,

@@ -20,7 +20,9 @@ use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
 use crate::policy::health::{Failures, LocalHealth, STREAK_TO_COOL};
+use crate::policy::load::{Cause, Pushback};
 use crate::policy::pacer::Taken;
+use crate::policy::refusals::{self, History, LineRefusals};
 use crate::policy::retry::{Parked, RetryQueue};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
@@ -64,8 +66,18 @@ pub struct Admission {
     /// By endpoint: the next request may go there now. Filled anew for every request.
     open: Vec<bool>,
     workers: Permits,
-    /// By quota group: its part of what `--workers auto` has found.
-    windows: Vec<Option<Permits>>,
+    /// By quota group: its part of what the search in flight has found.
+    windows: Vec<Permits>,
+    /// By quota group: requests sent from here.
+    sends: Vec<u64>,
+    /// By quota group: refusals since the last answer while nothing else was in flight.
+    refused_in_a_row: Vec<u32>,
+    /// By quota group: those that were refused for load.
+    refusals: Vec<u64>,
+    /// By quota group: its latest outcomes here.
+    histories: Vec<History>,
+    /// What the servers have answered this shard so far.
+    answers: u64,
     endpoints: Vec<Permits>,
     health: LocalHealth,
     /// By endpoint: it has answered this shard at least once.
@@ -112,8 +124,8 @@ pub struct Opening {
 pub struct FirstPermits {
     /// Of `--workers`.
     pub workers: u32,
-    /// Of each quota group whose number in flight is searched for.
-    pub groups: Vec<Option<u32>>,
+    /// Of each quota group.
+    pub groups: Vec<u32>,
     /// Of each endpoint.
     pub endpoints: Vec<u32>,
 }
@@ -135,8 +147,13 @@ impl Admission {
             open: vec![false; opening.weights.len()],
             workers: Permits::new(opening.permits.workers),
             windows: (opening.permits.groups.into_iter())
-                .map(|first| first.map(Permits::new))
+                .map(Permits::new)
                 .collect(),
+            sends: vec![0; opening.limits.len()],
+            refused_in_a_row: vec![0; opening.limits.len()],
+            refusals: vec![0; opening.limits.len()],
+            histories: vec![History::new(); opening.limits.len()],
+            answers: 0,
             endpoints: (opening.permits.endpoints.into_iter())
                 .map(Permits::new)
                 .collect(),
@@ -237,6 +254,7 @@ impl Admission {
                 attempts: u16::try_from(tried.attempts).unwrap_or(u16::MAX),
                 // None: which one failed it then says nothing about now.
                 last_endpoint: u16::MAX,
+                refusals: LineRefusals::default(),
             });
         }
     }
@@ -253,13 +271,12 @@ impl Admission {
             let group = self.groups[index];
             let gate = &mut self.gates[group];
             let next_slot = gate.look(now);
-            let window = self.windows[group].as_mut();
             let pools = [
-                Some((Pool::Endpoint(index), permits)),
-                window.map(|window| (Pool::Group(group), window)),
+                (Pool::Endpoint(index), permits),
+                (Pool::Group(group), &mut self.windows[group]),
             ];
             let mut has_permits = true;
-            for (pool, permits) in pools.into_iter().flatten() {
+            for (pool, permits) in pools {
                 if permits.lease.available() == 0 {
                     has_permits = false;
                     if !matches!(next_slot, Taken::At(_)) {
@@ -292,7 +309,7 @@ impl Admission {
 
     /// Takes the line, the permits and the endpoint that [`Self::admit`] has found free.
     fn issue(&mut self, input: &Input, retry_due: bool, tokens: u64, now: Instant) -> Ticket {
-        let (line, parsed, attempts, avoid) = if retry_due {
+        let (line, parsed, attempts, avoid, refusals) = if retry_due {
             let parked = self.parked.pop_due(now).expect("a retry was due");
             let text = input.line(parked.line_offset);
             let line = LineRef {
@@ -305,10 +322,11 @@ impl Admission {
                 self.source.parse_again(text),
                 u32::from(parked.attempts),
                 Some(usize::from(parked.last_endpoint)),
+                parked.refusals,
             )
         } else {
             let (line, parsed) = self.source.next.take().expect("a line was filled in");
-            (line, parsed, 0, None)
+            (line, parsed, 0, None, LineRefusals::default())
         };
         let endpoint = self
             .ring
@@ -319,17 +337,21 @@ impl Admission {
             self.endpoints[endpoint].lease.try_acquire(),
             "an endpoint permit was free"
         );
-        if let Some(window) = &mut self.windows[self.groups[endpoint]] {
-            assert!(window.lease.try_acquire(), "a permit of the group was free");
-        }
+        let group = self.groups[endpoint];
+        self.sends[group] += 1;
+        let window = &mut self.windows[group];
+        assert!(window.lease.try_acquire(), "a permit of the group was free");
+        let is_last_place = window.lease.available() == 0;
         self.in_flight += 1;
         Ticket {
             line,
             parsed,
             attempts,
+            refusals,
             is_first: !retry_due,
+            is_last_place,
             endpoint,
-            tokens: self.gates[self.groups[endpoint]].spend(tokens, now),
+            tokens: self.gates[group].spend(tokens, now),
             sending: self.health.send(endpoint),
             token: Cell::new(0),
             released: Cell::new(false),
@@ -348,21 +370,17 @@ impl Admission {
             let group = self.groups[index];
             let waits_for_endpoint =
                 holds_worker && endpoint.is_awaited() && self.health.usable(index, now);
-            if let Some(window) = &mut self.windows[group] {
-                let waits_for_group =
-                    holds_worker && window.is_awaited() && self.health.usable(index, now);
-                waits |= waits_for_group;
-                window.is_kept |= waits_for_endpoint;
-            }
-            waits |= waits_for_endpoint;
+            let window = &mut self.windows[group];
+            let waits_for_group =
+                holds_worker && window.is_awaited() && self.health.usable(index, now);
+            window.is_kept |= waits_for_endpoint;
+            waits |= waits_for_group | waits_for_endpoint;
             endpoint.hand_over(Pool::Endpoint(index), &mut self.reports);
         }
         for (group, window) in self.windows.iter_mut().enumerate() {
-            if let Some(window) = window {
-                match std::mem::take(&mut window.is_kept) {
-                    true => asked_back |= window.asked_back,
-                    false => window.hand_over(Pool::Group(group), &mut self.reports),
-                }
+            match std::mem::take(&mut window.is_kept) {
+                true => asked_back |= window.asked_back,
+                false => window.hand_over(Pool::Group(group), &mut self.reports),
             }
         }
         match waits {
@@ -385,9 +403,7 @@ impl Admission {
             permits.surrender(keep, Pool::Endpoint(index), &mut self.reports);
         }
         for (group, window) in self.windows.iter_mut().enumerate() {
-            if let Some(window) = window {
-                window.surrender(keep, Pool::Group(group), &mut self.reports);
-            }
+            window.surrender(keep, Pool::Group(group), &mut self.reports);
         }
         if let Some(slots) = &mut self.slots {
             slots.surrender(&mut self.reports);
@@ -403,8 +419,7 @@ impl Admission {
             self.reports.push(Report::Working(false));
             // The coordinator forgets what an idle shard has asked for.
             self.workers.wanted = false;
-            let windows = self.windows.iter_mut().flatten();
-            for permits in self.endpoints.iter_mut().chain(windows) {
+            for permits in self.endpoints.iter_mut().chain(&mut self.windows) {
                 permits.wanted = false;
             }
         }
@@ -428,20 +443,61 @@ impl Admission {
         self.workers.release(Pool::Workers, &mut self.reports);
         self.endpoints[endpoint].release(Pool::Endpoint(endpoint), &mut self.reports);
         let group = self.groups[endpoint];
-        if let Some(window) = &mut self.windows[group] {
-            window.release(Pool::Group(group), &mut self.reports);
-        }
+        self.windows[group].release(Pool::Group(group), &mut self.reports);
     }
 
     /// A request that was sent at `sent` was pushed back, and is [released](Self::release). Its place goes
     /// back behind the news: used again at once, it would be refused again, over and over until the
     /// coordinator's smaller number is known here.
-    pub fn note_pushback(&mut self, endpoint: usize, sent: Instant) {
-        self.reports.push(Report::Pushback { endpoint, sent });
-        let group = self.groups[endpoint];
-        if let Some(window) = &mut self.windows[group] {
-            window.give_back_one(Pool::Group(group), &mut self.reports);
+    pub fn note_pushback(&mut self, ticket: &Ticket, cause: Cause, sent: Instant) {
+        let (endpoint, group) = (ticket.endpoint, self.groups[ticket.endpoint]);
+        let pushback = Pushback {
+            sent,
+            cause,
+            is_last_place: ticket.is_last_place,
+            sends: self.sends[group],
+            refusals: self.refusals[group],
+        };
+        self.reports.push(Report::Pushback { endpoint, pushback });
+        if cause != Cause::RefusedAlone {
+            self.windows[group].give_back_one(Pool::Group(group), &mut self.reports);
         }
+    }
+
+    /// A request was refused for load, and is [released](Self::release). Returns whether the wait it asked
+    /// for is its line's alone.
+    pub fn note_refusal(&mut self, endpoint: usize, now: Instant) -> bool {
+        let group = self.groups[endpoint];
+        self.refusals[group] += 1;
+        if self.windows[group].lease.in_use() == 0 {
+            self.refused_in_a_row[group] += 1;
+            let rest = refusals::rest(self.refused_in_a_row[group]);
+            self.health.note_hint(endpoint, now + rest);
+        }
+        let history = &mut self.histories[group];
+        history.note_refusal();
+        history.waits_alone()
+    }
+
+    /// The latest refusal of the endpoint's quota group speaks of no limit.
+    pub fn is_lone_refusal(&self, endpoint: usize) -> bool {
+        self.histories[self.groups[endpoint]].is_lone()
+    }
+
+    /// No request of this shard to the endpoint is under way: none that was taken while another was refused.
+    pub fn is_served_nothing(&self, endpoint: usize) -> bool {
+        self.endpoints[endpoint].lease.in_use() == 0
+    }
+
+    /// What the servers have answered this shard so far.
+    pub fn answers(&self) -> u64 {
+        self.answers
+    }
+
+    /// A server asked the endpoint's quota group to wait.
+    pub fn note_hint(&mut self, endpoint: usize, until: Instant) {
+        self.histories[self.groups[endpoint]].note_wait();
+        self.health.note_hint(endpoint, until);
     }
 
     /// Takes back what a line was parsed into: the next one needs no memory of its own.
@@ -475,9 +531,17 @@ impl Admission {
         }
     }
 
-    /// An endpoint answered, well or with a complaint of its own: it is not out. The coordinator
-    /// hears of it when that changes anything.
+    /// An endpoint answered a line, well or with a complaint about it.
     pub fn note_answered(&mut self, ticket: &Ticket) {
+        let group = self.groups[ticket.endpoint];
+        self.answers += 1;
+        self.refused_in_a_row[group] = 0;
+        self.histories[group].note_answer();
+        self.note_alive(ticket);
+    }
+
+    /// An endpoint said something: it is not out. The coordinator hears of it when that changes anything.
+    pub fn note_alive(&mut self, ticket: &Ticket) {
         let endpoint = ticket.endpoint;
         self.health.answer(endpoint, ticket.sending.number);
         if ticket.sending.probe {
@@ -541,7 +605,12 @@ impl Admission {
                     self.reports.push(Report::ReturnPermits(pool, returned));
                 }
             }
-            Order::Endpoint(index, view) => self.health.apply(index, view),
+            Order::Endpoint(index, view) => {
+                if view.usable_from.is_some() {
+                    self.histories[self.groups[index]].note_wait();
+                }
+                self.health.apply(index, view);
+            }
             Order::Stop | Order::Exit => self.stopping = true,
             // Not a matter of admission: the shard keeps them.
             Order::Token(_) => {}
@@ -551,9 +620,7 @@ impl Admission {
     fn permits(&mut self, pool: Pool) -> &mut Permits {
         match pool {
             Pool::Workers => &mut self.workers,
-            Pool::Group(group) => self.windows[group]
-                .as_mut()
-                .expect("only a group that is searched has permits"),
+            Pool::Group(group) => &mut self.windows[group],
             Pool::Endpoint(index) => &mut self.endpoints[index],
         }
     }

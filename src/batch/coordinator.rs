@@ -26,6 +26,7 @@ use crate::metrics::{Before, Gauges, Snapshot, Totals};
 use crate::policy::health::{Health, State};
 use crate::policy::pacer::{Pacer, Slots};
 use crate::policy::permits::{Action, Permits};
+use crate::policy::refusals::RefusedInARow;
 use crate::runtime::mailbox::Sender;
 use crate::runtime::{self, pause};
 use watch::Watch;
@@ -96,13 +97,15 @@ pub struct Coordinator {
     shards: Vec<Worker>,
     slices: Slices,
     workers: Permits,
-    /// By quota group, where `--workers auto` searches.
-    windows: Vec<Option<Permits>>,
+    /// By quota group: what the search in flight has found.
+    windows: Vec<Permits>,
     endpoints: Vec<Permits>,
     pacer: Option<Pacer>,
     quotas: Quotas,
     health: Health,
     last_failure: Vec<Option<String>>,
+    /// By endpoint: refusals since it served a request.
+    refused: Vec<RefusedInARow>,
     last_lines: LastLines,
     totals: Totals,
     gauges: Gauges,
@@ -159,7 +162,7 @@ impl Coordinator {
             Rate::Unlimited | Rate::Auto => None,
             Rate::PerSecond(rate) => Some(Pacer::new(rate, now)),
         };
-        let quotas = Quotas::new(&plan.limits, now);
+        let quotas = Quotas::new(&plan.limits, shards, now);
         let mut health = Health::new(plan.groups.clone(), shards);
         if gauges.succeeded_before > 0 {
             health.note_earlier_success();
@@ -167,7 +170,7 @@ impl Coordinator {
         Self {
             workers: Permits::new(plan.config.request.workers as u32, shards, 0),
             windows: (0..plan.limits.len())
-                .map(|group| Some(Permits::new(quotas.window(group)?, shards, group)))
+                .map(|group| Permits::new(quotas.window(group), shards, group))
                 .collect(),
             endpoints: plan
                 .endpoints
@@ -181,6 +184,7 @@ impl Coordinator {
             quotas,
             health,
             last_failure: vec![None; plan.endpoints.len()],
+            refused: vec![RefusedInARow::default(); plan.endpoints.len()],
             last_lines: LastLines::new(shards, plan.endpoints.len()),
             totals: Totals::new(plan.endpoints.len()),
             shards: orders
@@ -232,9 +236,7 @@ impl Coordinator {
         let of = |permits: &Permits| permits.initial(shard);
         FirstPermits {
             workers: of(&self.workers),
-            groups: (self.windows.iter())
-                .map(|window| window.as_ref().map(of))
-                .collect(),
+            groups: self.windows.iter().map(of).collect(),
             endpoints: self.endpoints.iter().map(of).collect(),
         }
     }
@@ -347,10 +349,11 @@ impl Coordinator {
                 self.quotas.handle_want(shard, group, amount);
             }
             Report::SettleTokens { group, more } => self.quotas.handle_settled(group, more),
-            Report::Pushback { endpoint, sent } => {
+            Report::Pushback { endpoint, pushback } => {
                 let group = self.plan.groups[endpoint];
-                self.quotas.handle_pushback(group, sent, now);
+                self.quotas.handle_pushback(group, shard, &pushback, now);
                 self.resize(group, now);
+                self.pass_on_paces();
             }
             Report::Remaining {
                 endpoint,
@@ -378,26 +381,49 @@ impl Coordinator {
                 failures,
                 message,
                 may_be_the_line,
+                refused,
             } => {
                 self.last_failure[endpoint] = Some(message);
+                let failures = match refused {
+                    false => failures,
+                    // Another shard's requests were taken.
+                    true if self.totals.in_flight(endpoint) > 0 => return,
+                    true => match self.refused[endpoint].again(now) {
+                        Some(failures) => failures,
+                        None => return,
+                    },
+                };
                 if self.last_lines.handle_failure(endpoint, may_be_the_line) {
                     self.health.handle_transient(endpoint, failures, now);
                     self.poll_health(now);
                 }
             }
             Report::AllTried => self.last_lines.handle_all_tried(shard),
-            Report::Probed { endpoint, ok } => self.health.handle_probe_result(endpoint, ok, now),
+            Report::Probed { endpoint, ok } => {
+                let was_out = self.group_is_out(endpoint, now);
+                self.health.handle_probe_result(endpoint, ok, now);
+                if ok && was_out {
+                    let group = self.plan.groups[endpoint];
+                    self.quotas.handle_back(group, now);
+                    self.resize(group, now);
+                    self.pass_on_paces();
+                }
+            }
             Report::ProbeDeclined(endpoint) => {
                 self.health.handle_probe_declined(endpoint, shard, now);
             }
             Report::Working(working) => self.handle_working(shard, working),
-            Report::Success(endpoint) => self.health.handle_success(endpoint, now),
+            Report::Success(endpoint) => {
+                self.refused[endpoint] = RefusedInARow::default();
+                self.health.handle_success(endpoint, now);
+            }
             Report::Hint { endpoint, wait } => {
                 self.health.handle_hint(endpoint, wait, now);
-                let group = self.plan.groups[endpoint];
-                self.quotas.handle_wait(group, now + wait, now);
                 // Not after the events that are waiting: other shards are still sending.
                 self.poll_health(now);
+                let group = self.plan.groups[endpoint];
+                self.quotas.handle_wait(group, now + wait, now);
+                self.resize(group, now);
             }
             Report::Disable {
                 endpoint,
@@ -405,13 +431,15 @@ impl Coordinator {
                 whole_group,
             } => self.disable(endpoint, &reason, whole_group, now),
             Report::Metrics(delta) => {
-                if self.plan.searches {
-                    for (endpoint, (count, latency)) in delta.successes().enumerate() {
-                        let group = self.plan.groups[endpoint];
-                        self.quotas.handle_successes(group, count, latency, now);
-                        self.resize(group, now);
+                for (endpoint, (count, latency)) in delta.successes().enumerate() {
+                    if count > 0 {
+                        self.refused[endpoint].note_served(now);
                     }
+                    let group = self.plan.groups[endpoint];
+                    self.quotas.handle_successes(group, count, latency, now);
+                    self.resize(group, now);
                 }
+                self.pass_on_paces();
                 self.totals.absorb(&delta);
                 self.check_cost(now);
             }
@@ -435,9 +463,7 @@ impl Coordinator {
             self.quotas.handle_idle(shard);
         }
         let endpoints = (0..self.endpoints.len()).map(Pool::Endpoint);
-        let groups: Vec<Pool> = (self.windows.iter().enumerate())
-            .filter_map(|(group, window)| window.is_some().then_some(Pool::Group(group)))
-            .collect();
+        let groups = (0..self.windows.len()).map(Pool::Group);
         for pool in [Pool::Workers].into_iter().chain(endpoints).chain(groups) {
             self.permits(pool, |permits, actions| {
                 permits.handle_working(shard, working, actions);
@@ -501,9 +527,7 @@ impl Coordinator {
     fn permits(&mut self, pool: Pool, act: impl FnOnce(&mut Permits, &mut Vec<Action>)) {
         let permits = match pool {
             Pool::Workers => &mut self.workers,
-            Pool::Group(group) => self.windows[group]
-                .as_mut()
-                .expect("only a group that is searched has permits"),
+            Pool::Group(group) => &mut self.windows[group],
             Pool::Endpoint(index) => &mut self.endpoints[index],
         };
         let mut actions = std::mem::take(&mut self.actions);
@@ -520,11 +544,8 @@ impl Coordinator {
 
     /// Lets a quota group's permits follow its search.
     fn resize(&mut self, group: usize, now: Instant) {
-        let (Some(window), Some(permits)) = (self.quotas.window(group), &self.windows[group])
-        else {
-            return;
-        };
-        if window != permits.total() {
+        let window = self.quotas.window(group);
+        if window != self.windows[group].total() {
             self.permits(Pool::Group(group), |permits, actions| {
                 permits.resize(window, actions);
             });
@@ -534,9 +555,16 @@ impl Coordinator {
 
     /// Tells a quota group's search if what it took away has come back.
     fn note_kept(&mut self, group: usize, now: Instant) {
-        if self.windows[group].as_ref().is_some_and(Permits::is_kept) {
+        if self.windows[group].is_kept() {
             self.quotas.handle_kept(group, now);
         }
+    }
+
+    /// No endpoint of this one's quota group can be used now.
+    fn group_is_out(&self, endpoint: usize, now: Instant) -> bool {
+        let groups = &self.plan.groups;
+        let usable = |index: usize| matches!(self.health.state(index, now), State::Usable);
+        !(0..groups.len()).any(|other| groups[other] == groups[endpoint] && usable(other))
     }
 
     fn disable(&mut self, endpoint: usize, reason: &str, whole_group: bool, now: Instant) {

@@ -10,6 +10,7 @@ use crate::config::Secret;
 use crate::error::ErrorKind;
 use crate::http::{Headers, Response, Scheme};
 use crate::metrics::tokens::Tokens;
+use crate::policy::load::Cause;
 use crate::policy::wait_hint::{self, WaitHint};
 use crate::provider::no_answer::{Glance, NoAnswer};
 use crate::provider::{ApiPath, Effect, Endpoint, Redactor, Verdict, usage_of};
@@ -113,13 +114,15 @@ impl Failed<'_> {
         }
     }
 
-    /// What it does to the endpoint's standing.
-    pub fn effect(&self) -> &Effect {
-        match self.verdict.effect {
-            // Without a hint there is nothing but the streak to cool the endpoint by.
-            Effect::RateLimited if self.wait.is_none() => &Effect::Transient,
-            ref effect => effect,
-        }
+    /// Whether the server refused the request for load: it did nothing for the line, and would do it later.
+    pub fn is_refusal(&self) -> bool {
+        self.verdict.effect == Effect::RateLimited && self.verdict.retry && !self.excused
+    }
+
+    /// Whether such a refusal, if nobody else is served, says that the endpoint is out. One that says how
+    /// long to wait for a limit does not.
+    pub fn may_be_an_outage(&self) -> bool {
+        self.is_refusal() && (self.wait.is_none() || self.verdict.kind != ErrorKind::RateLimited)
     }
 
     /// The request carried these secrets besides those of `endpoint`: a fetched token, headers of a
@@ -199,13 +202,13 @@ impl Failed<'_> {
             .is_some_and(|status| !OF_THE_ENDPOINT.contains(&status))
     }
 
-    /// Whether it says that requests came too fast: 429, 529 (overloaded), a timeout.
-    pub fn pushes_back(&self) -> bool {
-        self.status_meant == Some(529)
-            || matches!(
-                self.verdict.kind,
-                ErrorKind::RateLimited | ErrorKind::Timeout
-            )
+    /// How it says that there was too much, if it does; `is_lone`: a refusal is one of few.
+    pub fn pushback(&self, is_lone: impl FnOnce() -> bool) -> Option<Cause> {
+        match self.is_refusal() {
+            true if is_lone() => Some(Cause::RefusedAlone),
+            true => Some(Cause::Refused),
+            false => (self.verdict.kind == ErrorKind::Timeout).then_some(Cause::Timeout),
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! What travels between the coordinator (main thread) and the shards: health, permits, send slots,
 //! ranges of input and counters. Nothing else crosses threads.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::batch::input::LineRange;
 use crate::batch::segment::StorageError;
 use crate::entra::Token;
 use crate::metrics::Delta;
 use crate::policy::health::{EndpointView, Failures};
+use crate::policy::load::Pushback;
 use crate::policy::pacer::Slots;
 use crate::policy::slowdown::Remainders;
 use crate::runtime::kernel_time::KernelTime;
@@ -17,7 +18,7 @@ use crate::runtime::kernel_time::KernelTime;
 pub enum Pool {
     /// `--workers`.
     Workers,
-    /// What `--workers auto` has found for one quota group.
+    /// What the search in flight has found for one quota group.
     Group(usize),
     /// `max_concurrent` of one endpoint.
     Endpoint(usize),
@@ -96,12 +97,12 @@ pub enum Report {
         /// How many more.
         more: i64,
     },
-    /// A 429, a 529 or a timeout (sent only if a rate or a number of workers is searched for).
+    /// A request was refused for load, or its time was over.
     Pushback {
         /// Which endpoint.
         endpoint: usize,
-        /// When its request was sent.
-        sent: Instant,
+        /// What it says.
+        pushback: Pushback,
     },
     /// What is left of an endpoint's quotas (sent while that is little, and once more).
     Remaining {
@@ -126,6 +127,8 @@ pub enum Report {
         message: String,
         /// The endpoint answered, and the line may be what it cannot do.
         may_be_the_line: bool,
+        /// It was refused for load: that counts only where nobody is served.
+        refused: bool,
     },
     /// Every line that this shard will ever have was tried at least once.
     AllTried,

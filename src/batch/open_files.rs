@@ -1,7 +1,7 @@
 //! As many requests in flight as the system lets this process have sockets.
 
 use crate::client::HTTP2_CONNECTIONS_MAX;
-use crate::config::{Config, EndpointConfig};
+use crate::config::{Config, EndpointConfig, Workers};
 use crate::runtime::process;
 
 /// Descriptors of a shard besides its sockets: segments, journal, ring or poller, wake-ups, and
@@ -31,7 +31,7 @@ pub fn fit(config: &Config, shards: usize) -> Config {
     }
     let mut config = config.clone();
     config.request.workers = fits;
-    if config.request.search_workers {
+    if asked == Workers::AUTO_MAX {
         // Nobody asked for that many.
         return config;
     }

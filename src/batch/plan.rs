@@ -35,8 +35,6 @@ pub struct Plan {
     pub paced: bool,
     /// `--rate auto`.
     pub searches_rate: bool,
-    /// `--rate auto`, `--workers auto` or both: pushbacks are of interest.
-    pub searches: bool,
     /// Names of the quota groups, by their number.
     pub group_names: Vec<String>,
 }
@@ -112,19 +110,15 @@ impl Plan {
             let limits = &mut limits[group];
             limits.requests_per_minute = smaller(limits.requests_per_minute, endpoint.rpm_limit);
             limits.tokens_per_minute = smaller(limits.tokens_per_minute, endpoint.tpm_limit);
-            if config.request.search_workers {
-                let most = limits.search_workers.unwrap_or(0) as usize;
-                let most = most.saturating_add(endpoint.max_concurrent);
-                let most = most.min(config.request.workers);
-                limits.search_workers = Some(u32::try_from(most).unwrap_or(u32::MAX));
-            }
+            let most = (limits.in_flight_max as usize).saturating_add(endpoint.max_concurrent);
+            let most = most.min(config.request.workers);
+            limits.in_flight_max = u32::try_from(most).unwrap_or(u32::MAX);
         }
         let group_names = names.into_iter().map(str::to_owned).collect();
         Self {
             groups,
             limits,
             searches_rate,
-            searches: searches_rate || config.request.search_workers,
             group_names,
             targets,
             tls,
@@ -146,11 +140,8 @@ impl Plan {
         self.endpoints.iter().map(idle).collect()
     }
 
-    /// What has been found for the quota groups, if anything is searched for.
+    /// What the searches have found for the quota groups so far.
     pub fn found(&self, quotas: &Quotas) -> Vec<GroupFound> {
-        if !self.searches {
-            return Vec::new();
-        }
         let of_group = |(name, found): (&String, Found)| GroupFound {
             name: name.clone(),
             rate: found.rate,
@@ -160,6 +151,7 @@ impl Plan {
             .iter()
             .zip(quotas.found())
             .map(of_group)
+            .filter(|found| found.rate.is_some() || found.workers.is_some())
             .collect()
     }
 

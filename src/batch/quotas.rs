@@ -1,15 +1,14 @@
 //! The coordinator's half of what quota groups may do: `rpm_limit` and `--rate auto` as schedules
-//! of send slots, `tpm_limit` as a budget of tokens, `--workers auto` as a number in flight. Pure.
+//! of send slots, `tpm_limit` as a budget of tokens, and a number in flight. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::policy::adapt::Adaptive;
 use crate::policy::budget::{Budget, Leased};
+use crate::policy::load::{Load, Pushback};
 use crate::policy::pacer::{Pacer, per_minute};
 use crate::policy::slowdown::{Remainders, Slowdown};
 use crate::policy::wait_hint::Quota;
-use crate::policy::window::Window;
 
 /// What one quota group may do, as configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -20,9 +19,8 @@ pub struct GroupLimits {
     pub tokens_per_minute: Option<u64>,
     /// `--rate auto`: the rate the group sustains is searched for.
     pub search_rate: bool,
-    /// `--workers auto`: how many requests of the group are best in flight is searched for, up to
-    /// so many.
-    pub search_workers: Option<u32>,
+    /// How many requests of the group may be in flight at most; below, it is searched for.
+    pub in_flight_max: u32,
 }
 
 impl GroupLimits {
@@ -42,8 +40,7 @@ pub struct Quotas {
 struct Group {
     /// Requests per second by `rpm_limit`.
     rate_max: Option<f64>,
-    search: Option<Adaptive>,
-    window: Option<Window>,
+    load: Load,
     slowdown: Slowdown,
     pacer: Option<Pacer>,
     budget: Option<Budget>,
@@ -58,7 +55,7 @@ struct Group {
 pub struct Found {
     /// `--rate auto`: requests per second.
     pub rate: Option<f64>,
-    /// `--workers auto`: requests in flight.
+    /// Requests in flight, once there were too many.
     pub workers: Option<u32>,
 }
 
@@ -74,16 +71,15 @@ pub struct TokenLease {
 }
 
 impl Quotas {
-    /// Nothing spent yet.
-    pub fn new(limits: &[GroupLimits], now: Instant) -> Self {
+    /// Nothing spent yet, by `shards` shards.
+    pub fn new(limits: &[GroupLimits], shards: usize, now: Instant) -> Self {
         let group = |limits: &GroupLimits| {
             let rate_max = limits.requests_per_minute.map(per_minute);
-            let search = limits.search_rate.then(|| Adaptive::new(now));
-            let rate = slower(search.as_ref().map(Adaptive::rate), rate_max);
+            let load = Load::new(limits.in_flight_max, limits.search_rate, shards, now);
+            let rate = slower(load.rate(), rate_max);
             Group {
                 rate_max,
-                search,
-                window: limits.search_workers.map(|most| Window::new(most, now)),
+                load,
                 slowdown: Slowdown::default(),
                 pacer: rate.map(|rate| Pacer::new(rate, now)),
                 budget: limits
@@ -106,53 +102,59 @@ impl Quotas {
 
     /// The rate that `--rate auto` has found, over all groups.
     pub fn found_rate(&self) -> Option<f64> {
-        let rates = self.found().filter_map(|found| found.rate);
+        let searched = self
+            .groups
+            .iter()
+            .filter(|group| group.load.is_always_paced());
+        let rates = searched.filter_map(Group::rate_found);
         rates.reduce(|sum, rate| sum + rate)
     }
 
-    /// How many of the group's requests may be in flight; `None` if that is not searched for.
-    pub fn window(&self, group: usize) -> Option<u32> {
-        self.groups[group].window.as_ref().map(Window::window)
+    /// How many of the group's requests may be in flight.
+    pub fn window(&self, group: usize) -> u32 {
+        self.groups[group].load.window()
     }
 
     /// What has been found for each group so far.
     pub fn found(&self) -> impl Iterator<Item = Found> {
         self.groups.iter().map(|group| Found {
-            rate: group
-                .search
-                .as_ref()
-                .and_then(|search| slower(Some(search.rate()), group.rate_max)),
-            workers: group.window.as_ref().map(Window::window),
+            rate: group.rate_found(),
+            workers: group.load.window_found(),
         })
     }
 
     /// `count` requests of the group were served since the last call, in `latency` added up.
     pub fn handle_successes(&mut self, group: usize, count: u64, latency: Duration, now: Instant) {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.adapt(group, now, |search| search.handle_successes(count, now));
-        if let Some(window) = &mut self.groups[group].window {
-            window.handle_answers(count, latency, now);
-        }
+        self.adapt(group, now, |load| load.handle_answers(count, latency, now));
     }
 
-    /// A 429, a 529 or a timeout of a request to the group that was sent at `sent`.
-    pub fn handle_pushback(&mut self, group: usize, sent: Instant, now: Instant) {
-        if let Some(window) = &mut self.groups[group].window {
-            window.handle_pushback(sent, now);
-        }
-        self.adapt(group, now, |search| search.handle_pushback(sent, now));
+    /// A request of `shard` to the group was pushed back.
+    pub fn handle_pushback(
+        &mut self,
+        group: usize,
+        shard: usize,
+        pushback: &Pushback,
+        now: Instant,
+    ) {
+        self.adapt(group, now, |load| {
+            load.handle_pushback(shard, pushback, now)
+        });
     }
 
     /// No more of the group's requests are in flight than [`Self::window`] allows.
     pub fn handle_kept(&mut self, group: usize, now: Instant) {
-        if let Some(window) = &mut self.groups[group].window {
-            window.handle_kept(now);
-        }
+        self.groups[group].load.handle_kept(now);
     }
 
     /// A server asked the group to wait until `until`.
     pub fn handle_wait(&mut self, group: usize, until: Instant, now: Instant) {
-        self.adapt(group, now, |search| search.handle_wait(until, now));
+        self.adapt(group, now, |load| load.handle_wait(until, now));
+    }
+
+    /// The group was out, and is back.
+    pub fn handle_back(&mut self, group: usize, now: Instant) {
+        self.adapt(group, now, |load| load.handle_back(now));
     }
 
     /// A request of the group took `used` tokens; 0: its answer does not say.
@@ -164,14 +166,16 @@ impl Quotas {
     pub fn handle_remainders(&mut self, group: usize, said: &Remainders, now: Instant) {
         let requests = said.requests;
         let mut said = *said;
-        if self.groups[group].search.is_some() {
+        if self.groups[group].load.is_always_paced() {
             // The search follows the requests itself, in smaller steps.
             said.requests = Quota::default();
             if let (Some(remaining), Some(limit), Some(reset)) =
                 (requests.remaining, requests.limit, requests.reset)
             {
-                self.adapt(group, now, |search| {
-                    search.handle_remaining(remaining, limit, reset, now);
+                self.adapt(group, now, |load| {
+                    if let Some(search) = load.quota_search() {
+                        search.handle_remaining(remaining, limit, reset, now);
+                    }
                 });
             }
         }
@@ -185,14 +189,12 @@ impl Quotas {
         std::mem::take(&mut self.changes)
     }
 
-    /// Lets a group's search act, and its schedule follow.
-    fn adapt(&mut self, group: usize, now: Instant, act: impl FnOnce(&mut Adaptive)) {
-        let Some(search) = &mut self.groups[group].search else {
-            return;
-        };
-        let before = search.rate();
-        act(search);
-        if search.rate() != before {
+    /// Lets a group's searches act, and its schedule follow.
+    fn adapt(&mut self, group: usize, now: Instant, act: impl FnOnce(&mut Load)) {
+        let load = &mut self.groups[group].load;
+        let before = load.rate();
+        act(load);
+        if load.rate() != before {
             self.repace(group, now);
         }
     }
@@ -200,7 +202,7 @@ impl Quotas {
     /// Lets a group's schedule follow its limit, its search and its remainders.
     fn repace(&mut self, index: usize, now: Instant) {
         let group = &mut self.groups[index];
-        let lasting = slower(group.search.as_ref().map(Adaptive::rate), group.rate_max);
+        let lasting = slower(group.load.rate(), group.rate_max);
         let rate = slower(lasting, group.slowdown.rate(now));
         match (rate, &mut group.pacer) {
             (Some(rate), Some(pacer)) => pacer.set_rate(rate, now),
@@ -282,6 +284,14 @@ impl Quotas {
     }
 }
 
+impl Group {
+    /// The rate, where it is searched for.
+    fn rate_found(&self) -> Option<f64> {
+        let found = self.load.rate_found()?;
+        slower(Some(found), self.rate_max)
+    }
+}
+
 /// The lower of two rates, of which either may be missing.
 fn slower(one: Option<f64>, other: Option<f64>) -> Option<f64> {
     match (one, other) {
@@ -295,6 +305,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::policy::load::Cause;
 
     #[expect(
         clippy::disallowed_methods,
@@ -313,14 +324,14 @@ mod tests {
             requests_per_minute,
             tokens_per_minute,
             search_rate,
-            search_workers: None,
+            in_flight_max: 50,
         }
     }
 
     #[test]
     fn tokens_go_round_and_wait_for_the_budget() {
         let now = start();
-        let mut quotas = Quotas::new(&[limits(None, Some(60_000), false)], now);
+        let mut quotas = Quotas::new(&[limits(None, Some(60_000), false)], 3, now);
         let mut leases = Vec::new();
         quotas.handle_want(0, 0, 700);
         quotas.handle_want(1, 0, 700);
@@ -353,17 +364,24 @@ mod tests {
             limits(None, None, true),
             limits(Some(300), None, false),
         ];
-        let mut quotas = Quotas::new(&groups, now);
+        let mut quotas = Quotas::new(&groups, 1, now);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 10.0));
         let later = now + Duration::from_secs(1);
         quotas.handle_successes(0, 10, Duration::ZERO, later);
         quotas.handle_successes(1, 10, Duration::ZERO, later);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 20.0));
-        quotas.handle_pushback(1, later, later);
+        let pushback = Pushback {
+            sent: later,
+            cause: Cause::Refused,
+            is_last_place: false,
+            sends: 1,
+            refusals: 1,
+        };
+        quotas.handle_pushback(1, 0, &pushback, later);
         assert_eq!(quotas.found_rate(), Some(per_minute(300) + 10.0));
         assert!(quotas.pacer(0).is_some() && quotas.pacer(2).is_some());
         assert_eq!(
-            Quotas::new(&[GroupLimits::default()], now).found_rate(),
+            Quotas::new(&[GroupLimits::default()], 1, now).found_rate(),
             None
         );
     }

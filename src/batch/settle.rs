@@ -1,6 +1,7 @@
 //! What became of an attempt: a record, or another place among the retries. Counters, endpoint
 //! health and wait hints follow from the same judgement.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use crate::batch::admission::Ticket;
@@ -56,13 +57,25 @@ impl<R: Runtime> Shard<R> {
             }
         };
         let mut failed = failed;
-        self.note_token(ticket, line, &mut failed, now);
+        self.note_token(ticket, line, &mut failed);
         self.settle_failure(ticket, line, sent, now, &failed);
+    }
+
+    /// The wait that a failure asks for is everybody's, but for that of a lone refusal.
+    fn note_wait(&self, ticket: &Ticket, failed: &Failed<'_>, now: Instant) {
+        let waits_alone = failed.is_refusal()
+            && self
+                .admission
+                .borrow_mut()
+                .note_refusal(ticket.endpoint, now);
+        if let Some(wait) = failed.wait.filter(|_| !waits_alone) {
+            self.hinted(ticket.endpoint, wait, now);
+        }
     }
 
     /// A fetched token is not shown, nor are keys of the line's own; it is renewed once when it is
     /// refused.
-    fn note_token(&self, ticket: &Ticket, line: &[u8], failed: &mut Failed<'_>, now: Instant) {
+    fn note_token(&self, ticket: &Ticket, line: &[u8], failed: &mut Failed<'_>) {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         let headers = ticket.parsed.headers(line);
         let Some(tokens) = &self.tokens else {
@@ -73,7 +86,6 @@ impl<R: Runtime> Shard<R> {
         failed.strike_out(endpoint, token, headers);
         if failed.status == Some(401) && tokens.excuses(endpoint, ticket.token.get()) {
             failed.excuse(TOKEN_PAUSE);
-            self.hinted(ticket.endpoint, TOKEN_PAUSE, now);
         }
     }
 
@@ -93,15 +105,15 @@ impl<R: Runtime> Shard<R> {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         let completed_us = runtime::unix_micros();
         let judge = Judge::new(endpoint, response, reply, (completed_us / 1000) as i64);
-        if let Some(wait) = judge.hint.wait {
-            self.hinted(ticket.endpoint, wait, now);
-        }
         let answer = match judge.answer(stream) {
             Ok(answer) => answer,
             Err(failed) => {
-                return Some(self.noted(ticket, &judge, *failed, now));
+                return Some(self.noted(ticket, &judge, *failed));
             }
         };
+        if let Some(wait) = judge.hint.wait {
+            self.hinted(ticket.endpoint, wait, now);
+        }
         let first_token = answer
             .first_token_at
             .map(|at| at.saturating_duration_since(sent));
@@ -135,7 +147,7 @@ impl<R: Runtime> Shard<R> {
         if let Some(failed) = judge.no_answer(path, &answer, &written.glance) {
             out.truncate(start);
             drop(log);
-            return Some(self.noted(ticket, &judge, *failed, now));
+            return Some(self.noted(ticket, &judge, *failed));
         }
         let billed = written.billed;
         let tokens = billed.tokens.unwrap_or_default();
@@ -165,18 +177,9 @@ impl<R: Runtime> Shard<R> {
         None
     }
 
-    /// Notes what a failed answer says about waiting beyond what its head does, and about quotas.
+    /// Notes what a failed answer says about quotas.
     #[cold]
-    fn noted<'a>(
-        &self,
-        ticket: &Ticket,
-        judge: &Judge<'_, '_>,
-        failed: Failed<'a>,
-        now: Instant,
-    ) -> Failed<'a> {
-        if let Some(wait) = failed.wait.filter(|_| failed.wait != judge.hint.wait) {
-            self.hinted(ticket.endpoint, wait, now);
-        }
+    fn noted<'a>(&self, ticket: &Ticket, judge: &Judge<'_, '_>, failed: Failed<'a>) -> Failed<'a> {
         if judge.says_more() {
             self.note_remainders(ticket, &judge.hint, failed.tokens);
         }
@@ -226,10 +229,7 @@ impl<R: Runtime> Shard<R> {
 
     fn hinted(&self, endpoint: usize, wait: Duration, now: Instant) {
         self.report(Report::Hint { endpoint, wait });
-        self.admission
-            .borrow_mut()
-            .health()
-            .note_hint(endpoint, now + wait);
+        self.admission.borrow_mut().note_hint(endpoint, now + wait);
     }
 
     /// Tells the coordinator, then parks the line or writes its failure record.
@@ -242,7 +242,7 @@ impl<R: Runtime> Shard<R> {
         failed: &Failed<'_>,
     ) {
         let verdict = &failed.verdict;
-        let effect = failed.effect();
+        let effect = &failed.verdict.effect;
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         // Whoever asks a provider's support is asked for these. Escaped: a server may send anything.
         tracing::debug!(
@@ -262,11 +262,13 @@ impl<R: Runtime> Shard<R> {
         self.charge(billed.usd);
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket);
+        self.note_wait(ticket, failed, now);
         self.tell(ticket, effect, failed);
-        if self.plan.searches && failed.pushes_back() {
+        let is_lone = || self.admission.borrow().is_lone_refusal(ticket.endpoint);
+        if let Some(cause) = failed.pushback(is_lone) {
             self.admission
                 .borrow_mut()
-                .note_pushback(ticket.endpoint, sent);
+                .note_pushback(ticket, cause, sent);
         }
         let disables_endpoint = match effect {
             Effect::Disable { .. } => true,
@@ -278,7 +280,11 @@ impl<R: Runtime> Shard<R> {
         // a probe: or the last lines of a run, all of that kind, would never end.
         let unreachable = failed.unsent
             && (ticket.sending.probe || self.admission.borrow().seems_out(ticket.endpoint));
-        let blameless = disables_endpoint || unreachable || failed.excused;
+        let refused = failed.is_refusal().then(|| {
+            let answers = self.admission.borrow().answers();
+            ticket.refusals.again(answers)
+        });
+        let blameless = disables_endpoint || unreachable || failed.excused || refused.is_some();
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
@@ -286,6 +292,7 @@ impl<R: Runtime> Shard<R> {
                 server_wait: failed.wait,
                 disables_endpoint,
                 elsewhere: self.usable_elsewhere(ticket.endpoint, now),
+                refused,
             },
             spent,
             self.plan.config.retry.max_attempts,
@@ -303,6 +310,7 @@ impl<R: Runtime> Shard<R> {
                     line_number: ticket.line.number,
                     attempts: spent as u16,
                     last_endpoint: ticket.endpoint as u16,
+                    refusals: refused.unwrap_or(ticket.refusals),
                 });
                 ticket.note_settled();
             }
@@ -313,9 +321,12 @@ impl<R: Runtime> Shard<R> {
                     line,
                     parsed: Some(&ticket.parsed),
                     kind: verdict.kind,
-                    message: &verdict.message,
+                    message: &refused.map_or(Cow::Borrowed(verdict.message.as_str()), |refusals| {
+                        refusals.explain(&verdict.message).into()
+                    }),
                     status: failed.status,
-                    attempts: ticket.attempts + 1,
+                    // One that was refused each time was sent all the same.
+                    attempts: spent.max(1),
                     line_number: ticket.line.number,
                     body: failed.shown_body(endpoint).as_deref(),
                     request_id: failed.request_id,
@@ -400,8 +411,15 @@ impl<R: Runtime> Shard<R> {
 
     fn tell(&self, ticket: &Ticket, effect: &Effect, failed: &Failed<'_>) {
         let endpoint = ticket.endpoint;
+        let refused = failed.may_be_an_outage();
         match effect {
-            Effect::Transient => {
+            // What was refused beside others that are served says nothing about the endpoint's health.
+            Effect::RateLimited
+                if refused
+                    && !ticket.sending.probe
+                    && !self.admission.borrow().is_served_nothing(endpoint) => {}
+            Effect::RateLimited if !refused => self.admission.borrow_mut().note_alive(ticket),
+            Effect::Transient | Effect::RateLimited => {
                 if ticket.sending.probe {
                     self.report(Report::Probed {
                         endpoint,
@@ -414,12 +432,11 @@ impl<R: Runtime> Shard<R> {
                     failures,
                     message: failed.verdict.message.clone(),
                     may_be_the_line: failed.may_be_the_line(),
+                    refused,
                 });
             }
             // The endpoint answered: whatever it said, it is not out.
-            Effect::None | Effect::RateLimited => {
-                self.admission.borrow_mut().note_answered(ticket);
-            }
+            Effect::None => self.admission.borrow_mut().note_answered(ticket),
             Effect::Disable { reason } | Effect::Exhausted { reason } => {
                 let whole_group = matches!(effect, Effect::Exhausted { .. });
                 let mut admission = self.admission.borrow_mut();

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::outcome::CallError;
 use crate::batch::line::Parsed;
 use crate::error::ErrorKind;
+use crate::policy::refusals::LineRefusals;
 use crate::provider::cost::estimate_tokens;
 
 /// The messages of a chat.
@@ -103,6 +104,8 @@ pub(super) struct Call {
     pub streams: bool,
     /// Attempts made.
     pub attempts: u32,
+    /// How often it was refused for load.
+    pub refusals: LineRefusals,
     /// The endpoint that failed last, to be avoided.
     pub avoid: Option<usize>,
     /// What the last attempt ended in.
@@ -180,6 +183,7 @@ impl Call {
             // An instant beyond what the clock can hold is never.
             give_up_at: give_up_after.and_then(|after| now.checked_add(after)),
             attempts: 0,
+            refusals: LineRefusals::default(),
             avoid: None,
             last_error: None,
         })

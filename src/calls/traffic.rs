@@ -11,8 +11,10 @@ use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
 use crate::policy::budget::Allowance;
 use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, Sending, State, StopReason};
+use crate::policy::load::Pushback;
 use crate::policy::pacer::{Pacer, SlotQueue, Taken};
 use crate::policy::permits::{Action, Lease, Permits};
+use crate::policy::refusals::{self, History, RefusedInARow};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
 use crate::provider::{Effect, Verdict};
@@ -44,8 +46,20 @@ pub(super) struct Traffic {
     local: LocalHealth,
     ring: Ring,
     workers: Lease,
-    /// By quota group, where `--workers auto` searches.
-    windows: Vec<Option<Places>>,
+    /// By quota group: what the search in flight has found.
+    windows: Vec<Places>,
+    /// By quota group: requests sent.
+    sends: Vec<u64>,
+    /// By quota group: those that were refused for load.
+    refusals: Vec<u64>,
+    /// By quota group: its latest outcomes.
+    histories: Vec<History>,
+    /// What the servers have answered so far.
+    answers: u64,
+    /// By endpoint: refusals since it served a call.
+    refused: Vec<RefusedInARow>,
+    /// By quota group: refusals since the last answer while nothing else was in flight.
+    refused_in_a_row: Vec<u32>,
     caps: Vec<Lease>,
     /// The schedule of all requests together.
     pace: Option<(Pacer, SlotQueue)>,
@@ -165,7 +179,7 @@ impl Traffic {
             Rate::PerSecond(rate) => Some((Pacer::new(rate, now), SlotQueue::new())),
             Rate::Unlimited | Rate::Auto => None,
         };
-        let quotas = Quotas::new(&plan.limits, now);
+        let quotas = Quotas::new(&plan.limits, 1, now);
         let mut health = Health::new(plan.groups.clone(), 1);
         health.set_working(SHARD, false);
         Self {
@@ -175,7 +189,7 @@ impl Traffic {
             ring: Ring::new(&weights),
             workers: lease(plan.config.request.workers),
             windows: (0..plan.limits.len())
-                .map(|group| quotas.window(group).map(Places::new))
+                .map(|group| Places::new(quotas.window(group)))
                 .collect(),
             caps: endpoints
                 .iter()
@@ -185,6 +199,12 @@ impl Traffic {
             quotas,
             gates: plan.limits.iter().map(gate).collect(),
             leases: Vec::new(),
+            sends: vec![0; plan.limits.len()],
+            refusals: vec![0; plan.limits.len()],
+            histories: vec![History::new(); plan.limits.len()],
+            answers: 0,
+            refused: vec![RefusedInARow::default(); endpoints.len()],
+            refused_in_a_row: vec![0; plan.limits.len()],
             last_failure: vec![None; endpoints.len()],
             max_outage: plan.config.max_outage,
             groups: plan.groups.clone(),
@@ -211,9 +231,7 @@ impl Traffic {
             if !self.local.usable(index, now) || self.caps[index].available() == 0 {
                 continue;
             }
-            if let Some(window) = &mut self.windows[self.groups[index]]
-                && !window.open()
-            {
+            if !self.windows[self.groups[index]].open() {
                 continue;
             }
             match self.gate_open(self.groups[index], tokens, waiting, now) {
@@ -235,9 +253,9 @@ impl Traffic {
             .expect("an endpoint was ready");
         assert!(self.workers.try_acquire(), "a worker was free");
         assert!(self.caps[endpoint].try_acquire(), "the cap had room");
-        if let Some(window) = &mut self.windows[self.groups[endpoint]] {
-            assert!(window.lease.try_acquire(), "the group had room");
-        }
+        self.sends[self.groups[endpoint]] += 1;
+        let window = &mut self.windows[self.groups[endpoint]];
+        assert!(window.lease.try_acquire(), "the group had room");
         self.spend(self.groups[endpoint], tokens, now);
         Admitted::Go {
             endpoint,
@@ -294,25 +312,19 @@ impl Traffic {
         self.local.end(endpoint, sending.number);
         self.workers.release();
         self.caps[endpoint].release();
-        if let Some(window) = &mut self.windows[self.groups[endpoint]] {
-            window.release();
-        }
+        self.windows[self.groups[endpoint]].release();
         self.note_kept(self.groups[endpoint], now);
     }
 
     /// Lets a group's places follow its search.
     fn resize(&mut self, group: usize, now: Instant) {
-        if let (Some(places), Some(window)) = (&mut self.windows[group], self.quotas.window(group))
-        {
-            places.resize(window);
-        }
+        self.windows[group].resize(self.quotas.window(group));
         self.note_kept(group, now);
     }
 
     /// Tells a group's search if the places that it took away are free.
     fn note_kept(&mut self, group: usize, now: Instant) {
-        let places = self.windows[group].as_ref();
-        if places.is_some_and(|places| places.permits.is_kept()) {
+        if self.windows[group].permits.is_kept() {
             self.quotas.handle_kept(group, now);
         }
     }
@@ -337,7 +349,9 @@ impl Traffic {
         latency: Duration,
         now: Instant,
     ) {
-        self.answered(endpoint, sending, now);
+        self.refused[endpoint] = RefusedInARow::default();
+        self.note_answer(endpoint);
+        self.alive(endpoint, sending, now);
         self.settle_tokens(endpoint, estimated, used);
         let group = self.groups[endpoint];
         self.quotas.handle_used(group, used.unwrap_or_default());
@@ -345,15 +359,32 @@ impl Traffic {
         self.resize(group, now);
     }
 
-    /// What an answer says about waiting.
-    pub fn handle_hint(&mut self, endpoint: usize, hint: &WaitHint, now: Instant) {
-        if let Some(wait) = hint.wait {
-            self.health.handle_hint(endpoint, wait, now);
-            let group = self.groups[endpoint];
-            self.quotas.handle_wait(group, now + wait, now);
-        }
+    /// The server asked the endpoint's quota group to wait.
+    pub fn handle_wait(&mut self, endpoint: usize, wait: Duration, now: Instant) {
+        let group = self.groups[endpoint];
+        self.histories[group].note_wait();
+        self.health.handle_hint(endpoint, wait, now);
+        self.quotas.handle_wait(group, now + wait, now);
+        self.resize(group, now);
+    }
+
+    /// What an answer says about the quotas of its group.
+    pub fn handle_remainders(&mut self, endpoint: usize, hint: &WaitHint, now: Instant) {
         self.quotas
             .handle_remainders(self.groups[endpoint], &Remainders::of(hint), now);
+    }
+
+    /// A line was answered.
+    fn note_answer(&mut self, endpoint: usize) {
+        let group = self.groups[endpoint];
+        self.answers += 1;
+        self.refused_in_a_row[group] = 0;
+        self.histories[group].note_answer();
+    }
+
+    /// What the servers have answered so far.
+    pub fn answers(&self) -> u64 {
+        self.answers
     }
 
     /// A request failed. Returns whether the endpoint is to blame alone: no call can succeed there,
@@ -373,28 +404,67 @@ impl Traffic {
             .saturating_add(failed.tokens.completion);
         let unknown = used == 0 && failed.uncounted;
         self.settle_tokens(endpoint, estimated, (!unknown).then_some(used));
-        let effect = failed.effect();
+        let effect = &failed.verdict.effect;
+        let history = &mut self.histories[self.groups[endpoint]];
+        let is_refusal = failed.is_refusal();
+        if is_refusal {
+            history.note_refusal();
+            let group = self.groups[endpoint];
+            self.refusals[group] += 1;
+            if self.windows[group].lease.in_use() == 0 {
+                self.refused_in_a_row[group] += 1;
+                let rest = refusals::rest(self.refused_in_a_row[group]);
+                self.health.handle_hint(endpoint, rest, now);
+            }
+        }
+        let (is_lone, waits_alone) = (history.is_lone(), history.waits_alone());
+        if let Some(wait) = failed.wait.filter(|_| !(is_refusal && waits_alone)) {
+            self.handle_wait(endpoint, wait, now);
+        }
         if *effect != Effect::None {
             let Verdict { kind, message, .. } = &failed.verdict;
             self.last_failure[endpoint] = Some((*kind, message.clone()));
         }
-        if failed.pushes_back() {
+        if let Some(cause) = failed.pushback(|| is_lone) {
             let group = self.groups[endpoint];
-            self.quotas.handle_pushback(group, sent, now);
+            let window = &self.windows[group];
+            let pushback = Pushback {
+                sent,
+                cause,
+                // It is no longer in flight itself.
+                is_last_place: window.lease.in_use() + 1 >= window.permits.total(),
+                sends: self.sends[group],
+                refusals: self.refusals[group],
+            };
+            self.quotas.handle_pushback(group, SHARD, &pushback, now);
             self.resize(group, now);
         }
+        let refused = failed.may_be_an_outage();
         match effect {
-            Effect::Transient => {
+            // What was refused beside others that are served says nothing about the endpoint's health.
+            Effect::RateLimited if refused && !sending.probe && self.is_serving(endpoint) => false,
+            Effect::RateLimited if !refused => {
+                self.alive(endpoint, sending, now);
+                false
+            }
+            Effect::Transient | Effect::RateLimited => {
                 if sending.probe {
                     self.health.handle_probe_result(endpoint, false, now);
                 }
                 let failures = self.local.fail(endpoint, sending.number);
-                self.health.handle_transient(endpoint, failures, now);
+                let failures = match refused {
+                    true => self.refused[endpoint].again(now),
+                    false => Some(failures),
+                };
+                if let Some(failures) = failures {
+                    self.health.handle_transient(endpoint, failures, now);
+                }
                 false
             }
             // The endpoint answered: whatever it said, it is not out.
-            Effect::None | Effect::RateLimited => {
-                self.answered(endpoint, sending, now);
+            Effect::None => {
+                self.note_answer(endpoint);
+                self.alive(endpoint, sending, now);
                 false
             }
             Effect::Disable { reason } => {
@@ -476,10 +546,18 @@ impl Traffic {
         )
     }
 
-    fn answered(&mut self, endpoint: usize, sending: Sending, now: Instant) {
+    /// Another call is under way at the endpoint.
+    fn is_serving(&self, endpoint: usize) -> bool {
+        self.caps[endpoint].in_use() > 0
+    }
+
+    fn alive(&mut self, endpoint: usize, sending: Sending, now: Instant) {
         self.local.answer(endpoint, sending.number);
         if sending.probe {
             self.health.handle_probe_result(endpoint, true, now);
+            let group = self.groups[endpoint];
+            self.quotas.handle_back(group, now);
+            self.resize(group, now);
         }
         self.health.handle_success(endpoint, now);
     }

@@ -9,7 +9,7 @@ use crate::batch::input::{Input, LineCursor};
 use crate::batch::line::Parsed;
 use crate::cli::line_kinds::LineKinds;
 use crate::cli::say;
-use crate::config::{InputSource, Job, OutputTarget, Rate};
+use crate::config::{InputSource, Job, OutputTarget, Rate, WORKERS_MAX};
 use crate::processor::{Processor, RunError};
 
 /// Invalid lines listed by number; further ones are counted.
@@ -116,14 +116,11 @@ fn describe(
         Rate::PerSecond(rate) => format!("{rate} requests/s"),
         Rate::Auto => "found automatically".to_owned(),
     };
-    let workers = match config.request.search_workers {
-        true => "as many as are best".to_owned(),
-        false => config.request.workers.to_string(),
-    };
+    let workers = config.request.workers;
     say(
         out,
         format_args!(
-            "  traffic   {rate}, {workers} in flight, {} attempts, {:?} timeout",
+            "  traffic   {rate}, up to {workers} in flight, {} attempts, {:?} timeout",
             config.retry.max_attempts, config.request.timeout,
         ),
     );
@@ -131,10 +128,13 @@ fn describe(
         say(
             out,
             format_args!(
-                "  endpoint  {}: weight {}, at most {} in flight, model {}",
+                "  endpoint  {}: weight {}, {}model {}",
                 endpoint.name,
                 endpoint.weight,
-                endpoint.max_concurrent,
+                match endpoint.max_concurrent {
+                    WORKERS_MAX.. => String::new(),
+                    most => format!("at most {most} in flight, "),
+                },
                 endpoint.model().unwrap_or("as in the line"),
             ),
         );

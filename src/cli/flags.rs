@@ -356,7 +356,7 @@ struct BatchFlags {
     /// Requests per second over all cores and endpoints, retries included; 0: no limit, auto: find it [default: 1000]
     #[arg(short, long, alias = "max_requests_per_second", value_name = "N", help_heading = TRAFFIC, allow_negative_numbers = true)]
     rate: Option<Rate>,
-    /// Requests in flight, over all cores; auto: find how many are best [default: 50]
+    /// Most requests in flight over all cores, a ceiling: below it the number follows what the endpoints take [default: auto, up to 4096]
     #[arg(short, long, value_name = "N", help_heading = TRAFFIC, allow_negative_numbers = true)]
     workers: Option<Workers>,
     /// One attempt, connect to last byte [default: 30]

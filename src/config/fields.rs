@@ -146,7 +146,7 @@ impl<'a> Field<'a> {
     pub fn workers(&self) -> Result<Workers, ConfigError> {
         match &self.node.value {
             Value::Text(written) => self.expect(self.expanded(written)?.parse()),
-            _ => self.whole().map(Workers::Fixed),
+            _ => self.whole().map(Workers::Most),
         }
     }
 

@@ -30,6 +30,9 @@ pub use scalar::{Expected, parse_boolean, parse_bytes, parse_duration, parse_soc
 pub use secret::Secret;
 pub use validate::{normalise, validate};
 
+/// One worker is one open connection; more than a million are beyond any system's descriptors.
+pub const WORKERS_MAX: usize = 1_000_000;
+
 /// Everything that shapes a run, resolved. [`Config::default`] holds the documented defaults.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -115,7 +118,7 @@ pub struct EndpointConfig {
     pub max_completion_tokens: Option<u64>,
     /// Share of the traffic; at least 1.
     pub weight: u32,
-    /// Requests in flight here, over all cores; at least 1.
+    /// Most requests in flight here, over all cores; at least 1. By default more than there can be.
     pub max_concurrent: usize,
     /// Requests per minute, per quota group.
     pub rpm_limit: Option<u64>,
@@ -146,7 +149,7 @@ impl Default for EndpointConfig {
             temperature: None,
             max_completion_tokens: None,
             weight: 1,
-            max_concurrent: 100,
+            max_concurrent: WORKERS_MAX,
             rpm_limit: None,
             tpm_limit: None,
             quota_group: None,
@@ -167,11 +170,9 @@ pub struct RequestConfig {
     pub connect_timeout: Duration,
     /// Requests per second over all cores and endpoints, retries included.
     pub rate_limit: Rate,
-    /// Requests in flight over all cores; at least 1.
+    /// Most requests in flight over all cores, at least 1: a ceiling. Below it the number follows what
+    /// each quota group takes.
     pub workers: usize,
-    /// `--workers auto`: how many are best is searched for, by quota group; `workers` and the
-    /// endpoints' `max_concurrent` are its bounds.
-    pub search_workers: bool,
 }
 
 impl Default for RequestConfig {
@@ -180,8 +181,7 @@ impl Default for RequestConfig {
             timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             rate_limit: Rate::PerSecond(1000.0),
-            workers: 50,
-            search_workers: false,
+            workers: Workers::AUTO_MAX,
         }
     }
 }
@@ -200,16 +200,16 @@ pub enum Rate {
 /// `--workers` as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
-    /// So many, at least 1.
-    Fixed(usize),
-    /// Searched for, up to [`Workers::AUTO_MAX`].
+    /// No more than so many, at least 1.
+    Most(usize),
+    /// No more than [`Workers::AUTO_MAX`].
     Auto,
 }
 
 impl Workers {
-    /// The most that `auto` searches for: ten thousand connections take about 55 MB, and no
-    /// provider serves one customer more at once.
-    pub const AUTO_MAX: usize = 10_000;
+    /// The ceiling of `auto`: so many connections take about 25 MB, and hardly a provider serves one
+    /// customer more at once.
+    pub const AUTO_MAX: usize = 4096;
 }
 
 /// How failed attempts are repeated.

@@ -102,11 +102,7 @@ fn resolve(
     let endpoints =
         layers.endpoints(endpoints, settings, variable(API_KEY_VARIABLE), &mut notes)?;
     let defaults = Config::default();
-    let workers = layers.pick(
-        "request.workers",
-        &settings.workers,
-        Workers::Fixed(defaults.request.workers),
-    );
+    let workers = layers.pick("request.workers", &settings.workers, Workers::Auto);
     let request = RequestConfig {
         timeout: layers.pick(
             "request.timeout",
@@ -124,10 +120,9 @@ fn resolve(
             defaults.request.rate_limit,
         ),
         workers: match workers {
-            Workers::Fixed(workers) => workers,
+            Workers::Most(workers) => workers,
             Workers::Auto => Workers::AUTO_MAX,
         },
-        search_workers: workers == Workers::Auto,
     };
     // Whoever gives one bound of the backoff need not know the default of the other.
     let initial_default = max_backoff

@@ -132,14 +132,14 @@ impl FromStr for Workers {
         if text.eq_ignore_ascii_case("auto") {
             return Ok(Self::Auto);
         }
-        whole(text).map(Self::Fixed).ok_or(WORKERS)
+        whole(text).map(Self::Most).ok_or(WORKERS)
     }
 }
 
 impl fmt::Display for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed(count) => write!(f, "{count}"),
+            Self::Most(count) => write!(f, "{count}"),
             Self::Auto => f.write_str("auto"),
         }
     }
@@ -290,8 +290,8 @@ mod tests {
     #[test]
     fn workers() {
         for (text, expect) in [
-            ("7", Workers::Fixed(7)),
-            (" 0 ", Workers::Fixed(0)),
+            ("7", Workers::Most(7)),
+            (" 0 ", Workers::Most(0)),
             ("Auto", Workers::Auto),
         ] {
             assert_eq!(text.parse(), Ok(expect), "{text}");

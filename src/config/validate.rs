@@ -11,10 +11,8 @@ use super::provider_kind::KEY_HEADERS;
 use super::scalar::DURATION_MAX;
 use super::{
     Config, ConfigError, EndpointConfig, Origin, Price, Rate, RequestConfig, RetryConfig, Secret,
+    WORKERS_MAX,
 };
-
-/// One worker is one open connection; more than a million are beyond any system's descriptors.
-const WORKERS_MAX: usize = 1_000_000;
 
 /// A line that failed ten thousand times will fail again, and a retry's count stays within 16 bits.
 const ATTEMPTS_MAX: u32 = 10_000;
@@ -126,7 +124,6 @@ fn validate_request(request: &RequestConfig) -> Result<(), ConfigError> {
         connect_timeout,
         rate_limit,
         workers,
-        search_workers: _,
     } = request;
     positive_duration("request.timeout", *timeout)?;
     positive_duration("request.connect_timeout", *connect_timeout)?;

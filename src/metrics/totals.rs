@@ -149,6 +149,11 @@ impl Totals {
         self.failures_now.absorb(failures);
     }
 
+    /// Requests that are in flight to that endpoint, as far as the shards have said.
+    pub fn in_flight(&self, endpoint: usize) -> u64 {
+        u64::try_from(self.counts.endpoints[endpoint].in_flight).unwrap_or(0)
+    }
+
     /// US dollars that this process has spent so far.
     pub fn cost_usd(&self) -> f64 {
         self.counts.cost_usd

@@ -10,23 +10,27 @@
 //! | [`permits`] (in-flight caps) | [`permits::Permits`] | [`permits::Lease`] | want, return, idle; grant, recall |
 //! | [`health`] | [`health::Health`] | [`health::LocalHealth`] | reports; [`health::EndpointView`] |
 //! | [`budget`] (rpm, tpm) | [`budget::Budget`] | [`budget::Allowance`] | amounts |
-//! | [`adapt`] (`--rate auto`) | [`adapt::Adaptive`] | | counts of answers |
-//! | [`window`] (`--workers auto`) | [`window::Window`] | | counts of answers |
+//! | [`search_rate`] | [`search_rate::RateSearch`] | | counts of answers |
+//! | [`search_in_flight`] | [`search_in_flight::InFlightSearch`] | | counts of answers |
+//! | [`load`] (both searches) | [`load::Load`] | | [`load::Pushback`], counts of answers |
 //! | [`slowdown`] (remaining quotas) | [`slowdown::Slowdown`] | | [`slowdown::Remainders`] |
 //! | [`balance`] (weights) | | [`balance::Ring`] | |
+//! | [`refusals`] (for load) | | [`refusals::LineRefusals`], [`refusals::History`] | |
 //! | [`retry`] | | [`retry::RetryQueue`], [`retry::decide`] | |
 //! | [`wait_hint`] | | [`wait_hint::parse`] | |
 
-pub mod adapt;
 pub mod balance;
 pub mod budget;
 pub mod health;
+pub mod load;
 pub mod pacer;
 pub mod permits;
+pub mod refusals;
 pub mod retry;
+pub mod search_in_flight;
+pub mod search_rate;
 pub mod slowdown;
 pub mod wait_hint;
-pub mod window;
 
 #[cfg(test)]
 mod virtual_time;

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use super::refusals::LineRefusals;
 use crate::config::RetryConfig;
 
 /// Exponential backoff with full jitter: a wait is uniform between 0 and a bound that grows with
@@ -60,6 +61,8 @@ pub struct Failure {
     pub disables_endpoint: bool,
     /// Another endpoint, of another quota group, is usable now.
     pub elsewhere: bool,
+    /// Refused for load: it spends no attempt. All such refusals of the line, this one included.
+    pub refused: Option<LineRefusals>,
 }
 
 /// What becomes of the line.
@@ -91,10 +94,19 @@ pub fn decide(
             after: Duration::ZERO,
         };
     }
-    if !failure.retryable || attempts_made >= max_attempts {
+    let spent = match failure.refused {
+        Some(refusals) => refusals.are_too_many(),
+        None => attempts_made >= max_attempts,
+    };
+    if !failure.retryable || spent {
         return Decision::GiveUp;
     }
-    let jitter = backoff.wait(attempts_made, random);
+    let made = match failure.refused {
+        // Each refusal makes the next wait longer, as an attempt would.
+        Some(refusals) => attempts_made.saturating_add(refusals.seen()),
+        None => attempts_made,
+    };
+    let jitter = backoff.wait(made, random);
     let server_wait = match failure.elsewhere {
         true => Duration::ZERO,
         false => failure.server_wait.unwrap_or_default(),
@@ -118,6 +130,8 @@ pub struct Parked {
     pub attempts: u16,
     /// The endpoint that failed it, to be avoided.
     pub last_endpoint: u16,
+    /// How often it was refused for load.
+    pub refusals: LineRefusals,
 }
 
 /// A shard's parked lines, by the time they are due; ties in input order.
@@ -136,6 +150,7 @@ struct Entry {
     line_number: u64,
     attempts: u16,
     last_endpoint: u16,
+    refusals: LineRefusals,
 }
 
 // Millions of lines may be parked while every endpoint cools.
@@ -158,6 +173,7 @@ impl RetryQueue {
             line_number,
             attempts,
             last_endpoint,
+            refusals,
         } = parked;
         let due = due.saturating_duration_since(self.origin);
         // 2^64 ns are 584 years.
@@ -168,6 +184,7 @@ impl RetryQueue {
             line_number,
             attempts,
             last_endpoint,
+            refusals,
         }));
     }
 
@@ -183,6 +200,7 @@ impl RetryQueue {
             line_number,
             attempts,
             last_endpoint,
+            refusals,
         } = entry;
         let due = self.origin + Duration::from_nanos(due_ns);
         Some(Parked {
@@ -191,6 +209,7 @@ impl RetryQueue {
             line_number,
             attempts,
             last_endpoint,
+            refusals,
         })
     }
 
@@ -268,6 +287,7 @@ mod tests {
         server_wait: None,
         disables_endpoint: false,
         elsewhere: false,
+        refused: None,
     };
 
     fn decided(failure: &Failure, attempts_made: u32) -> Decision {
@@ -308,6 +328,35 @@ mod tests {
     }
 
     #[test]
+    fn refusals_for_load_spend_no_attempts_and_end_all_the_same() {
+        let mut line = LineRefusals::default();
+        let mut waits = Vec::new();
+        loop {
+            line = line.again(u64::from(line.seen()) + 1);
+            let refused = Failure {
+                refused: Some(line),
+                ..FAILED
+            };
+            // The line has spent two attempts of three before, and keeps the third.
+            match decided(&refused, 2) {
+                Decision::Retry { after } => waits.push(after),
+                Decision::GiveUp => break,
+            }
+        }
+        assert_eq!(waits.len(), 19);
+        assert_eq!(
+            (waits[0], waits[1], waits[18]),
+            (ms(200), ms(400), ms(5000))
+        );
+        let unwanted = Failure {
+            retryable: false,
+            refused: Some(LineRefusals::default().again(1)),
+            ..FAILED
+        };
+        assert_eq!(decided(&unwanted, 0), Decision::GiveUp);
+    }
+
+    #[test]
     fn the_server_is_waited_for_unless_the_line_goes_elsewhere() {
         let check = |server_wait, elsewhere, expect| {
             let failed = Failure {
@@ -333,6 +382,7 @@ mod tests {
             line_number: line_offset / 10,
             attempts: 2,
             last_endpoint: 1,
+            refusals: LineRefusals::default(),
         };
         for line in [
             parked(30, 10),

@@ -153,6 +153,19 @@ impl Answer {
             || self.says(&["credit balance is too low"])
     }
 
+    /// The request alone is larger than the limit, so that no waiting helps: OpenAI's "Request too large
+    /// for gpt-4o … on tokens per min (TPM): Limit 30000, Requested 45000", also behind a gateway's
+    /// own words. Its usual refusal says "Limit 30000, Used 29000, Requested 1500".
+    pub(super) fn means_request_too_large(&self) -> bool {
+        let message = self.message.as_deref().unwrap_or_default();
+        let message = message.trim_start().to_ascii_lowercase();
+        message.starts_with("request too large")
+            || message.match_indices("limit ").any(|(at, word)| {
+                requested_of(&message[at + word.len()..])
+                    .is_some_and(|(limit, requested)| requested > limit)
+            })
+    }
+
     /// The key is wrong. Google reports that as a 400.
     pub(super) fn means_bad_key(&self) -> bool {
         self.has(&["API_KEY_INVALID", "invalid_api_key"])
@@ -223,6 +236,22 @@ fn leading_status(message: &str) -> Option<u16> {
     };
     let ends = !after.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '.');
     (ends && (is_named || after.is_empty() || has_reason())).then_some(status)
+}
+
+/// Reads `30000, Requested 45000`, perhaps with `Used 7,` in between, in lower case: both numbers.
+fn requested_of(text: &str) -> Option<(u64, u64)> {
+    let number = |text: &str| -> Option<(u64, usize)> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        Some((text[..digits].parse().ok()?, digits))
+    };
+    let (limit, length) = number(text)?;
+    let mut rest = text[length..].strip_prefix(", ")?;
+    if let Some(used) = rest.strip_prefix("used ") {
+        let (_, length) = number(used)?;
+        rest = used[length..].strip_prefix(", ")?;
+    }
+    let (requested, _) = number(rest.strip_prefix("requested ")?)?;
+    Some((limit, requested))
 }
 
 /// A message in one of its forms: a string, or FastAPI's list of `{loc, msg}`.

@@ -10,8 +10,10 @@
 //! | other 404 | `not_found` | no | none |
 //! | 408 | `timeout` | yes | transient |
 //! | 409, 425 | `bad_request` | yes | none |
-//! | 429 | `rate_limited` | yes | rate-limited |
-//! | 498, 499, 5xx (529 too) | `server_error` | yes | transient |
+//! | 429 about this request alone (larger than the limit) | `rate_limited` | no | none |
+//! | other 429 | `rate_limited` | yes | rate-limited |
+//! | 503, 529 | `server_error` | yes | rate-limited |
+//! | 498, 499, other 5xx | `server_error` | yes | transient |
 //! | other 4xx | `bad_request` | no | none |
 //! | anything else | `protocol` | yes | transient |
 //!
@@ -61,7 +63,7 @@ pub enum Effect {
     None,
     /// Counts towards the streak of failures that cools the endpoint.
     Transient,
-    /// Cooled by wait hints; no failure of its health.
+    /// Refused for load: nothing was done for the line, and nothing is known about it.
     RateLimited,
     /// No line can succeed here: wrong key, model, deployment or URL.
     Disable {
@@ -207,7 +209,9 @@ pub(super) fn decide(
         404 => (ErrorKind::NotFound, false, Cause::Line),
         408 => (ErrorKind::Timeout, true, Cause::Transient),
         409 | 425 => (ErrorKind::BadRequest, true, Cause::Line),
+        429 if answer.means_request_too_large() => (ErrorKind::RateLimited, false, Cause::Line),
         429 => (ErrorKind::RateLimited, true, Cause::RateLimited),
+        503 | 529 => (ErrorKind::ServerError, true, Cause::RateLimited),
         498..=599 => (ErrorKind::ServerError, true, Cause::Transient),
         400..=497 => (ErrorKind::BadRequest, false, Cause::Line),
         _ => (ErrorKind::Protocol, true, Cause::Transient),

@@ -292,7 +292,7 @@ impl Outside {
         self.excused.set(self.excused.get() + 1);
     }
 
-    /// Its endpoint refuses the key, and it is sent elsewhere without an attempt.
+    /// Its endpoint refuses the key, or the request for load: it is sent again without an attempt.
     pub fn excuse_refused(&self, id: usize) {
         self.books.borrow_mut()[id].refused += 1;
         self.excused.set(self.excused.get() + 1);

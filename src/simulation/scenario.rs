@@ -181,7 +181,6 @@ impl Scenario {
                     ],
                 ),
                 workers: random.usize(1..13),
-                search_workers: chance(random, 0.25),
             },
             retry: RetryConfig {
                 max_attempts: self.attempts_max,

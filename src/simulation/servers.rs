@@ -320,6 +320,9 @@ async fn misbehave(
     let within = world.random(|random| random.usize(head..good.len()));
     match fault {
         Fault::Status(status) => {
+            if matches!(status, 503 | 529) {
+                outside.excuse_refused(line.id);
+            }
             send(
                 outside,
                 peer,
@@ -330,6 +333,7 @@ async fn misbehave(
             true
         }
         Fault::Limited => {
+            outside.excuse_refused(line.id);
             let (header, text, wait_ms) =
                 HINTS[world.random(|random| random.usize(0..HINTS.len()))];
             send(outside, peer, &whole(429, header, &error(line, text)), true).await;

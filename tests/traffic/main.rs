@@ -15,6 +15,7 @@ mod health;
 mod hints;
 mod limits;
 mod rate;
+mod refused;
 mod retries;
 mod weights;
 mod workers;

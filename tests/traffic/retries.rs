@@ -14,8 +14,8 @@ const GOOD: &str = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt
 /// What a line meets at every attempt: a name, and what becomes of it.
 type Rule = (&'static str, fn() -> Scripted, u64, &'static str);
 
-/// Attempts of three, and the kind of the failure.
-const RULES: [Rule; 26] = [
+/// Attempts of three, and the kind of the failure. What is refused for load has `refused.rs`.
+const RULES: [Rule; 23] = [
     ("400", || Scripted::json(400, "{}"), 1, "bad_request"),
     ("404", || Scripted::json(404, "{}"), 1, "not_found"),
     ("405", || Scripted::json(405, "{}"), 1, "bad_request"),
@@ -24,14 +24,11 @@ const RULES: [Rule; 26] = [
     ("413", || Scripted::json(413, "{}"), 1, "bad_request"),
     ("422", || Scripted::json(422, "{}"), 1, "bad_request"),
     ("425", || Scripted::json(425, "{}"), 3, "bad_request"),
-    ("429", || Scripted::json(429, "{}"), 3, "rate_limited"),
     ("498", || Scripted::json(498, "{}"), 3, "server_error"),
     ("499", || Scripted::json(499, "{}"), 3, "server_error"),
     ("500", || Scripted::json(500, "{}"), 3, "server_error"),
     ("502", || Scripted::json(502, "<html>"), 3, "server_error"),
-    ("503", || Scripted::json(503, "{}"), 3, "server_error"),
     ("504", || Scripted::json(504, "{}"), 3, "server_error"),
-    ("529", || Scripted::json(529, "{}"), 3, "server_error"),
     (
         "302",
         || Scripted::json(302, "").header("location", "/x"),

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use crate::batch::input::LineRef;
 use crate::batch::line::Parsed;
 use crate::policy::health::Sending;
+use crate::policy::refusals::LineRefusals;
 
 /// Leave to send one line to one endpoint, once.
 #[derive(Debug)]
@@ -15,8 +16,12 @@ pub struct Ticket {
     pub parsed: Parsed,
     /// Attempts already spent on it.
     pub attempts: u32,
+    /// How often it was refused for load.
+    pub refusals: LineRefusals,
     /// This process has not sent it before.
     pub is_first: bool,
+    /// It took the last place in flight that its quota group has here.
+    pub is_last_place: bool,
     /// Where it goes.
     pub endpoint: usize,
     /// Tokens taken from the quota group's `tpm_limit` until its `usage` is known.

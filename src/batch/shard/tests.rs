@@ -8,6 +8,7 @@ use crate::batch::folder::fixture::{Place, log};
 use crate::batch::message::Pool as Permit;
 use crate::config::{Config, EndpointConfig};
 use crate::journal::Outcome;
+use crate::policy::load::Pushback;
 use crate::runtime::mailbox;
 use crate::runtime::tokio::Tokio;
 
@@ -29,11 +30,6 @@ impl Bench {
 
     /// The same, of lines with so many bytes of input.
     fn of_lines(attempts_max: u32, bytes: usize) -> Self {
-        Self::with(attempts_max, bytes, false)
-    }
-
-    /// The same; `searches`: with `--workers auto`.
-    fn with(attempts_max: u32, bytes: usize, searches: bool) -> Self {
         let place = Place::new();
         let path = place.at("in.jsonl");
         let lines: String = (1..=3)
@@ -51,7 +47,6 @@ impl Bench {
         };
         config.retry.max_attempts = attempts_max;
         config.request.rate_limit = crate::config::Rate::Unlimited;
-        config.request.search_workers = searches;
         let endpoints = crate::provider::Endpoint::resolve_all(&config.endpoints);
         let plan = Plan::prepare(config, endpoints.expect("an endpoint")).expect("a plan");
         let (events, received) = unbounded();
@@ -63,7 +58,7 @@ impl Bench {
             done: None,
             permits: FirstPermits {
                 workers: WORKERS,
-                groups: vec![searches.then_some(WORKERS)],
+                groups: vec![WORKERS],
                 endpoints: vec![WORKERS],
             },
             log: log(&place.open().folder, 0),
@@ -140,7 +135,7 @@ fn run(test: impl AsyncFnOnce()) {
 #[test]
 fn a_pushback_takes_its_place_in_flight_back_to_the_coordinator() {
     run(async || {
-        let bench = Bench::with(3, 1, true);
+        let bench = Bench::new(3);
         let (refused, _other) = (bench.next(), bench.next());
         bench.events.try_iter().for_each(drop);
         let peer = "server".to_owned();
@@ -158,7 +153,7 @@ fn a_pushback_takes_its_place_in_flight_back_to_the_coordinator() {
         let [
             Report::Pushback {
                 endpoint: 0,
-                sent: at,
+                pushback: Pushback { sent: at, .. },
             },
             Report::ReturnPermits(Permit::Group(0), 1),
             Report::WantPermit(Permit::Group(0)),

@@ -18,7 +18,6 @@ use crate::json;
 use crate::metrics::tokens::Tokens;
 use crate::policy::health::State;
 use crate::policy::retry::{self, Decision};
-use crate::policy::wait_hint::WaitHint;
 use crate::provider::no_answer::Glance;
 use crate::provider::usage_of;
 use crate::runtime::{self, Runtime};
@@ -59,7 +58,8 @@ impl<R: Runtime> Engine<R> {
         let plan = Rc::clone(&self.plan);
         let endpoint = &plan.endpoints[attempt.endpoint];
         let judge = Judge::new(endpoint, &response, &reply, unix_now_ms);
-        self.traffic.handle_hint(attempt.endpoint, &judge.hint, now);
+        self.traffic
+            .handle_remainders(attempt.endpoint, &judge.hint, now);
         let parsed = judge.answer(stream).and_then(|answer| {
             let json = read(&answer.body).ok_or_else(|| judge.not_json())?;
             match judge.no_answer(attempt.path, &answer, &Glance::at(&answer.body)) {
@@ -69,6 +69,9 @@ impl<R: Runtime> Engine<R> {
         });
         match parsed {
             Ok((json, answer)) => {
+                if let Some(wait) = judge.hint.wait {
+                    self.traffic.handle_wait(attempt.endpoint, wait, now);
+                }
                 let request_id = judge.request_id.map(str::to_owned);
                 if attempt.call.streams && !delta_seen {
                     // It came whole, although a stream was asked for.
@@ -78,23 +81,11 @@ impl<R: Runtime> Engine<R> {
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
             Err(mut failed) => {
-                if failed.wait != judge.hint.wait {
-                    let hint = WaitHint {
-                        wait: failed.wait,
-                        ..WaitHint::default()
-                    };
-                    self.traffic.handle_hint(attempt.endpoint, &hint, now);
-                }
                 self.strike_out(&attempt, &mut failed);
                 let excuses =
                     |tokens: &BearerTokens| tokens.excuses(endpoint, attempt.token_generation);
                 if failed.status == Some(401) && self.tokens.as_ref().is_some_and(excuses) {
                     failed.excuse(TOKEN_PAUSE);
-                    let pause = WaitHint {
-                        wait: Some(TOKEN_PAUSE),
-                        ..WaitHint::default()
-                    };
-                    self.traffic.handle_hint(attempt.endpoint, &pause, now);
                 }
                 self.settle_failure(attempt, now, &failed, delta_seen);
             }
@@ -205,7 +196,9 @@ impl<R: Runtime> Engine<R> {
         // An endpoint that turned out unusable is not the call's fault, nor one that nobody reaches.
         let is_out = || !matches!(self.traffic.endpoint(endpoint, now).0, State::Usable);
         let unreachable = failed.unsent && (attempt.sending.probe || is_out());
-        let blameless = disables_endpoint || unreachable || failed.excused;
+        let refused = (failed.is_refusal()).then(|| call.refusals.again(self.traffic.answers()));
+        let blameless = disables_endpoint || unreachable || failed.excused || refused.is_some();
+        call.refusals = refused.unwrap_or(call.refusals);
         call.attempts += u32::from(!blameless);
         let retry = &self.plan.config.retry;
         let decision = retry::decide(
@@ -214,6 +207,7 @@ impl<R: Runtime> Engine<R> {
                 server_wait: failed.wait,
                 disables_endpoint,
                 elsewhere: self.traffic.usable_elsewhere(endpoint, now),
+                refused,
             },
             call.attempts,
             call.max_attempts.unwrap_or(retry.max_attempts),
@@ -229,7 +223,14 @@ impl<R: Runtime> Engine<R> {
                 let due = now.checked_add(after).unwrap_or(now);
                 self.parked.insert((due, call.id), call);
             }
-            Decision::GiveUp => self.fail(*call, error),
+            Decision::GiveUp => {
+                let mut error = error;
+                if let Some(refusals) = refused {
+                    error.message = refusals.explain(&error.message);
+                    error.attempts = call.attempts.max(1);
+                }
+                self.fail(*call, error);
+            }
         }
     }
 

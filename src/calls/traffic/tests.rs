@@ -101,7 +101,6 @@ fn places_in_flight_follow_their_search() {
         ..Config::default()
     };
     config.request.rate_limit = Rate::Unlimited;
-    config.request.search_workers = true;
     let endpoints = Endpoint::resolve_all(&config.endpoints).expect("good endpoints");
     let plan = Plan::new(config, endpoints, Vec::new(), None);
     let mut traffic = Traffic::new(&plan, now);
@@ -114,7 +113,7 @@ fn places_in_flight_follow_their_search() {
         sent.collect::<Vec<Sending>>()
     };
     let first = fill(&mut traffic, now);
-    assert_eq!(first.len(), 8);
+    assert_eq!(first.len(), 50);
     // A whole round of answers: twice as many may go.
     let later = now + Duration::from_secs(1);
     for sending in first {
@@ -122,8 +121,8 @@ fn places_in_flight_follow_their_search() {
         traffic.handle_success(0, sending, 1, None, Duration::from_secs(1), later);
     }
     let mut second = fill(&mut traffic, later).into_iter();
-    assert_eq!(second.len(), 16);
-    // One answer too late: back to eight, so as many must come back before another goes.
+    assert_eq!(second.len(), 100);
+    // One answer too late: back to fifty, so as many must come back before another goes.
     let resolved = Endpoint::resolve(&endpoint("x")).expect("a good endpoint");
     let timeout = crate::client::Failure::Timeout {
         phase: crate::client::Phase::Waiting,
@@ -131,22 +130,22 @@ fn places_in_flight_follow_their_search() {
         after: Duration::from_secs(1),
     };
     let failed = Failed::without_answer(&resolved, &timeout, None);
-    let sending = second.next().expect("sixteen");
+    let sending = second.next().expect("a hundred");
     traffic.release(0, sending, later);
     traffic.handle_failure(0, sending, 0, &failed, later, later);
-    for sending in second.by_ref().take(7) {
+    for sending in second.by_ref().take(49) {
         traffic.release(0, sending, later);
         assert_eq!(fill(&mut traffic, later), []);
     }
-    traffic.release(0, second.next().expect("sixteen"), later);
+    traffic.release(0, second.next().expect("a hundred"), later);
     let third = fill(&mut traffic, later);
     assert_eq!(third.len(), 1);
-    assert_eq!(plan.found(traffic.quotas())[0].workers, Some(8));
-    // The eight are kept to by now: one that is sent from here on says that they are too many.
+    assert_eq!(plan.found(traffic.quotas())[0].workers, Some(50));
+    // The fifty are kept to by now: one that is sent from here on says that they are too many.
     let after = later + Duration::from_millis(1);
     traffic.release(0, third[0], after);
     traffic.handle_failure(0, third[0], 0, &failed, after, after);
-    assert_eq!(plan.found(traffic.quotas())[0].workers, Some(7));
+    assert_eq!(plan.found(traffic.quotas())[0].workers, Some(49));
     assert_eq!(fill(&mut traffic, after), []);
 }
 

@@ -114,7 +114,7 @@ fn every_flag_reads_its_spellings() {
     assert_eq!(value(input), InputSource::File("in".into()));
     assert_eq!(value(output), OutputTarget::File("out".into()));
     assert_eq!(value(errors), PathBuf::from("err"));
-    assert_eq!(value(workers), Workers::Fixed(7));
+    assert_eq!(value(workers), Workers::Most(7));
     assert_eq!(value(endpoint_url).expose(), "http://h");
     assert_eq!(value(model), "m");
     assert_eq!(value(cores), 3);
@@ -253,8 +253,7 @@ fn flag_beats_environment_beats_file_beats_default() {
     check("--workers auto", &[], Workers::AUTO_MAX);
     check("", &[("BLAZE_WORKERS", "auto")], Workers::AUTO_MAX);
     let none = settings(&format!("-i x {ENDPOINT}"), &[], None).expect("settings");
-    assert_eq!(none.config.request.workers, 50);
-    assert!(!none.config.request.search_workers);
+    assert_eq!(none.config.request.workers, Workers::AUTO_MAX);
 }
 
 #[test]

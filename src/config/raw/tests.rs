@@ -81,7 +81,7 @@ fn the_documented_example_loads_in_all_three_formats() {
         );
         assert_eq!(value(raw.connect_timeout), Duration::from_secs(5));
         assert_eq!(value(raw.settings.rate), Rate::PerSecond(5000.0));
-        assert_eq!(value(raw.settings.workers), Workers::Fixed(100));
+        assert_eq!(value(raw.settings.workers), Workers::Most(100));
         assert_eq!(value(raw.settings.max_attempts), 3);
         assert_eq!(value(raw.initial_backoff), Duration::from_millis(100));
         assert_eq!(value(raw.max_backoff), Duration::from_secs(10));
@@ -121,7 +121,7 @@ fn azure_openai_blasters_file_loads_unchanged() {
     };
     assert_eq!(raw.endpoints, [expect]);
     assert_eq!(raw.endpoints[0].provider_or_host(), ProviderKind::Azure);
-    assert_eq!(value(raw.settings.workers), Workers::Fixed(16));
+    assert_eq!(value(raw.settings.workers), Workers::Most(16));
     assert_eq!(value(raw.settings.max_attempts), 5);
     assert_eq!(
         raw.notes,
@@ -178,7 +178,7 @@ fn every_flag_is_a_field_too() {
     assert_eq!(value(settings.output), OutputTarget::File("o".into()));
     assert_eq!(value(settings.errors), PathBuf::from("e"));
     assert_eq!(value(settings.rate), Rate::Auto);
-    assert_eq!(value(settings.workers), Workers::Fixed(8));
+    assert_eq!(value(settings.workers), Workers::Most(8));
     assert_eq!(value(settings.timeout), Duration::from_millis(1500));
     assert_eq!(value(settings.max_attempts), 2);
     assert_eq!(value(settings.endpoint_url).expose(), "http://h");

@@ -294,7 +294,6 @@ fn both_certificate_files_are_trusted() {
         [Path::new("a.pem"), Path::new("b.pem")]
     );
     assert_eq!(config.request.rate_limit, Rate::Auto);
-    assert!(config.request.search_workers);
     assert_eq!(config.request.workers, Workers::AUTO_MAX);
 }
 

@@ -56,7 +56,10 @@ fn a_status_alone_decides_like_the_table() {
     check(409, BadRequest, true, "none");
     check(425, BadRequest, true, "none");
     check(429, RateLimited, true, "rate_limited");
-    for status in [498, 499, 500, 501, 502, 503, 504, 520, 529, 599] {
+    for status in [503, 529] {
+        check(status, ServerError, true, "rate_limited");
+    }
+    for status in [498, 499, 500, 501, 502, 504, 520, 599] {
         check(status, ServerError, true, "transient");
     }
     check(199, Protocol, true, "transient");
@@ -106,6 +109,26 @@ fn codes_in_the_body_tell_no_money_from_slow_down() {
         r#"[{"error":{"code":429,"message":"You exceeded your current quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaMetric":"generativelanguage.googleapis.com/generate_content_free_tier_requests","quotaId":"GenerateRequestsPerDayPerProjectPerModel-FreeTier"}]}]}}]"#,
     );
 
+    let too_large = |message: &str| {
+        let body = serde_json::json!({"error": {"message": message, "type": "tokens", "code": "rate_limit_exceeded"}});
+        check(
+            429,
+            &body.to_string(),
+            ErrorKind::RateLimited,
+            false,
+            "none",
+        );
+    };
+    too_large(
+        "Request too large for gpt-4o in organization org-1 on tokens per min (TPM): Limit 30000, Requested 45000. \
+         The input or output tokens must be reduced in order to run successfully.",
+    );
+    too_large("request too large for model `llama-3` on tokens per minute (TPM)");
+    too_large(
+        "litellm.RateLimitError: OpenAIException - Too much on TPM: Limit 30000, Requested 45000.",
+    );
+    too_large("Rate limit reached on TPM: Limit 30000, Used 12, Requested 30001.");
+
     let slow_down = |body: &str| check(429, body, ErrorKind::RateLimited, true, "rate_limited");
     slow_down(
         r#"{"error":{"code":429,"message":"You exceeded your current quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}]},{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"45.8s"}]}}"#,
@@ -114,6 +137,12 @@ fn codes_in_the_body_tell_no_money_from_slow_down() {
         r#"{"error":{"message":"Rate limit reached … on requests per day (RPD) … try again in 7m12s","type":"requests","code":"rate_limit_exceeded"}}"#,
     );
     slow_down(r#"{"type":"error","error":{"type":"rate_limit_error","message":"x"}}"#);
+    slow_down(
+        r#"{"error":{"message":"Rate limit reached for gpt-4o on tokens per min (TPM): Limit 30000, Used 29500, Requested 1500. Please try again in 2s.","type":"tokens","code":"rate_limit_exceeded"}}"#,
+    );
+    slow_down(
+        r#"{"error":{"message":"Limit 30000, Requested many. The prompt \"request too large\" was put off."}}"#,
+    );
     slow_down("insufficient_quota is only mentioned here");
 }
 

@@ -304,9 +304,13 @@ async fn misbehave(shared: &Shared, respond: &mut SendResponse<Bytes>, line: &Li
     let within = world.random(|random| random.usize(0..good.len()));
     match fault {
         Fault::Status(status) => {
+            if matches!(status, 503 | 529) {
+                outside.excuse_refused(line.id);
+            }
             reply(outside, respond, status, "", json, error(line, "not now")).await;
         }
         Fault::Limited => {
+            outside.excuse_refused(line.id);
             let (header, text, wait_ms) =
                 HINTS[world.random(|random| random.usize(0..HINTS.len()))];
             reply(outside, respond, 429, header, json, error(line, text)).await;

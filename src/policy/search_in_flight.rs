@@ -1,4 +1,4 @@
-//! `--workers auto`: finds how many requests in flight one quota group sustains. Pure.
+//! The search in flight: how many requests at once one quota group takes. Pure.
 //!
 //! The window doubles every round trip until a pushback (429, 529, timeout), then the gap between the
 //! largest window that was *proven* by a whole round and the *ceiling*, the smallest one that was not, is
@@ -15,7 +15,7 @@
 use std::time::{Duration, Instant};
 
 /// Where the search starts, in requests.
-pub const WINDOW_START: u32 = 8;
+pub const WINDOW_START: u32 = 50;
 
 /// A round lasts at least this long: counters of the shards come every 100 ms.
 const ROUND_MIN: Duration = Duration::from_millis(200);
@@ -40,8 +40,12 @@ const DECREASE_MOST: f64 = 0.5;
 /// The gap between proven window and ceiling is closed when it is below this part of the window.
 const GAP_CLOSED: f64 = 0.03;
 
-/// How long a closed gap is left alone. Servers usually ask to wait a second: a thirtieth of the time.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a closed gap is left alone where refusals ask to wait, usually for a second: a thirtieth of
+/// the time.
+const PATIENCE_WAITING: Duration = Duration::from_secs(30);
+
+/// The same where they do not: a try costs a request that is refused, and no time.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The longest that failing tries make of it: a raised limit is noticed within two minutes.
 const PATIENCE_MAX: Duration = Duration::from_secs(120);
@@ -52,12 +56,16 @@ const ROUNDS_IN_VAIN: u32 = 2;
 /// After that more is tried again soon: without refusals a try costs nothing.
 const SETTLED: Duration = Duration::from_secs(5);
 
+/// With so many in flight a group begins again that has waited, and doubles with each round of answers: it
+/// was asked to wait because there was too much.
+const WINDOW_BACK: u32 = 4;
+
 /// Answers between two tries for each pushback of the last one: pushbacks stay below 1 %.
 const ANSWERS_PER_PUSHBACK: u32 = 100;
 
 /// Main-owned: the search for one quota group's number of requests in flight.
 #[derive(Debug)]
-pub struct Window {
+pub struct InFlightSearch {
     most: u32,
     window: u32,
     /// The largest window that a whole round went through, as far as is known now.
@@ -81,6 +89,10 @@ pub struct Window {
     /// ... nor before so many answers.
     hold_answers: u32,
     patience: Duration,
+    /// What it begins with.
+    patience_first: Duration,
+    /// The group comes back from a wait: the window that it had before.
+    regain: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -112,7 +124,7 @@ struct Burst {
     resting: u32,
 }
 
-impl Window {
+impl InFlightSearch {
     /// A search that starts at [`WINDOW_START`] and never goes above `most`, which is at least 1.
     pub fn new(most: u32, now: Instant) -> Self {
         let most = most.max(1);
@@ -131,6 +143,8 @@ impl Window {
             hold_until: now,
             hold_answers: 0,
             patience: PATIENCE,
+            patience_first: PATIENCE,
+            regain: None,
         }
     }
 
@@ -138,6 +152,39 @@ impl Window {
     pub fn window(&self) -> u32 {
         let resting = self.burst.as_ref().map_or(0, |burst| burst.resting);
         self.window.saturating_sub(resting).max(1)
+    }
+
+    /// The window, once there were too many; `None`: no limit has been met.
+    pub fn found(&self) -> Option<u32> {
+        let is_met = self.burst.is_some() || self.ceiling.is_some();
+        is_met.then(|| self.window())
+    }
+
+    /// What was sent at `sent` was sent when no more were in flight than the window allows now.
+    pub fn is_kept_since(&self, sent: Instant) -> bool {
+        sent >= self.kept_since && self.shrunk.is_none_or(|shrunk| sent < shrunk)
+    }
+
+    /// The group waits because its server asked for it.
+    pub fn handle_wait(&mut self, now: Instant) {
+        self.patience_first = PATIENCE_WAITING;
+        self.come_back(now);
+    }
+
+    /// The group has been out, or is: it will come back with a few requests.
+    pub fn come_back(&mut self, now: Instant) {
+        if self.window > WINDOW_BACK {
+            self.regain.get_or_insert(self.window);
+            self.window = WINDOW_BACK;
+            self.shrunk.get_or_insert(now);
+            self.round = Round::new(now);
+        }
+    }
+
+    /// What was known of a limit was said of requests that came too fast.
+    pub fn forget_ceiling(&mut self) {
+        self.ceiling = None;
+        self.patience = self.patience_first;
     }
 
     /// No more requests are in flight than the window allows. To be told whenever that may be so again
@@ -161,6 +208,14 @@ impl Window {
         let round = &mut self.round;
         round.answers = round.answers.saturating_add(count);
         round.busy += latency;
+        if let Some(before) = self.regain {
+            if round.answers >= self.window {
+                self.window = self.window.saturating_mul(2).min(before);
+                self.regain = Some(before).filter(|before| *before > self.window);
+                self.round = Round::new(now);
+            }
+            return;
+        }
         let elapsed = now.saturating_duration_since(round.since);
         if elapsed < ROUND_MIN || round.answers < self.window {
             return;
@@ -178,6 +233,18 @@ impl Window {
 
     /// A 429, a 529 or a timeout of a request that was sent at `sent`: too many were in flight.
     pub fn handle_pushback(&mut self, sent: Instant, now: Instant) {
+        // While the group comes back, it speaks of the window that it comes back to.
+        let back = self.regain.take();
+        let few = self.window;
+        self.window = back.unwrap_or(few);
+        self.push_back(sent, now);
+        if back.is_some() {
+            self.regain = Some(self.window).filter(|&before| before > few);
+            self.window = self.window.min(few);
+        }
+    }
+
+    fn push_back(&mut self, sent: Instant, now: Instant) {
         match &mut self.burst {
             Some(burst) if now < burst.since + BURST => {
                 if burst.was_try {
@@ -201,6 +268,7 @@ impl Window {
     }
 
     fn begin_burst(&mut self, now: Instant) {
+        let is_first = self.burst.is_none();
         let below = self.proven.filter(|&proven| proven < self.window);
         self.burst = Some(Burst {
             since: now,
@@ -211,14 +279,15 @@ impl Window {
         // All that is in flight belongs to this decrease.
         (self.kept_since, self.shrunk) = (now, Some(now));
         self.hold_answers = ANSWERS_PER_PUSHBACK;
-        self.ceiling = Some(self.window);
+        // The first burst came all at once, which some servers refuse whose number it does not reach.
+        self.ceiling = (!is_first || below.is_some()).then_some(self.window);
         self.step = 1;
         match below {
             Some(proven) => self.window = proven,
             None => {
                 self.window = ((f64::from(self.window) * DECREASE) as u32).max(1);
                 self.proven = None;
-                self.patience = PATIENCE;
+                self.patience = self.patience_first;
             }
         }
         // Throughput under another limit is no measure for this one.
@@ -260,7 +329,7 @@ impl Window {
         let grown = match self.ceiling {
             None => self.window.saturating_mul(2),
             Some(ceiling) if self.window >= ceiling => {
-                self.patience = PATIENCE;
+                self.patience = self.patience_first;
                 self.step = self.step.saturating_mul(2);
                 self.window.saturating_add(self.step)
             }

@@ -85,7 +85,7 @@ const REMAINING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Main-owned: the search for one quota group's rate.
 #[derive(Debug)]
-pub struct Adaptive {
+pub struct RateSearch {
     rate: f64,
     /// The rate of the last pushback; `None` before the first.
     ceiling: Option<f64>,
@@ -109,7 +109,7 @@ pub struct Adaptive {
     answered: f64,
 }
 
-impl Adaptive {
+impl RateSearch {
     /// A search that starts at [`RATE_START`].
     pub fn new(now: Instant) -> Self {
         Self {
@@ -127,6 +127,16 @@ impl Adaptive {
             meter_count: 0,
             answered: RATE_START,
         }
+    }
+
+    /// A search that begins near a limit known from elsewhere, in requests per second. It may be
+    /// too low, so the rate doubles all the same; too high, and the next pushbacks measure it.
+    pub fn near(limit: f64, now: Instant) -> Self {
+        let mut search = Self::new(now);
+        search.answered = limit;
+        search.decrease(limit, DECREASE, now);
+        search.ceiling = None;
+        search
     }
 
     /// The rate to send at, in requests per second.

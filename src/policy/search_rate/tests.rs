@@ -27,7 +27,7 @@ struct Pair {
     manner: Manner,
     level: f64,
     level_at: Instant,
-    search: Adaptive,
+    search: RateSearch,
     next_slot: Instant,
     waits_until: Instant,
     unreported: u32,
@@ -41,7 +41,7 @@ impl Pair {
             manner,
             level: f64::INFINITY,
             level_at: now,
-            search: Adaptive::new(now),
+            search: RateSearch::new(now),
             next_slot: now,
             waits_until: now,
             unreported: 0,
@@ -273,7 +273,7 @@ fn a_large_burst_allowance_delays_the_answer_but_does_not_change_it() {
 #[test]
 fn an_unused_rate_does_not_grow() {
     let begin = start();
-    let mut adaptive = Adaptive::new(begin);
+    let mut adaptive = RateSearch::new(begin);
     // One answer a second, for an hour: the traffic is what is slow.
     for second in 1..3600 {
         adaptive.handle_successes(1, begin + Duration::from_secs(second));
@@ -288,7 +288,7 @@ fn an_unused_rate_does_not_grow() {
 #[test]
 fn pushbacks_against_what_was_sent_before_a_decrease_count_once() {
     let begin = start();
-    let mut adaptive = Adaptive::new(begin);
+    let mut adaptive = RateSearch::new(begin);
     for at in [0, 0, 1, 50, 5000] {
         adaptive.handle_pushback(begin, begin + ms(at));
     }
@@ -302,7 +302,7 @@ fn pushbacks_against_what_was_sent_before_a_decrease_count_once() {
 #[test]
 fn a_measurement_takes_its_time_and_gives_the_limit() {
     let begin = start();
-    let mut adaptive = Adaptive::new(begin);
+    let mut adaptive = RateSearch::new(begin);
     adaptive.rate = 2000.0;
     adaptive.handle_pushback(begin, begin);
     assert_eq!(adaptive.rate(), 1000.0);
@@ -324,7 +324,7 @@ fn a_measurement_takes_its_time_and_gives_the_limit() {
 #[test]
 fn a_server_that_refuses_everything_is_asked_rarely() {
     let mut now = start();
-    let mut adaptive = Adaptive::new(now);
+    let mut adaptive = RateSearch::new(now);
     for _ in 0..2000 {
         now += Duration::from_secs_f64(1.0 / adaptive.rate());
         adaptive.handle_pushback(now, now + REFUSAL);
@@ -336,7 +336,7 @@ fn a_server_that_refuses_everything_is_asked_rarely() {
 fn a_quota_that_runs_low_slows_the_search() {
     let check = |remaining, limit, reset, expect: f64| {
         let begin = start();
-        let mut adaptive = Adaptive::new(begin);
+        let mut adaptive = RateSearch::new(begin);
         let reset = Duration::from_secs(reset);
         adaptive.handle_remaining(remaining, limit, reset, begin);
         adaptive.handle_remaining(remaining, limit, reset, begin + ms(500));
@@ -366,7 +366,7 @@ fn a_quota_that_runs_low_slows_the_search() {
 #[test]
 fn a_remainder_that_grows_slows_nothing_further() {
     let begin = start();
-    let mut adaptive = Adaptive::new(begin);
+    let mut adaptive = RateSearch::new(begin);
     // More comes back than is used, by far.
     let reset = Duration::from_secs(8);
     let at = |seconds| begin + Duration::from_secs(seconds);
