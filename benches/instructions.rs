@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use blaze_uring::EndpointConfig;
 use blaze_uring::batch::admission::{Admission, Admitted, FirstPermits, Opening};
+use blaze_uring::batch::content::Content;
 use blaze_uring::batch::encode::{Outgoing, RouteCache};
 use blaze_uring::batch::input::Input;
 use blaze_uring::batch::judgement::Judge;
@@ -170,7 +171,9 @@ fn record(scene: &Scene, times: usize) {
     let mut out = Vec::new();
     for number in 0..times {
         out.clear();
-        let judge = Judge::new(&scene.endpoint, &scene.response, black_box(&scene.reply), 0);
+        let reply = black_box(&scene.reply);
+        let content = Content::of(&scene.response, reply, 1 << 20);
+        let judge = Judge::new(&scene.endpoint, &scene.response, reply, &content, 0);
         let Ok(answer) = judge.answer(None) else {
             panic!("the answer is good")
         };

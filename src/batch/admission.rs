@@ -255,6 +255,7 @@ impl Admission {
                 // None: which one failed it then says nothing about now.
                 last_endpoint: u16::MAX,
                 refusals: LineRefusals::default(),
+                unreadable: 0,
             });
         }
     }
@@ -309,7 +310,7 @@ impl Admission {
 
     /// Takes the line, the permits and the endpoint that [`Self::admit`] has found free.
     fn issue(&mut self, input: &Input, retry_due: bool, tokens: u64, now: Instant) -> Ticket {
-        let (line, parsed, attempts, avoid, refusals) = if retry_due {
+        let (line, parsed, attempts, unreadable, avoid, refusals) = if retry_due {
             let parked = self.parked.pop_due(now).expect("a retry was due");
             let text = input.line(parked.line_offset);
             let line = LineRef {
@@ -321,12 +322,13 @@ impl Admission {
                 line,
                 self.source.parse_again(text),
                 u32::from(parked.attempts),
+                parked.unreadable,
                 Some(usize::from(parked.last_endpoint)),
                 parked.refusals,
             )
         } else {
             let (line, parsed) = self.source.next.take().expect("a line was filled in");
-            (line, parsed, 0, None, LineRefusals::default())
+            (line, parsed, 0, 0, None, LineRefusals::default())
         };
         let endpoint = self
             .ring
@@ -348,6 +350,7 @@ impl Admission {
             parsed,
             attempts,
             refusals,
+            unreadable,
             is_first: !retry_due,
             is_last_place,
             endpoint,

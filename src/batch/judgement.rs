@@ -4,11 +4,16 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::batch::content::Content;
 use crate::batch::stream::{self, Assembled, Broken, StreamReply};
 use crate::client;
 use crate::config::Secret;
 use crate::error::ErrorKind;
+use crate::http::coding::CodingError;
 use crate::http::{Headers, Response, Scheme};
+use crate::json::Syntax;
 use crate::metrics::tokens::Tokens;
 use crate::policy::load::Cause;
 use crate::policy::wait_hint::{self, WaitHint};
@@ -69,6 +74,8 @@ pub struct Failed<'a> {
     pub tokens: Tokens,
     /// The server may have worked for it although no usage came back.
     pub uncounted: bool,
+    /// It is a 2xx that cannot be read, and why: the same number is the same reason. 0: it is none.
+    pub unreadable: u16,
     /// The request never left.
     pub unsent: bool,
     /// Only its token had to be renewed: it costs no attempt.
@@ -108,6 +115,7 @@ impl Failed<'_> {
             wait: None,
             tokens: stream.map_or_else(Tokens::default, |stream| stream.used()),
             uncounted: failure.kind() == ErrorKind::Timeout,
+            unreadable: 0,
             unsent: failure.is_before_request(),
             excused: false,
             carried: Redactor::default(),
@@ -202,6 +210,21 @@ impl Failed<'_> {
             .is_some_and(|status| !OF_THE_ENDPOINT.contains(&status))
     }
 
+    /// Whether the line may be sent again, whose earlier attempts ended in `unreadable` (see
+    /// [`Failed::unreadable`]): what is unreadable for the same reason twice will be so a third time, and is
+    /// paid for.
+    pub fn may_be_cured(&self, unreadable: u16) -> bool {
+        self.verdict.retry && (self.unreadable == 0 || self.unreadable != unreadable)
+    }
+
+    /// What is to be remembered of it for the line's next attempt.
+    pub fn unreadable_or(&self, unreadable: u16) -> u16 {
+        match self.unreadable {
+            0 => unreadable,
+            latest => latest,
+        }
+    }
+
     /// How it says that there was too much, if it does; `is_lone`: a refusal is one of few.
     pub fn pushback(&self, is_lone: impl FnOnce() -> bool) -> Option<Cause> {
         match self.is_refusal() {
@@ -210,6 +233,25 @@ impl Failed<'_> {
             false => (self.verdict.kind == ErrorKind::Timeout).then_some(Cause::Timeout),
         }
     }
+}
+
+/// The same number for the same fault in two bodies, whatever else differs in them: what was expected, and what
+/// stands there. Of a body that ends too early, its length tells.
+fn fault_of(body: &[u8], fault: &Syntax) -> u16 {
+    /// Enough for `-Infinity` or the beginning of a web page.
+    const SEEN: usize = 16;
+    let rest = body.get(fault.offset..).unwrap_or_default();
+    let seen = &rest[..rest.len().min(SEEN)];
+    let length = if seen.is_empty() { body.len() } else { 0 };
+    fingerprint(&[fault.expected.as_bytes(), seen, &length.to_le_bytes()])
+}
+
+/// Not 0. Two that differ are taken for the same once in 65,535 times, which costs one attempt.
+fn fingerprint(parts: &[&[u8]]) -> u16 {
+    let folded = parts
+        .iter()
+        .fold(0, |seed, part| xxh3_64_with_seed(part, seed));
+    (folded % u64::from(u16::MAX)) as u16 + 1
 }
 
 /// A header's value that names something and goes to logs and records: visible ASCII, or it could
@@ -227,6 +269,8 @@ pub struct Judge<'e, 'a> {
     response: &'e Response,
     headers: Headers<'a>,
     body: &'a [u8],
+    /// Why the body could not be decoded.
+    fault: Option<&'a CodingError>,
     unix_now_ms: i64,
     /// The server's own id of the request.
     pub request_id: Option<&'a str>,
@@ -243,15 +287,16 @@ pub struct Answer<'a> {
 }
 
 impl<'e, 'a> Judge<'e, 'a> {
-    /// Reads head and wait hints; `reply` is what was received.
+    /// Reads head and wait hints; `reply` is what was received, and `content` the body in it.
     pub fn new(
         endpoint: &'e Endpoint,
         response: &'e Response,
         reply: &'a [u8],
+        content: &'a Content<'_>,
         unix_now_ms: i64,
     ) -> Self {
         let headers = Headers::new(&reply[response.head.clone()]);
-        let body = &reply[response.body.clone()];
+        let body = &*content.body;
         let request_id = response
             .signals
             .has_request_id()
@@ -268,6 +313,7 @@ impl<'e, 'a> Judge<'e, 'a> {
             response,
             headers,
             body,
+            fault: content.fault.as_ref(),
             unix_now_ms,
             request_id,
             hint,
@@ -282,16 +328,13 @@ impl<'e, 'a> Judge<'e, 'a> {
     /// The answer, or why the attempt failed; `stream` has seen the body of a stream.
     ///
     /// # Errors
-    /// Not a 2xx, compressed, or a stream that broke.
+    /// Not a 2xx, in a coding that cannot be undone, or a stream that broke.
     pub fn answer(&self, stream: Option<Box<StreamReply>>) -> Result<Answer<'a>, Box<Failed<'a>>> {
         if !(200..300).contains(&self.response.status) {
             return Err(self.classified());
         }
-        if self.response.signals.content_encoded() {
-            return Err(self.failed(Verdict::transient(
-                ErrorKind::Protocol,
-                "the server compressed its answer although nothing asked for it".to_owned(),
-            )));
+        if let Some(fault) = self.fault {
+            return Err(self.undecodable(fault));
         }
         match self.assembled(stream) {
             None => Ok(Answer {
@@ -309,6 +352,22 @@ impl<'e, 'a> Judge<'e, 'a> {
                 Err(failed)
             }
         }
+    }
+
+    #[cold]
+    fn undecodable(&self, fault: &CodingError) -> Box<Failed<'a>> {
+        let message = self.endpoint.message(&fault.to_string());
+        if !matches!(fault, CodingError::TooLarge { .. }) {
+            let mut failed = self.failed(Verdict::transient(ErrorKind::Protocol, message));
+            failed.unreadable = fingerprint(&[self.body]);
+            return failed;
+        }
+        self.failed(Verdict {
+            kind: ErrorKind::TooLarge,
+            retry: false,
+            effect: Effect::None,
+            message,
+        })
     }
 
     /// What came of the stream that the body is, if it is one; `stream` has seen it as it came.
@@ -358,9 +417,12 @@ impl<'e, 'a> Judge<'e, 'a> {
         failed
     }
 
-    /// The failure of a success whose body turned out not to be JSON.
-    pub fn not_json(&self) -> Box<Failed<'a>> {
-        self.classified()
+    /// The failure of a success whose body, or the answer put together from it, turned out not to be JSON.
+    #[cold]
+    pub fn not_json(&self, fault: &Syntax) -> Box<Failed<'a>> {
+        let mut failed = self.classified();
+        failed.unreadable = fault_of(self.body, fault);
+        failed
     }
 
     fn classified(&self) -> Box<Failed<'a>> {
@@ -386,6 +448,7 @@ impl<'e, 'a> Judge<'e, 'a> {
             wait: self.hint.wait,
             tokens: usage_of(self.body).unwrap_or_default(),
             uncounted: self.response.status < 300,
+            unreadable: 0,
             unsent: false,
             excused: false,
             carried: Redactor::default(),

@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod advice;
+pub mod content;
 pub mod coordinator;
 pub mod delivery;
 pub mod encode;

@@ -459,9 +459,13 @@ impl Visitor for Counts<'_> {
     }
 }
 
-/// Appends a failed response if it is JSON and not too long to keep; says whether it did.
+/// Appends a failed response if it is JSON and not too long to keep; says whether it did. Half a character in
+/// it, which many readers of records refuse, is replaced.
 fn write_if_json(body: &[u8], out: &mut Vec<u8>) -> bool {
-    body.len() <= RESPONSE_TEXT_BYTES_MAX && json::compact(body, out, &mut json::Deaf).is_ok()
+    if body.len() > RESPONSE_TEXT_BYTES_MAX || json::validate(body).is_err() {
+        return false;
+    }
+    json::compact(json::mended(body).as_bytes(), out, &mut json::Deaf).is_ok()
 }
 
 fn write_raw(line: &[u8], out: &mut Vec<u8>) {

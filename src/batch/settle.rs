@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use crate::batch::admission::Ticket;
+use crate::batch::content::Content;
 use crate::batch::input::LineRef;
 use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};
 use crate::batch::message::Report;
@@ -41,6 +42,7 @@ impl<R: Runtime> Shard<R> {
     ) {
         let now = runtime::now();
         let line = self.input.line(ticket.line.offset);
+        let content;
         let failed = match result {
             Err(failure) => {
                 let endpoint = &self.plan.endpoints[ticket.endpoint];
@@ -49,8 +51,15 @@ impl<R: Runtime> Shard<R> {
             Ok(response) => {
                 // A response answers a request, which has gone to some path.
                 let path = path.unwrap_or(ApiPath::Other);
-                match self.settle_response(ticket, path, line, sent, now, &response, reply, stream)
-                {
+                let bytes_max = self.plan.config.max_response_bytes;
+                content = Content::of(&response, reply, bytes_max);
+                // What was fed to it as it came was not decoded.
+                let stream = match &content.body {
+                    Cow::Owned(body) => stream.map(|_| StreamReply::of(path, body, now)),
+                    Cow::Borrowed(_) => stream,
+                };
+                let received = (&response, reply, &content);
+                match self.settle_response(ticket, path, line, sent, now, received, stream) {
                     None => return self.succeeded(ticket),
                     Some(failed) => failed,
                 }
@@ -98,13 +107,18 @@ impl<R: Runtime> Shard<R> {
         line: &[u8],
         sent: Instant,
         now: Instant,
-        response: &Response,
-        reply: &'a [u8],
+        (response, reply, content): (&Response, &'a [u8], &'a Content<'a>),
         stream: Option<Box<StreamReply>>,
     ) -> Option<Failed<'a>> {
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         let completed_us = runtime::unix_micros();
-        let judge = Judge::new(endpoint, response, reply, (completed_us / 1000) as i64);
+        let judge = Judge::new(
+            endpoint,
+            response,
+            reply,
+            content,
+            (completed_us / 1000) as i64,
+        );
         let answer = match judge.answer(stream) {
             Ok(answer) => answer,
             Err(failed) => {
@@ -142,7 +156,7 @@ impl<R: Runtime> Shard<R> {
         );
         let written = match written {
             Ok(written) => written,
-            Err(_) => return Some(*judge.not_json()),
+            Err(fault) => return Some(*judge.not_json(&fault)),
         };
         if let Some(failed) = judge.no_answer(path, &answer, &written.glance) {
             out.truncate(start);
@@ -288,7 +302,7 @@ impl<R: Runtime> Shard<R> {
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
-                retryable: verdict.retry,
+                retryable: failed.may_be_cured(ticket.unreadable),
                 server_wait: failed.wait,
                 disables_endpoint,
                 elsewhere: self.usable_elsewhere(ticket.endpoint, now),
@@ -311,6 +325,7 @@ impl<R: Runtime> Shard<R> {
                     attempts: spent as u16,
                     last_endpoint: ticket.endpoint as u16,
                     refusals: refused.unwrap_or(ticket.refusals),
+                    unreadable: failed.unreadable_or(ticket.unreadable),
                 });
                 ticket.note_settled();
             }

@@ -62,6 +62,14 @@ impl StreamReply {
         }
     }
 
+    /// The stream that `body` is as a whole, which was read at `now`.
+    pub fn of(path: ApiPath, body: &[u8], now: Instant) -> Box<Self> {
+        // What is assembled from it is no larger, but for what an entry costs.
+        let mut stream = Box::new(Self::new(path, body.len() + ENTRIES_BYTES));
+        stream.feed(body, now);
+        stream
+    }
+
     /// Takes bytes of the body as they arrive.
     pub fn feed(&mut self, bytes: &[u8], now: Instant) {
         self.feed_watched(bytes, now, |_| {});

@@ -1,6 +1,7 @@
 //! The driver of a client: one thread, one loop over messages. Every attempt is a task that sends
 //! its result back as a message, so the loop alone owns the machines.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use super::outcome::{CallError, Delta};
 use super::report::ClientReport;
 use super::request::Call;
 use super::traffic::{Admitted, Traffic};
+use crate::batch::content::Content;
 use crate::batch::encode::{Outgoing, RouteCache};
 use crate::batch::plan::Plan;
 use crate::batch::stream::StreamReply;
@@ -313,7 +315,13 @@ impl<R: Runtime> Engine<R> {
         };
         R::spawn(async move {
             let id = attempt.call.id;
-            let exchange = exchange(&pool, &open, endpoint, id, request, deadline, stream);
+            let reading = Reading {
+                deadline,
+                path: attempt.path,
+                bytes_max,
+                stream,
+            };
+            let exchange = exchange(&pool, &open, endpoint, id, request, reading);
             let result = catch_panic(exchange).await;
             let finished = Box::new(Finished { attempt, result });
             // An engine that is gone has failed the call.
@@ -460,6 +468,18 @@ async fn tick<R: Runtime>(orders: Sender<Order>, left: Rc<Cell<bool>>, busy: Rc<
     }
 }
 
+/// How an answer is read.
+struct Reading {
+    /// When it has to be there.
+    deadline: Instant,
+    /// The API that it comes from.
+    path: ApiPath,
+    /// The cap of its body, decoded.
+    bytes_max: usize,
+    /// Sees it as it comes, if events of a stream are wanted.
+    stream: Option<Box<StreamReply>>,
+}
+
 /// One attempt on the wire; events of a stream go to whoever waits for the call.
 async fn exchange<R: Runtime>(
     pool: &Pool<R>,
@@ -467,9 +487,14 @@ async fn exchange<R: Runtime>(
     endpoint: usize,
     id: u64,
     request: Vec<u8>,
-    deadline: Instant,
-    mut stream: Option<Box<StreamReply>>,
+    reading: Reading,
 ) -> Received {
+    let Reading {
+        deadline,
+        path,
+        bytes_max,
+        mut stream,
+    } = reading;
     let mut delta_seen = false;
     let mut show = |data: &str| {
         if let Ok(event) = serde_json::from_str(data) {
@@ -492,7 +517,13 @@ async fn exchange<R: Runtime>(
             },
         )
         .await;
-    if let (Ok(_), Some(stream)) = (&exchange.result, &mut stream) {
+    if let (Ok(response), Some(stream)) = (&exchange.result, &mut stream) {
+        let content = Content::of(response, &exchange.reply, bytes_max);
+        if let Cow::Owned(body) = &content.body {
+            // What was fed to it as it came was not decoded.
+            **stream = StreamReply::new(path, bytes_max);
+            stream.feed_watched(body, runtime::now(), &mut show);
+        }
         stream.end(runtime::now(), show);
     }
     Received {

@@ -108,6 +108,8 @@ pub(super) struct Call {
     pub refusals: LineRefusals,
     /// The endpoint that failed last, to be avoided.
     pub avoid: Option<usize>,
+    /// Why an earlier answer could not be read; 0: none was unreadable.
+    pub unreadable: u16,
     /// What the last attempt ended in.
     pub last_error: Option<CallError>,
 }
@@ -185,6 +187,7 @@ impl Call {
             attempts: 0,
             refusals: LineRefusals::default(),
             avoid: None,
+            unreadable: 0,
             last_error: None,
         })
     }

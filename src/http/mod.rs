@@ -2,6 +2,7 @@
 //! HTML section 9.2). Pure: bytes go in, messages come out; sockets, TLS and clocks are elsewhere.
 
 mod chunked;
+pub mod coding;
 mod error;
 mod head;
 mod request;

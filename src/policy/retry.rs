@@ -132,6 +132,8 @@ pub struct Parked {
     pub last_endpoint: u16,
     /// How often it was refused for load.
     pub refusals: LineRefusals,
+    /// Why an answer to it could not be read; 0: none was unreadable.
+    pub unreadable: u16,
 }
 
 /// A shard's parked lines, by the time they are due; ties in input order.
@@ -147,11 +149,15 @@ pub struct RetryQueue {
 struct Entry {
     due_ns: u64,
     line_offset: u64,
-    line_number: u64,
+    /// The line number above [`NUMBER_SHIFT`], `unreadable` below it: no input has 2^48 lines.
+    number_and_fault: u64,
     attempts: u16,
     last_endpoint: u16,
     refusals: LineRefusals,
 }
+
+/// See [`Entry`].
+const NUMBER_SHIFT: u32 = u16::BITS;
 
 // Millions of lines may be parked while every endpoint cools.
 const _: () = assert!(size_of::<Entry>() <= 32);
@@ -174,6 +180,7 @@ impl RetryQueue {
             attempts,
             last_endpoint,
             refusals,
+            unreadable,
         } = parked;
         let due = due.saturating_duration_since(self.origin);
         // 2^64 ns are 584 years.
@@ -181,7 +188,7 @@ impl RetryQueue {
         self.heap.push(Reverse(Entry {
             due_ns,
             line_offset,
-            line_number,
+            number_and_fault: line_number << NUMBER_SHIFT | u64::from(unreadable),
             attempts,
             last_endpoint,
             refusals,
@@ -197,7 +204,7 @@ impl RetryQueue {
         let Entry {
             due_ns,
             line_offset,
-            line_number,
+            number_and_fault,
             attempts,
             last_endpoint,
             refusals,
@@ -206,10 +213,11 @@ impl RetryQueue {
         Some(Parked {
             due,
             line_offset,
-            line_number,
+            line_number: number_and_fault >> NUMBER_SHIFT,
             attempts,
             last_endpoint,
             refusals,
+            unreadable: number_and_fault as u16,
         })
     }
 
@@ -383,6 +391,7 @@ mod tests {
             attempts: 2,
             last_endpoint: 1,
             refusals: LineRefusals::default(),
+            unreadable: u16::MAX - 1,
         };
         for line in [
             parked(30, 10),

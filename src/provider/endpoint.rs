@@ -275,7 +275,7 @@ impl Endpoint {
         }
     }
 
-    /// Header lines of every request, names in lower case: content type, accept, user agent, the
+    /// Header lines of every request, names in lower case: content type, accept, accepted codings, user agent, the
     /// dialect's own, the key, the configured ones. A configured header replaces ours of the same
     /// name. Host, framing and a fetched token ([`Endpoint::token_header`]) are the caller's to add.
     pub fn headers(&self) -> Vec<(String, Secret)> {
@@ -283,6 +283,8 @@ impl Endpoint {
         let mut ours = vec![
             ("content-type", Secret::from("application/json")),
             ("accept", Secret::from("application/json")),
+            // What comes encoded all the same is decoded; nothing is gained by asking for it.
+            ("accept-encoding", Secret::from("identity")),
             ("user-agent", Secret::from(USER_AGENT)),
         ];
         ours.extend(

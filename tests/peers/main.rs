@@ -15,6 +15,7 @@
 #[path = "../wire/batch.rs"]
 mod batch;
 mod books;
+mod codings;
 mod external;
 mod faults;
 mod floods;

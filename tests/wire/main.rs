@@ -10,6 +10,7 @@
 #[path = "../support/authority.rs"]
 mod authority;
 mod batch;
+mod codings;
 mod connections;
 mod cuts;
 mod framing;

@@ -18,6 +18,8 @@ pub struct Ticket {
     pub attempts: u32,
     /// How often it was refused for load.
     pub refusals: LineRefusals,
+    /// Why an earlier answer to it could not be read; 0: none was unreadable.
+    pub unreadable: u16,
     /// This process has not sent it before.
     pub is_first: bool,
     /// It took the last place in flight that its quota group has here.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{Attempt, Engine, Finished, Received};
+use crate::batch::content::Content;
 use crate::batch::judgement::{Answer, Failed, Judge, TOKEN_PAUSE};
 use crate::batch::record::RESPONSE_TEXT_BYTES_MAX;
 use crate::batch::spend;
@@ -14,7 +15,7 @@ use crate::calls::request::Call;
 use crate::entra::BearerTokens;
 use crate::error::ErrorKind;
 use crate::http::Response;
-use crate::json;
+use crate::json::{self, Syntax};
 use crate::metrics::tokens::Tokens;
 use crate::policy::health::State;
 use crate::policy::retry::{self, Decision};
@@ -57,11 +58,12 @@ impl<R: Runtime> Engine<R> {
         let unix_now_ms = (runtime::unix_micros() / 1000) as i64;
         let plan = Rc::clone(&self.plan);
         let endpoint = &plan.endpoints[attempt.endpoint];
-        let judge = Judge::new(endpoint, &response, &reply, unix_now_ms);
+        let content = Content::of(&response, &reply, plan.config.max_response_bytes);
+        let judge = Judge::new(endpoint, &response, &reply, &content, unix_now_ms);
         self.traffic
             .handle_remainders(attempt.endpoint, &judge.hint, now);
         let parsed = judge.answer(stream).and_then(|answer| {
-            let json = read(&answer.body).ok_or_else(|| judge.not_json())?;
+            let json = read(&answer.body).map_err(|fault| judge.not_json(&fault))?;
             match judge.no_answer(attempt.path, &answer, &Glance::at(&answer.body)) {
                 Some(failed) => Err(failed),
                 None => Ok((json, answer)),
@@ -203,7 +205,7 @@ impl<R: Runtime> Engine<R> {
         let retry = &self.plan.config.retry;
         let decision = retry::decide(
             &retry::Failure {
-                retryable: verdict.retry,
+                retryable: failed.may_be_cured(call.unreadable),
                 server_wait: failed.wait,
                 disables_endpoint,
                 elsewhere: self.traffic.usable_elsewhere(endpoint, now),
@@ -219,6 +221,7 @@ impl<R: Runtime> Engine<R> {
                 self.ledger.metrics.retry();
                 call.avoid = Some(endpoint);
                 call.last_error = Some(error);
+                call.unreadable = failed.unreadable_or(call.unreadable);
                 // A wait that the clock cannot hold ends with the call's own patience.
                 let due = now.checked_add(after).unwrap_or(now);
                 self.parked.insert((due, call.id), call);
@@ -253,11 +256,15 @@ impl<R: Runtime> Engine<R> {
 }
 
 /// An answer as a tree. Half a character in it, which is JSON all the same, is replaced: a tree cannot hold it.
-fn read(body: &[u8]) -> Option<Value> {
-    let plain = serde_json::from_slice(body).ok();
-    plain.or_else(|| {
-        json::validate(body).ok()?;
-        serde_json::from_str(&json::mended(body)).ok()
+fn read(body: &[u8]) -> Result<Value, Syntax> {
+    let plain = serde_json::from_slice(body);
+    plain.or_else(|_| {
+        json::validate(body)?;
+        // Deeper than a tree may be, or a number beyond all bounds.
+        serde_json::from_str(&json::mended(body)).map_err(|_| Syntax {
+            offset: 0,
+            expected: "JSON that fits into a tree",
+        })
     })
 }
 

@@ -45,6 +45,7 @@ fn headers_carry_the_key_the_dialects_way() {
         let common = [
             "content-type: application/json",
             "accept: application/json",
+            "accept-encoding: identity",
             concat!("user-agent: blaze-uring/", env!("CARGO_PKG_VERSION")),
         ];
         let expect: Vec<&str> = common.iter().chain(expect).copied().collect();
@@ -77,6 +78,7 @@ fn a_configured_header_replaces_ours() {
     assert_eq!(
         headers,
         [
+            "accept-encoding: identity",
             "accept: */*",
             "authorization: Token t",
             "content-type: application/json",
