@@ -474,7 +474,7 @@ impl Admission {
         self.refusals[group] += 1;
         if self.windows[group].lease.in_use() == 0 {
             self.refused_in_a_row[group] += 1;
-            let rest = refusals::rest(self.refused_in_a_row[group]);
+            let rest = refusals::rest(self.refused_in_a_row[group], self.gates[group].is_paced());
             self.health.note_hint(endpoint, now + rest);
         }
         let history = &mut self.histories[group];

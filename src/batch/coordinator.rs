@@ -386,11 +386,10 @@ impl Coordinator {
                 self.last_failure[endpoint] = Some(message);
                 let failures = match refused {
                     false => failures,
-                    // Another shard's requests were taken.
-                    true if self.totals.in_flight(endpoint) > 0 => return,
                     true => match self.refused[endpoint].again(now) {
-                        Some(failures) => failures,
-                        None => return,
+                        // Else requests of other shards are being served.
+                        Some(failures) if self.totals.in_flight(endpoint) == 0 => failures,
+                        _ => return,
                     },
                 };
                 if self.last_lines.handle_failure(endpoint, may_be_the_line) {

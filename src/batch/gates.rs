@@ -157,6 +157,11 @@ impl GroupGate {
         run_low || ran_low || self.slowed
     }
 
+    /// Whether requests of this group need slots.
+    pub(super) fn is_paced(&self) -> bool {
+        self.slots.is_some()
+    }
+
     /// Whether requests of this group need tokens.
     pub(super) fn counts_tokens(&self) -> bool {
         self.tokens.is_some()

@@ -413,7 +413,10 @@ impl Traffic {
             self.refusals[group] += 1;
             if self.windows[group].lease.in_use() == 0 {
                 self.refused_in_a_row[group] += 1;
-                let rest = refusals::rest(self.refused_in_a_row[group]);
+                let rest = refusals::rest(
+                    self.refused_in_a_row[group],
+                    self.gates[group].slots.is_some(),
+                );
                 self.health.handle_hint(endpoint, rest, now);
             }
         }

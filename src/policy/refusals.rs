@@ -24,21 +24,22 @@ const LIMIT_OF_16: u32 = 6;
 /// Of the latest 64. Random refusals of 3 % come that close together once in some thousand times.
 const LIMIT_OF_64: u32 = 10;
 
-/// How long a group rests on one shard after a refusal while nothing else of it is in flight there: next to
-/// nothing, then more and more until something is answered. A server that allows twenty a second is asked
-/// four times between two answers then, not fifty times.
-pub fn rest(in_a_row: u32) -> Duration {
+/// How long a group rests on one shard after a refusal, `in_a_row` of which came since the last answer while
+/// nothing else of it was in flight there. A server that allows twenty a second is asked four times
+/// between two answers then, not fifty times. Where requests are spread already (`is_paced`), the
+/// first refusal is a matter of a millisecond.
+pub fn rest(in_a_row: u32, is_paced: bool) -> Duration {
     match in_a_row {
-        0 | 1 => REST_FIRST,
-        _ => (REST * (1 << (in_a_row.min(9) - 1))).min(REST_MAX),
+        0 | 1 if is_paced => REST_PACED,
+        _ => (REST * (1 << (in_a_row.clamp(1, 8) - 1))).min(REST_MAX),
     }
 }
 
 /// See [`rest`].
-const REST_FIRST: Duration = Duration::from_millis(1);
+const REST_PACED: Duration = Duration::from_millis(1);
 
-/// See [`rest`]; doubled after each further refusal.
-const REST: Duration = Duration::from_millis(4);
+/// See [`rest`]; doubled with each further refusal.
+const REST: Duration = Duration::from_millis(8);
 
 /// See [`rest`].
 const REST_MAX: Duration = Duration::from_secs(1);
