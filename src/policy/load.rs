@@ -250,3 +250,6 @@ impl Load {
         self.rate.as_mut().filter(|_| self.always_paced)
     }
 }
+
+#[cfg(test)]
+mod tests;

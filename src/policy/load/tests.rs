@@ -1,0 +1,364 @@
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use super::*;
+use crate::policy::refusals::{self, History, LineRefusals};
+use crate::policy::virtual_time::{ms, start};
+
+/// How a server counts.
+#[derive(Clone, Copy, Debug)]
+enum Manner {
+    /// So many a second, and so many more at once; with `queues` those wait.
+    Rate {
+        per_second: f64,
+        burst: f64,
+        queues: bool,
+    },
+    /// So many at once.
+    Places(usize),
+    /// Refuses every so manieth at random.
+    Random(f64),
+}
+
+/// A server; refusals come back at once, answers after `latency`, which varies or does not.
+#[derive(Clone, Copy, Debug)]
+struct Server {
+    manner: Manner,
+    latency: f64,
+    varies: bool,
+    /// Seconds that a refusal asks to wait; 0: it does not say.
+    hint: f64,
+}
+
+enum Event {
+    Done {
+        line: usize,
+        sent: Instant,
+        ok: bool,
+    },
+    Report,
+    Wake,
+}
+
+/// Both halves of a run with every default against one server, on one shard, in virtual time.
+struct Simulation {
+    seed: u64,
+    begin: Instant,
+    now: Instant,
+    server: Server,
+    excess: f64,
+    taken_at: Option<Instant>,
+    serving: usize,
+    events: BTreeMap<(Instant, u64), (Event, bool)>,
+    number: u64,
+    load: Load,
+    in_flight: u32,
+    group_slot: Instant,
+    run_slot: Instant,
+    rests_until: Instant,
+    in_a_row: u32,
+    history: History,
+    parked: BinaryHeap<Reverse<(Instant, usize)>>,
+    lines: Vec<LineRefusals>,
+    answers: u64,
+    served: Vec<Duration>,
+    refused: u64,
+    lost: usize,
+    unreported: (u32, Duration),
+    armed: Option<Instant>,
+}
+
+/// `--rate` by default.
+const RUN_RATE: f64 = 1000.0;
+/// A slot may be used so late.
+const CATCH_UP: Duration = ms(10);
+
+impl Simulation {
+    fn new(server: Server) -> Self {
+        let now = start();
+        let mut simulation = Self {
+            seed: 88_172_645_463_325_252,
+            begin: now,
+            now,
+            server,
+            excess: 0.0,
+            taken_at: None,
+            serving: 0,
+            events: BTreeMap::new(),
+            number: 0,
+            load: Load::new(4096, false, 1, now),
+            in_flight: 0,
+            group_slot: now,
+            run_slot: now,
+            rests_until: now,
+            in_a_row: 0,
+            history: History::new(),
+            parked: BinaryHeap::new(),
+            lines: Vec::new(),
+            answers: 0,
+            served: Vec::new(),
+            refused: 0,
+            lost: 0,
+            unreported: (0, Duration::ZERO),
+            armed: None,
+        };
+        simulation.at(now + ms(100), Event::Report, false);
+        simulation
+    }
+
+    fn random(&mut self) -> f64 {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        (self.seed >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn at(&mut self, at: Instant, event: Event, is_last_place: bool) {
+        self.number += 1;
+        self.events
+            .insert((at, self.number), (event, is_last_place));
+    }
+
+    fn arm(&mut self, at: Instant) {
+        if self.armed.is_none_or(|armed| armed > at) {
+            self.armed = Some(at);
+            self.at(at, Event::Wake, false);
+        }
+    }
+
+    fn run(&mut self, lasts: Duration) {
+        let end = self.begin + lasts;
+        self.send();
+        while let Some(first) = self.events.first_entry() {
+            if first.key().0 > end {
+                break;
+            }
+            let ((at, _), (event, is_last_place)) = first.remove_entry();
+            self.now = at;
+            match event {
+                Event::Done { line, sent, ok } => self.ended(line, sent, ok, is_last_place),
+                Event::Report => {
+                    let (count, latency) = std::mem::take(&mut self.unreported);
+                    self.load.handle_answers(count, latency, at);
+                    self.at(at + ms(100), Event::Report, false);
+                }
+                Event::Wake => self.armed = self.armed.filter(|armed| *armed > at),
+            }
+            self.send();
+        }
+    }
+
+    /// Whether the server takes a request now, and how long it lets it wait first.
+    fn takes(&mut self) -> Option<f64> {
+        match self.server.manner {
+            Manner::Rate {
+                per_second,
+                burst,
+                queues,
+            } => {
+                let since = self
+                    .taken_at
+                    .map_or(1e9, |at| (self.now - at).as_secs_f64());
+                let excess = (self.excess - per_second * since + 1.0).max(0.0);
+                if excess > burst + 1e-9 {
+                    return None;
+                }
+                (self.excess, self.taken_at) = (excess, Some(self.now));
+                Some(if queues { excess / per_second } else { 0.0 })
+            }
+            Manner::Places(places) => (self.serving < places).then_some(0.0),
+            Manner::Random(part) => (self.random() >= part).then_some(0.0),
+        }
+    }
+
+    fn send(&mut self) {
+        let now = self.now;
+        loop {
+            if self.in_flight >= self.load.window() {
+                return;
+            }
+            if now < self.rests_until {
+                return self.arm(self.rests_until);
+            }
+            self.run_slot = self.run_slot.max(now - CATCH_UP);
+            if self.run_slot > now {
+                return self.arm(self.run_slot);
+            }
+            if let Some(rate) = self.load.rate() {
+                let spacing = Duration::from_secs_f64(1.0 / rate);
+                self.group_slot = self.group_slot.max(now - CATCH_UP.max(spacing / 2));
+                if self.group_slot > now {
+                    return self.arm(self.group_slot);
+                }
+                self.group_slot += spacing;
+            }
+            self.run_slot += Duration::from_secs_f64(1.0 / RUN_RATE);
+            let line = match self.parked.peek() {
+                Some(Reverse((due, _))) if *due <= now => {
+                    let Reverse((_, line)) = self.parked.pop().expect("it was there");
+                    line
+                }
+                _ => {
+                    self.lines.push(LineRefusals::default());
+                    self.lines.len() - 1
+                }
+            };
+            self.in_flight += 1;
+            let is_last_place = self.in_flight >= self.load.window();
+            let (ok, takes) = match self.takes() {
+                Some(wait) => {
+                    self.serving += 1;
+                    let varied = match self.server.varies {
+                        true => 0.4 - 0.6 * (1.0 - self.random()).ln(),
+                        false => 1.0,
+                    };
+                    (true, wait + self.server.latency * varied)
+                }
+                None => (false, 0.0003),
+            };
+            let back = now + Duration::from_secs_f64(takes);
+            let sent = now;
+            self.at(back, Event::Done { line, sent, ok }, is_last_place);
+        }
+    }
+
+    fn ended(&mut self, line: usize, sent: Instant, ok: bool, is_last_place: bool) {
+        let now = self.now;
+        self.in_flight -= 1;
+        if ok {
+            self.serving -= 1;
+            self.answers += 1;
+            self.in_a_row = 0;
+            self.history.note_answer();
+            self.served.push(now - self.begin);
+            self.unreported.0 += 1;
+            self.unreported.1 += now - sent;
+        } else {
+            self.refused += 1;
+            self.history.note_refusal();
+            if self.in_flight == 0 {
+                self.in_a_row += 1;
+                let rest = refusals::rest(self.in_a_row, self.load.rate().is_some());
+                self.rests_until = self.rests_until.max(now + rest);
+            }
+            let (is_lone, waits_alone) = (self.history.is_lone(), self.history.waits_alone());
+            let wait = Duration::from_secs_f64(self.server.hint);
+            if !wait.is_zero() && !waits_alone {
+                self.rests_until = self.rests_until.max(now + wait);
+                self.history.note_wait();
+                self.load.handle_wait(self.rests_until, now);
+            }
+            let pushback = Pushback {
+                sent,
+                cause: match is_lone {
+                    true => Cause::RefusedAlone,
+                    false => Cause::Refused,
+                },
+                is_last_place,
+                sends: self.refused + self.answers + u64::from(self.in_flight),
+                refusals: self.refused,
+            };
+            self.load.handle_pushback(0, &pushback, now);
+            let refusals = self.lines[line].again(self.answers);
+            self.lines[line] = refusals;
+            if refusals.are_too_many() {
+                self.lost += 1;
+            } else {
+                let bound = 0.1 * 2_f64.powi(refusals.seen() as i32 - 1);
+                let jitter = Duration::from_secs_f64(bound.min(10.0) * self.random());
+                self.parked.push(Reverse((now + wait + jitter, line)));
+            }
+        }
+        if self.in_flight <= self.load.window() {
+            self.load.handle_kept(now);
+        }
+    }
+}
+
+/// From the third second to the thirtieth at least `least` of what the server could have served is, and no
+/// line is lost.
+fn check(server: Server, capacity: f64, least: f64) {
+    let lasts = Duration::from_secs(30);
+    let mut simulation = Simulation::new(server);
+    simulation.run(lasts);
+    let begun = Duration::from_secs(2);
+    let served = simulation.served.iter().filter(|at| **at >= begun).count();
+    let part = served as f64 / (capacity * (lasts - begun).as_secs_f64());
+    assert!(part >= least, "{server:?}: {part:.3} of {capacity}/s");
+    assert_eq!(simulation.lost, 0, "{server:?}");
+}
+
+#[test]
+fn a_server_that_counts_by_the_second_is_used() {
+    for per_second in [20.0, 200.0, 900.0] {
+        for (burst, queues) in [(5.0, false), (20.0, false), (200.0, false), (20.0, true)] {
+            // A burst of ten seconds' worth hides the limit for as long.
+            if burst > per_second * 5.0 {
+                continue;
+            }
+            for latency in [0.001, 0.02] {
+                let server = Server {
+                    manner: Manner::Rate {
+                        per_second,
+                        burst,
+                        queues,
+                    },
+                    latency,
+                    varies: false,
+                    hint: 0.0,
+                };
+                check(server, per_second, 0.9);
+            }
+        }
+    }
+}
+
+/// Where nothing is taken in advance, every request that comes a moment early is refused.
+#[test]
+fn a_server_that_takes_no_burst_is_used_nearly_as_well() {
+    for (per_second, latency) in [(20.0, 0.05), (200.0, 0.001)] {
+        let server = Server {
+            manner: Manner::Rate {
+                per_second,
+                burst: 0.0,
+                queues: false,
+            },
+            latency,
+            varies: false,
+            hint: 0.0,
+        };
+        check(server, per_second, 0.8);
+    }
+}
+
+#[test]
+fn a_server_that_counts_places_is_used() {
+    for places in [1, 3, 8, 40] {
+        for latency in [0.02, 0.15] {
+            for varies in [false, true] {
+                let server = Server {
+                    manner: Manner::Places(places),
+                    latency,
+                    varies,
+                    hint: 0.0,
+                };
+                check(server, (places as f64 / latency).min(RUN_RATE), 0.85);
+            }
+        }
+    }
+}
+
+#[test]
+fn random_refusals_hold_nobody_up() {
+    for latency in [0.01, 0.05] {
+        for hint in [0.0, 1.0] {
+            let server = Server {
+                manner: Manner::Random(0.03),
+                latency,
+                varies: true,
+                hint,
+            };
+            check(server, RUN_RATE * 0.97, 0.9);
+        }
+    }
+}
