@@ -349,6 +349,10 @@ impl<'e, 'a> Judge<'e, 'a> {
                 let meant = (self.endpoint).classify_stream(self.response.status, &broken.error);
                 let mut failed = self.amounting(meant, broken.error.said.as_deref());
                 failed.tokens = broken.tokens;
+                if broken.begun && failed.verdict.effect == Effect::RateLimited {
+                    // It was not refused: the server has worked for it.
+                    failed.verdict.effect = Effect::Transient;
+                }
                 Err(failed)
             }
         }

@@ -41,6 +41,8 @@ pub struct Broken {
     pub error: StreamError,
     /// What it had used by then, as far as it said.
     pub tokens: Tokens,
+    /// Some of the answer had come.
+    pub begun: bool,
 }
 
 /// What became of a stream.
@@ -176,12 +178,14 @@ impl StreamReply {
         if let Some(error) = self.broken.clone().or_else(cut_short) {
             return Err(Broken {
                 error,
+                begun: self.assembler.first_token_at().is_some(),
                 tokens: self.used(),
             });
         }
         let first_token_at = self.assembler.first_token_at();
         let body = self.assembler.finish().map_err(|error| Broken {
             error,
+            begun: first_token_at.is_some(),
             tokens: Tokens::default(),
         })?;
         Ok(Assembled {

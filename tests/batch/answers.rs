@@ -82,7 +82,7 @@ fn a_retry_that_succeeds_is_a_success() {
     for runtime in runtimes() {
         let place = Place::new();
         let mock = crate::support::mock_with(|options| {
-            options.fail_first_attempts = Some("2=503".parse().expect("valid"));
+            options.fail_first_attempts = Some("2=500".parse().expect("valid"));
         });
         place.input(&[r#"{"input":"a"}"#, r#"{"input":"b"}"#]);
         run(&place, &batch_args(&mock, runtime, &[])).expect(0);
@@ -101,7 +101,10 @@ fn an_answer_above_its_limit_is_a_failure() {
             let long = String::from_utf8_lossy(&request.body).contains("long");
             Some(Scripted::json(
                 200,
-                format!("\"{}\"", "x".repeat(if long { 9_000 } else { 900 })),
+                format!(
+                    r#"{{"choices":[{{"text":"{}"}}]}}"#,
+                    "x".repeat(if long { 9_000 } else { 900 })
+                ),
             ))
         });
         place.input(&[r#"{"input":"long"}"#, r#"{"input":"short"}"#]);

@@ -69,14 +69,15 @@ fn a_users_field_makes_room_for_the_records_own() {
     for runtime in runtimes() {
         for (status, name) in [(200, "out.jsonl"), (400, "errors.jsonl")] {
             let place = Place::new();
-            let mock = scripted(move |_| Some(Scripted::json(status, r#"{"ok":true}"#)));
+            let mock =
+                scripted(move |_| Some(Scripted::json(status, r#"{"choices":[{"text":"a"}]}"#)));
             place.input(&[line]);
             run(&place, &batch_args(&mock, runtime, &[]));
             let record = &place.records(name)[0];
             for (field, value) in renamed.as_object().expect("an object") {
                 assert_eq!(&record[field], value, "{field} in {record}");
             }
-            assert_eq!(record["response"], json!({"ok": true}));
+            assert_eq!(record["response"], json!({"choices": [{"text": "a"}]}));
         }
     }
 }

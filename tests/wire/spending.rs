@@ -72,7 +72,9 @@ fn failed_attempts_and_cached_tokens_cost_what_they_cost() {
             let usage = json!({
                 "prompt_tokens": 10, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 4},
             });
-            let body = json!({"usage": usage, "error": {"message": "no"}}).to_string();
+            let body =
+                json!({"usage": usage, "choices": [{"text": ""}], "error": {"message": "no"}})
+                    .to_string();
             let status = content(&request.body).parse().ok()?;
             Some(Scripted::json(status, body))
         });
