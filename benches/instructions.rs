@@ -12,7 +12,7 @@
 
 use std::hint::black_box;
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blaze_uring::EndpointConfig;
 use blaze_uring::batch::admission::{Admission, Admitted, FirstPermits, Opening};
@@ -114,13 +114,15 @@ fn admit(scene: &Scene, times: usize) {
         paced: false,
         done: None,
         max_line_bytes: 1 << 20,
+        max_outage: Duration::from_secs(60),
+        has_succeeded: true,
     });
     let ranges = scene.input.scan(1, 1 << 20).ranges;
     for _ in 0..times {
         let ticket = loop {
             match admission.admit(&scene.input, now) {
                 Admitted::Go(ticket) => break ticket,
-                Admitted::Wait(None) => admission.handle(Order::Range(ranges[0])),
+                Admitted::Wait(None) => admission.handle(Order::Range(ranges[0]), now),
                 other => panic!("nothing else can come: {other:?}"),
             }
             admission.reports.clear();

@@ -68,12 +68,12 @@ impl Shard {
             paced: limited,
             done: None,
             max_line_bytes: 1 << 20,
+            max_outage: Duration::from_secs(60),
+            has_succeeded: true,
         });
         for group in 0..ENDPOINTS {
-            admission.handle(Order::Tokens {
-                group,
-                amount: 1 << 62,
-            });
+            let amount = 1 << 62;
+            admission.handle(Order::Tokens { group, amount }, now);
         }
         let second = 1e9 / STEP.as_nanos() as f64;
         Self {
@@ -96,7 +96,7 @@ impl Shard {
             let admitted = self.admission.admit(&self.input, self.now);
             if let Admitted::Go(ticket) = black_box(admitted) {
                 self.admission.release(&ticket);
-                self.admission.note_answered(&ticket);
+                self.admission.note_succeeded(&ticket);
                 self.admission.settle_tokens(&ticket, ticket.tokens);
                 return;
             }
@@ -119,7 +119,7 @@ impl Shard {
                 }
                 _ => continue,
             };
-            self.admission.handle(order);
+            self.admission.handle(order, self.now);
         }
     }
 }

@@ -2,14 +2,18 @@
 //! slot, all or nothing. Pure: `now` is an argument, and what the coordinator should hear goes out
 //! through [`Admission::reports`].
 
+mod answers;
+mod barren;
 mod held;
+mod models;
+mod placement;
 mod source;
 mod ticket;
 
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::batch::folder::DoneSet;
 use crate::batch::gates::{GroupGate, SlotGate};
@@ -19,7 +23,7 @@ use crate::batch::message::{Order, Pool, Report, Schedule};
 use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
-use crate::policy::health::{Failures, LocalHealth, STREAK_TO_COOL};
+use crate::policy::health::{LocalHealth, REFUSED_TO_DISABLE};
 use crate::policy::load::{Cause, Pushback};
 use crate::policy::pacer::Taken;
 use crate::policy::refusals::{self, History, LineRefusals};
@@ -27,9 +31,13 @@ use crate::policy::retry::{Parked, RetryQueue};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
 
+pub use barren::{Barren, SAME_FAILURES_MAX};
+pub use models::UnknownModels;
 pub use ticket::Ticket;
 
+use answers::{Seen, is_shunned};
 use held::Permits;
+use placement::Place;
 use source::{Filled, Source};
 
 /// The answer of [`Admission::admit`].
@@ -80,12 +88,19 @@ pub struct Admission {
     answers: u64,
     endpoints: Vec<Permits>,
     health: LocalHealth,
-    /// By endpoint: it has answered this shard at least once.
-    answered: Vec<bool>,
-    /// By endpoint: attempts of this shard that failed since it last answered one.
-    failed_in_a_row: Vec<u32>,
+    /// By endpoint: what this shard has seen of it.
+    seen: Vec<Seen>,
+    models: UnknownModels,
+    /// How long a line waits for an endpoint that is out, if only that one may have its model.
+    patience: Duration,
+    /// As long as no line of the run has succeeded.
+    barren: Option<Barren>,
     ring: Ring,
     in_flight: usize,
+    /// Lines whose failure records are held back.
+    records_held: usize,
+    /// The coordinator knows that there is nothing else left.
+    only_held: bool,
     /// Some permits' recall waits for [`Self::hand_over`].
     asked_back: bool,
     /// The coordinator knows that this shard has something to send.
@@ -117,6 +132,10 @@ pub struct Opening {
     pub done: Option<Arc<DoneSet>>,
     /// Longer lines are failure records.
     pub max_line_bytes: usize,
+    /// How long all endpoints may be out.
+    pub max_outage: Duration,
+    /// A line of the run has succeeded in an earlier process.
+    pub has_succeeded: bool,
 }
 
 /// The permits a shard starts with.
@@ -158,10 +177,14 @@ impl Admission {
                 .map(Permits::new)
                 .collect(),
             health: LocalHealth::new(opening.groups, opening.shard),
-            answered: vec![false; opening.weights.len()],
-            failed_in_a_row: vec![0; opening.weights.len()],
+            seen: vec![Seen::default(); opening.weights.len()],
+            models: UnknownModels::default(),
+            patience: opening.max_outage,
+            barren: (!opening.has_succeeded).then(Barren::default),
             ring: Ring::new(&opening.weights),
             in_flight: 0,
+            records_held: 0,
+            only_held: false,
             asked_back: false,
             working: true,
             all_tried: false,
@@ -172,32 +195,42 @@ impl Admission {
 
     /// The next request that may be sent now.
     pub fn admit(&mut self, input: &Input, now: Instant) -> Admitted {
-        let admitted = self.next_request(input, now);
+        let mut may_retry = true;
+        let admitted = loop {
+            match self.next_request(input, may_retry, now) {
+                Some(admitted) => break admitted,
+                // It waits for a better place; those behind it need not.
+                None => may_retry = false,
+            }
+        };
         if self.asked_back {
             self.hand_over(now);
         }
         admitted
     }
 
-    fn next_request(&mut self, input: &Input, now: Instant) -> Admitted {
+    /// `None`: the next line was put off, ask again. With `may_retry` that may be a parked one.
+    fn next_request(&mut self, input: &Input, may_retry: bool, now: Instant) -> Option<Admitted> {
         if self.stopping {
-            return match self.in_flight {
+            return Some(match self.in_flight + self.records_held {
                 0 => Admitted::Stopped,
                 _ => Admitted::Wait(None),
-            };
+            });
         }
-        let mut retry_due = self.parked.next_due().is_some_and(|due| due <= now);
+        let mut retry_due = may_retry && self.parked.next_due().is_some_and(|due| due <= now);
         // Also when a retry goes first: whether any line is untried yet must be known.
         match self.source.fill(input, &mut self.reports) {
             // A probe may well fail: better a line that has all its attempts left.
             Filled::Ready => retry_due &= !self.health.holds_probe(),
             Filled::Refused(line, kind, message) => {
-                return Admitted::Refused {
+                return Some(Admitted::Refused {
                     line,
                     kind,
                     message,
-                };
+                });
             }
+            // What was put off holds on to what it waits with.
+            Filled::Empty if !may_retry => return Some(Admitted::Wait(self.parked.next_due())),
             Filled::Empty => {
                 if self.source.exhausted && !self.all_tried {
                     self.all_tried = true;
@@ -206,7 +239,7 @@ impl Admission {
                     retry_due = self.parked.next_due().is_some_and(|due| due <= now);
                 }
                 if !retry_due {
-                    return self.nothing_to_send();
+                    return Some(self.nothing_to_send());
                 }
             }
         }
@@ -223,25 +256,43 @@ impl Admission {
             if has_worker {
                 slots.ask(now, &mut self.reports);
             }
-            return Admitted::Wait(Some(at));
+            return Some(Admitted::Wait(Some(at)));
         }
         if !has_worker {
             self.workers.want(Pool::Workers, &mut self.reports);
-            return Admitted::Wait(None);
+            return Some(Admitted::Wait(None));
+        }
+        if self.is_barren() {
+            return Some(Admitted::Wait(None));
         }
         let tokens = self.estimate(input, retry_due);
         if let Err(opens) = self.find_open(tokens, now) {
-            return Admitted::Wait(opens);
+            return Some(Admitted::Wait(opens));
         }
         if let Some(slots) = &mut self.slots {
             slots.ask(now, &mut self.reports);
             match slots.look(now) {
-                Taken::Go => slots.spend(now),
-                Taken::At(at) => return Admitted::Wait(Some(at)),
-                Taken::Empty => return Admitted::Wait(None),
+                Taken::Go => {}
+                Taken::At(at) => return Some(Admitted::Wait(Some(at))),
+                Taken::Empty => return Some(Admitted::Wait(None)),
             }
         }
-        Admitted::Go(self.issue(input, retry_due, tokens, now))
+        let retry = retry_due.then(|| self.parked.next().expect("a retry is due"));
+        let endpoint = match self.place(input, retry, now) {
+            Place::At(endpoint) => endpoint,
+            Place::NotYet if retry_due => {
+                self.put_off(now);
+                return None;
+            }
+            Place::NotYet if self.let_pass(now) => return None,
+            Place::NotYet => return Some(Admitted::Wait(self.parked.next_due())),
+        };
+        if let Some(slots) = &mut self.slots {
+            slots.spend(now);
+        }
+        Some(Admitted::Go(
+            self.issue(input, retry_due, endpoint, tokens, now),
+        ))
     }
 
     /// Every other line was tried: now those that an earlier process has tried.
@@ -256,6 +307,7 @@ impl Admission {
                 last_endpoint: u16::MAX,
                 refusals: LineRefusals::default(),
                 unreadable: 0,
+                marks: self.source.marks(tried.line_number),
             });
         }
     }
@@ -267,6 +319,9 @@ impl Admission {
         for (index, permits) in self.endpoints.iter_mut().enumerate() {
             self.open[index] = false;
             if !self.health.usable(index, now) {
+                continue;
+            }
+            if self.seen[index].is_bad() && is_shunned(&self.health, &self.seen, index, now) {
                 continue;
             }
             let group = self.groups[index];
@@ -309,8 +364,15 @@ impl Admission {
     }
 
     /// Takes the line, the permits and the endpoint that [`Self::admit`] has found free.
-    fn issue(&mut self, input: &Input, retry_due: bool, tokens: u64, now: Instant) -> Ticket {
-        let (line, parsed, attempts, unreadable, avoid, refusals) = if retry_due {
+    fn issue(
+        &mut self,
+        input: &Input,
+        retry_due: bool,
+        endpoint: usize,
+        tokens: u64,
+        now: Instant,
+    ) -> Ticket {
+        let (line, parsed, attempts, unreadable, refusals, marks) = if retry_due {
             let parked = self.parked.pop_due(now).expect("a retry was due");
             let text = input.line(parked.line_offset);
             let line = LineRef {
@@ -323,17 +385,14 @@ impl Admission {
                 self.source.parse_again(text),
                 u32::from(parked.attempts),
                 parked.unreadable,
-                Some(usize::from(parked.last_endpoint)),
                 parked.refusals,
+                parked.marks,
             )
         } else {
             let (line, parsed) = self.source.next.take().expect("a line was filled in");
-            (line, parsed, 0, 0, None, LineRefusals::default())
+            let marks = self.source.marks(line.number);
+            (line, parsed, 0, 0, LineRefusals::default(), marks)
         };
-        let endpoint = self
-            .ring
-            .pick(|index| self.open[index], avoid)
-            .expect("an endpoint was open");
         assert!(self.workers.lease.try_acquire(), "a worker permit was free");
         assert!(
             self.endpoints[endpoint].lease.try_acquire(),
@@ -353,6 +412,7 @@ impl Admission {
             unreadable,
             is_first: !retry_due,
             is_last_place,
+            marks,
             endpoint,
             tokens: self.gates[group].spend(tokens, now),
             sending: self.health.send(endpoint),
@@ -428,13 +488,37 @@ impl Admission {
         }
         match self.parked.next_due() {
             Some(due) => Admitted::Wait(Some(due)),
-            None if self.in_flight == 0 => Admitted::Drained,
-            None => Admitted::Wait(None),
+            None if self.in_flight > 0 => Admitted::Wait(None),
+            None if self.records_held > 0 => {
+                if !std::mem::replace(&mut self.only_held, true) {
+                    self.reports.push(Report::OnlyHeld);
+                }
+                Admitted::Wait(None)
+            }
+            None => Admitted::Drained,
         }
     }
 
+    /// The failure record of a line that `endpoint` has refused is held back until the coordinator says
+    /// what becomes of it. `count`: so many are now.
+    pub fn hold_record(&mut self, endpoint: usize, count: usize) {
+        self.records_held += 1;
+        // In a row, or the coordinator would have said so of the first ones.
+        let in_a_row = self.seen[endpoint].unwell_in_a_row() as usize >= REFUSED_TO_DISABLE;
+        if in_a_row && count >= REFUSED_TO_DISABLE {
+            self.health.suspend(endpoint, true);
+        }
+    }
+
+    /// It has said so of one.
+    pub fn release_record(&mut self, endpoint: usize) {
+        self.records_held -= 1;
+        self.only_held = false;
+        self.health.suspend(endpoint, false);
+    }
+
     /// An attempt is over: its places in flight are free. Of a ticket, only the first time counts. What
-    /// it says about the endpoint goes to [`Self::note_answered`] or [`Self::note_failed`].
+    /// it says about the endpoint goes to one of [`Self::note_succeeded`], [`Self::note_failed`] and kin.
     pub fn release(&mut self, ticket: &Ticket) {
         if ticket.released.replace(true) {
             return;
@@ -534,49 +618,13 @@ impl Admission {
         }
     }
 
-    /// An endpoint answered a line, well or with a complaint about it.
-    pub fn note_answered(&mut self, ticket: &Ticket) {
-        let group = self.groups[ticket.endpoint];
-        self.answers += 1;
-        self.refused_in_a_row[group] = 0;
-        self.histories[group].note_answer();
-        self.note_alive(ticket);
-    }
-
-    /// An endpoint said something: it is not out. The coordinator hears of it when that changes anything.
-    pub fn note_alive(&mut self, ticket: &Ticket) {
-        let endpoint = ticket.endpoint;
-        self.health.answer(endpoint, ticket.sending.number);
-        if ticket.sending.probe {
-            self.reports.push(Report::Probed { endpoint, ok: true });
-        } else if !self.answered[endpoint] || self.health.streak(endpoint) > 0 {
-            self.reports.push(Report::Success(endpoint));
-        }
-        self.answered[endpoint] = true;
-        self.failed_in_a_row[endpoint] = 0;
-    }
-
-    /// An attempt failed in a way that speaks against the endpoint: the next answer ends the streak,
-    /// whether or not the coordinator's view of it has come by then. Returns what it adds to the streak.
-    pub fn note_failed(&mut self, ticket: &Ticket) -> Failures {
-        let endpoint = ticket.endpoint;
-        self.failed_in_a_row[endpoint] += 1;
-        self.answered[endpoint] = false;
-        self.health.fail(endpoint, ticket.sending.number)
-    }
-
-    /// By what this shard has seen the endpoint is out, though the coordinator may not have said so yet.
-    pub fn seems_out(&self, endpoint: usize) -> bool {
-        self.failed_in_a_row[endpoint] >= STREAK_TO_COOL
-    }
-
     /// A line waits here for its next attempt; it holds no place in flight.
     pub fn park(&mut self, parked: Parked) {
         self.parked.push(parked);
     }
 
     /// What the coordinator says.
-    pub fn handle(&mut self, order: Order) {
+    pub fn handle(&mut self, order: Order, now: Instant) {
         match order {
             Order::Range(range) => self.source.add(range),
             Order::NoMoreInput => self.source.end(),
@@ -612,11 +660,17 @@ impl Admission {
                 if view.usable_from.is_some() {
                     self.histories[self.groups[index]].note_wait();
                 }
-                self.health.apply(index, view);
+                if view.is_well {
+                    self.barren = None;
+                }
+                if view.streak == 0 {
+                    self.seen[index].note_well_elsewhere();
+                }
+                self.health.apply(index, view, now);
             }
             Order::Stop | Order::Exit => self.stopping = true,
             // Not a matter of admission: the shard keeps them.
-            Order::Token(_) => {}
+            Order::Token(_) | Order::Held(..) => {}
         }
     }
 

@@ -2,18 +2,20 @@
 //! to the shards and decides when the run is over. It sees messages only; no shard waits for it.
 
 mod ending;
+mod refusing;
 mod telling;
 mod watch;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use crate::batch::admission::FirstPermits;
-use crate::batch::folder::Keeper;
+use crate::batch::admission::{Barren, FirstPermits};
+use crate::batch::folder::{Keeper, StoppedBy};
 use crate::batch::input::Input;
 use crate::batch::last_lines::LastLines;
 use crate::batch::message::{Event, Order, Pool, Report, Schedule};
@@ -23,7 +25,7 @@ use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
 use crate::metrics::{Before, Gauges, Snapshot, Totals};
-use crate::policy::health::{Health, State};
+use crate::policy::health::{Health, Probe, State};
 use crate::policy::pacer::{Pacer, Slots};
 use crate::policy::permits::{Action, Permits};
 use crate::policy::refusals::RefusedInARow;
@@ -47,6 +49,13 @@ pub enum Stopped {
     ReaderGone,
     /// No endpoint can be used any more; the reasons.
     NoEndpoint(String),
+    /// Nothing succeeds, and so many lines have ended in this same failure.
+    NothingSucceeds {
+        /// How many.
+        lines: usize,
+        /// The last one's text.
+        message: String,
+    },
     /// Records could not be written.
     Storage(StorageError),
     /// `--max-cost` is reached: US dollars spent.
@@ -65,6 +74,10 @@ impl fmt::Display for Stopped {
                 f.write_str("whoever read the records from standard output has closed it")
             }
             Self::NoEndpoint(reasons) => f.write_str(reasons),
+            Self::NothingSucceeds { lines, message } => write!(
+                f,
+                "nothing has succeeded, and {lines} lines ended in the same failure ({message})"
+            ),
             Self::Storage(error) => error.fmt(f),
             Self::Cost(usd) => write!(f, "--max-cost is reached: {usd:.4} USD are spent"),
             Self::InputChanged => f.write_str("the input file changed during the run"),
@@ -84,6 +97,8 @@ struct Worker {
     orders: Sender<Order>,
     /// It has something to send.
     working: bool,
+    /// It has nothing more to send: at most records that are held back.
+    done: bool,
     ended: bool,
     /// Once its thread runs, where the system lets it be seen.
     watch: Option<Watch>,
@@ -107,6 +122,10 @@ pub struct Coordinator {
     /// By endpoint: refusals since it served a request.
     refused: Vec<RefusedInARow>,
     last_lines: LastLines,
+    /// As long as no line of the run has succeeded.
+    barren: Option<Barren>,
+    /// Lines for which there was no money.
+    unpaid: BTreeSet<u64>,
     totals: Totals,
     gauges: Gauges,
     /// What earlier processes of this run spent, in US dollars.
@@ -143,6 +162,8 @@ pub struct Finished {
     pub snapshot: Snapshot,
     /// Shards that have not left and never will: nobody may wait for their threads.
     pub stuck: Vec<usize>,
+    /// Lines for whose answers endpoints were taken out.
+    pub stopped_by: StoppedBy,
 }
 
 impl Coordinator {
@@ -186,12 +207,15 @@ impl Coordinator {
             last_failure: vec![None; plan.endpoints.len()],
             refused: vec![RefusedInARow::default(); plan.endpoints.len()],
             last_lines: LastLines::new(shards, plan.endpoints.len()),
+            barren: (gauges.succeeded_before == 0).then(Barren::default),
+            unpaid: BTreeSet::new(),
             totals: Totals::new(plan.endpoints.len()),
             shards: orders
                 .into_iter()
                 .map(|orders| Worker {
                     orders,
                     working: true,
+                    done: false,
                     ended: false,
                     watch: None,
                 })
@@ -319,6 +343,10 @@ impl Coordinator {
             stopped: self.stopped,
             snapshot,
             stuck: self.stuck,
+            stopped_by: StoppedBy {
+                refused: self.health.blamed().iter().copied().collect(),
+                unpaid: self.unpaid,
+            },
         }
     }
 
@@ -398,10 +426,10 @@ impl Coordinator {
                 }
             }
             Report::AllTried => self.last_lines.handle_all_tried(shard),
-            Report::Probed { endpoint, ok } => {
+            Report::Probed { endpoint, shown } => {
                 let was_out = self.group_is_out(endpoint, now);
-                self.health.handle_probe_result(endpoint, ok, now);
-                if ok && was_out {
+                self.health.handle_probe_result(endpoint, shown, now);
+                if shown != Probe::Failed && was_out {
                     let group = self.plan.groups[endpoint];
                     self.quotas.handle_back(group, now);
                     self.resize(group, now);
@@ -413,9 +441,26 @@ impl Coordinator {
             }
             Report::Working(working) => self.handle_working(shard, working),
             Report::Success(endpoint) => {
+                self.barren = None;
                 self.refused[endpoint] = RefusedInARow::default();
                 self.health.handle_success(endpoint, now);
             }
+            Report::Alive(endpoint) => {
+                self.refused[endpoint] = RefusedInARow::default();
+                self.health.handle_alive(endpoint, now);
+            }
+            Report::Complaint { endpoint, failures } => {
+                self.refused[endpoint] = RefusedInARow::default();
+                self.health.handle_complaint(endpoint, failures, now);
+                self.poll_health(now);
+            }
+            Report::Refused(refused) => self.handle_refused(shard, *refused, now),
+            Report::FailedForGood {
+                kind,
+                status,
+                message,
+            } => self.note_failed_for_good(kind, status, message, now),
+            Report::OnlyHeld => self.handle_done(shard, now),
             Report::Hint { endpoint, wait } => {
                 self.health.handle_hint(endpoint, wait, now);
                 // Not after the events that are waiting: other shards are still sending.
@@ -427,8 +472,11 @@ impl Coordinator {
             Report::Disable {
                 endpoint,
                 reason,
-                whole_group,
-            } => self.disable(endpoint, &reason, whole_group, now),
+                unpaid,
+            } => {
+                self.unpaid.extend(unpaid);
+                self.disable(endpoint, &reason, unpaid.is_some(), now);
+            }
             Report::Metrics(delta) => {
                 for (endpoint, (count, latency)) in delta.successes().enumerate() {
                     if count > 0 {
@@ -442,7 +490,10 @@ impl Coordinator {
                 self.totals.absorb(&delta);
                 self.check_cost(now);
             }
-            Report::Drained | Report::Stopped => self.order(shard, Order::Exit),
+            Report::Drained | Report::Stopped => {
+                self.order(shard, Order::Exit);
+                self.handle_done(shard, now);
+            }
             Report::Storage(error) => self.stop(Stopped::Storage(error), now),
             Report::Undelivered => self.stop(Stopped::ReaderGone, now),
             Report::Broken(message) => self.stop(Stopped::Shard(message), now),
@@ -566,24 +617,9 @@ impl Coordinator {
         !(0..groups.len()).any(|other| groups[other] == groups[endpoint] && usable(other))
     }
 
-    fn disable(&mut self, endpoint: usize, reason: &str, whole_group: bool, now: Instant) {
-        let group = self.plan.groups[endpoint];
-        for index in 0..self.plan.endpoints.len() {
-            if index == endpoint || (whole_group && self.plan.groups[index] == group) {
-                if !matches!(self.health.state(index, now), State::Disabled { .. }) {
-                    tracing::warn!(
-                        endpoint = self.plan.endpoints[index].name,
-                        "endpoint disabled: {reason}"
-                    );
-                }
-                self.health.handle_disable(index, reason.to_owned());
-            }
-        }
-        self.poll_health(now);
-    }
-
     /// Tells every shard what has changed about the endpoints.
     fn poll_health(&mut self, now: Instant) {
+        self.pass_on_fates();
         for transition in self.health.poll(now) {
             let endpoint = transition.endpoint;
             let view = self.health.view(endpoint);

@@ -16,9 +16,10 @@ use crate::http::{Headers, Response, Scheme};
 use crate::json::Syntax;
 use crate::metrics::tokens::Tokens;
 use crate::policy::load::Cause;
+use crate::policy::refusal::Refused;
 use crate::policy::wait_hint::{self, WaitHint};
 use crate::provider::no_answer::{Glance, NoAnswer};
-use crate::provider::{ApiPath, Effect, Endpoint, Redactor, Verdict, usage_of};
+use crate::provider::{ApiPath, Effect, Endpoint, Redactor, Refusal, Verdict, usage_of};
 
 /// Where servers put their own id of a request, by preference: OpenAI, Anthropic, a gateway's.
 const REQUEST_ID_HEADERS: [&str; 3] = ["x-request-id", "request-id", "apim-request-id"];
@@ -97,13 +98,15 @@ impl Failed<'_> {
                 kind: failure.kind(),
                 retry: failure.kind() != ErrorKind::TooLarge,
                 effect: match failure.kind() {
-                    _ if failure.is_for_good() => Effect::Disable {
+                    _ if failure.is_for_good() => Effect::Refused {
+                        what: Refusal::Transport,
                         reason: endpoint.message(&failure.to_string()),
                     },
                     // The endpoint is well; the request asks for too much.
                     ErrorKind::TooLarge => Effect::None,
                     _ => Effect::Transient,
                 },
+                hearsay: None,
                 // It may quote what the server sent.
                 message: endpoint.message(&failure.to_string()),
             },
@@ -155,7 +158,8 @@ impl Failed<'_> {
         }
         let struck = |text: &mut String| *text = carried.redact(text);
         struck(&mut self.verdict.message);
-        if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
+        if let Effect::Refused { reason, .. } | Effect::Exhausted { reason } =
+            &mut self.verdict.effect
         {
             struck(reason);
         }
@@ -168,7 +172,8 @@ impl Failed<'_> {
             self.say_besides(WRONG_SCHEME);
             self.verdict.kind = ErrorKind::Tls;
             self.verdict.retry = true;
-            self.verdict.effect = Effect::Disable {
+            self.verdict.effect = Effect::Refused {
+                what: Refusal::Transport,
                 reason: self.verdict.message.clone(),
             };
         }
@@ -178,10 +183,56 @@ impl Failed<'_> {
     fn say_besides(&mut self, help: &str) {
         let add = |text: &mut String| *text = format!("{text} ({help})");
         add(&mut self.verdict.message);
-        if let Effect::Disable { reason } | Effect::Exhausted { reason } = &mut self.verdict.effect
+        if let Effect::Refused { reason, .. } | Effect::Exhausted { reason } =
+            &mut self.verdict.effect
         {
             add(reason);
         }
+    }
+
+    /// Words of the answer that `request` says, too, may be quoted from it: then the status alone counts.
+    pub fn doubt(&mut self, request: &[u8]) {
+        let Some(words) = self.verdict.hearsay.take() else {
+            return;
+        };
+        let request = request.to_ascii_lowercase();
+        if memchr::memmem::find(&request, words.as_bytes()).is_none() {
+            return;
+        }
+        let reason = self.verdict.message.clone();
+        (self.verdict.kind, self.verdict.retry, self.verdict.effect) = match self.status_meant {
+            Some(429) => (ErrorKind::RateLimited, true, Effect::RateLimited),
+            Some(403) => {
+                let what = Refusal::Request;
+                (ErrorKind::Auth, false, Effect::Refused { what, reason })
+            }
+            _ => (ErrorKind::BadRequest, false, Effect::None),
+        };
+    }
+
+    /// What was refused, if this is no failure that another attempt may cure. With
+    /// [`refusal::rule`](crate::policy::refusal::rule).
+    pub fn refused(&self) -> Option<Refused> {
+        Some(match &self.verdict.effect {
+            Effect::Refused { what, .. } => match what {
+                Refusal::Transport => Refused::Transport,
+                Refusal::Key => Refused::Key,
+                Refusal::Request => Refused::Request,
+                Refusal::Path => Refused::Path,
+                Refusal::Model => Refused::Model,
+            },
+            Effect::Exhausted { .. } => Refused::Money,
+            Effect::None if self.is_final_complaint() => Refused::Line,
+            Effect::None | Effect::Transient | Effect::RateLimited => return None,
+        })
+    }
+
+    /// The endpoint has answered that this line will not do.
+    fn is_final_complaint(&self) -> bool {
+        let complains = self
+            .status_meant
+            .is_some_and(|status| (300..500).contains(&status));
+        complains && !self.verdict.retry
     }
 
     /// The answer's body without the secrets of `endpoint` and of the request: some servers repeat
@@ -370,6 +421,7 @@ impl<'e, 'a> Judge<'e, 'a> {
             kind: ErrorKind::TooLarge,
             retry: false,
             effect: Effect::None,
+            hearsay: None,
             message,
         })
     }

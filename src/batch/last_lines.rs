@@ -7,7 +7,7 @@
 //! the lines get the attempts they have left, and end in a success or a failure record.
 //!
 //! Lines that an earlier process has tried count as tried, and with the attempts that it spent on them
-//! (`DoneSet::attempts_spent`); they go after those that nobody has tried. So where such lines outnumber
+//! (`DoneSet::goes_last`); they go after those that nobody has tried. So where such lines outnumber
 //! what can be in flight, every process of the run tries others, until one finds all of them tried.
 
 use std::time::Duration;

@@ -6,11 +6,13 @@ use std::time::Duration;
 use crate::batch::input::LineRange;
 use crate::batch::segment::StorageError;
 use crate::entra::Token;
+use crate::error::ErrorKind;
 use crate::metrics::Delta;
-use crate::policy::health::{EndpointView, Failures};
+use crate::policy::health::{EndpointView, Failures, Fate, Probe};
 use crate::policy::load::Pushback;
 use crate::policy::pacer::Slots;
 use crate::policy::slowdown::Remainders;
+use crate::provider::Refusal;
 use crate::runtime::kernel_time::KernelTime;
 
 /// A pool of in-flight permits.
@@ -64,6 +66,9 @@ pub enum Order {
     Withdraw(Pool, u32),
     /// What is known of an endpoint now.
     Endpoint(usize, EndpointView),
+    /// What becomes of the oldest line of this shard whose record is held back because this endpoint
+    /// has refused it.
+    Held(usize, Fate),
     /// A newer token, from the thread that fetches them.
     Token(Token),
     /// Send nothing more; finish what is in flight.
@@ -134,12 +139,35 @@ pub enum Report {
     AllTried,
     /// An attempt was answered well (sent only while the endpoint has a streak or never was).
     Success(usize),
+    /// An attempt was answered in a way that proves the endpoint alive, and says no more (as above).
+    Alive(usize),
+    /// An attempt was answered with a complaint that may be its own (as above, and always where there is
+    /// another endpoint).
+    Complaint {
+        /// Which endpoint.
+        endpoint: usize,
+        /// What it adds to the streak of answers that are none.
+        failures: Failures,
+    },
+    /// The endpoint refuses its key, its path, or this line.
+    Refused(Box<Refused>),
+    /// A line that was sent has got its failure record (sent only while no line of the run has succeeded).
+    FailedForGood {
+        /// The failure's kind.
+        kind: ErrorKind,
+        /// HTTP status, if there was an answer.
+        status: Option<u16>,
+        /// Its text.
+        message: String,
+    },
+    /// This shard has nothing left but lines whose records are held back.
+    OnlyHeld,
     /// What the half-open probe of an endpoint showed.
     Probed {
         /// Which endpoint.
         endpoint: usize,
-        /// It answered.
-        ok: bool,
+        /// What it showed.
+        shown: Probe,
     },
     /// This shard has nothing to send the probe of this endpoint with.
     ProbeDeclined(usize),
@@ -158,8 +186,9 @@ pub enum Report {
         endpoint: usize,
         /// The server's words.
         reason: String,
-        /// The whole quota group is out (no money), not this endpoint alone.
-        whole_group: bool,
+        /// The whole quota group is out, because the answer to this line says that there is no money;
+        /// otherwise this endpoint alone.
+        unpaid: Option<u64>,
     },
     /// Counters since the last report.
     Metrics(Box<Delta>),
@@ -175,6 +204,25 @@ pub enum Report {
     Broken(String),
     /// The shard's thread is over; an error if it could not run at all.
     Ended(Result<(), String>),
+}
+
+/// An endpoint's refusal of a key, a path or a line.
+#[derive(Debug)]
+pub struct Refused {
+    /// Which endpoint.
+    pub endpoint: usize,
+    /// What it refused; never its model, which is no matter for anybody else.
+    pub what: Refusal,
+    /// The line's physical number.
+    pub line: u64,
+    /// The line's record is held back: an [`Order::Held`] is awaited.
+    pub is_held: bool,
+    /// The request was a probe.
+    pub is_probe: bool,
+    /// What it adds to the streak of answers that are none.
+    pub failures: Failures,
+    /// The server's words.
+    pub reason: String,
 }
 
 /// What the coordinator waits for.

@@ -1,6 +1,10 @@
 //! What became of an attempt: a record, or another place among the retries. Counters, endpoint
 //! health and wait hints follow from the same judgement.
 
+mod refused;
+
+pub(super) use refused::HeldRecord;
+
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
@@ -8,7 +12,7 @@ use crate::batch::admission::Ticket;
 use crate::batch::content::Content;
 use crate::batch::input::LineRef;
 use crate::batch::judgement::{Failed, Judge, TOKEN_PAUSE};
-use crate::batch::message::Report;
+use crate::batch::message::{self, Report};
 use crate::batch::record::{self, Billed, Failure, Success};
 use crate::batch::segment::{NewAttempt, NewEntry};
 use crate::batch::shard::Shard;
@@ -20,9 +24,11 @@ use crate::http::Response;
 use crate::journal::Outcome;
 use crate::json;
 use crate::metrics::{self, FailureExample, tokens::Tokens};
+use crate::policy::health::Probe;
+use crate::policy::refusal::{Marks, Refused, Ruling};
 use crate::policy::retry::{self, Decision, Parked};
 use crate::policy::wait_hint::WaitHint;
-use crate::provider::{ApiPath, Effect, Endpoint};
+use crate::provider::{ApiPath, Effect, Endpoint, Refusal};
 use crate::runtime::{self, Runtime};
 
 /// How many times a shard reports on its way to `--max-cost`, besides regularly: so much of it, times
@@ -66,6 +72,7 @@ impl<R: Runtime> Shard<R> {
             }
         };
         let mut failed = failed;
+        failed.doubt(line);
         self.note_token(ticket, line, &mut failed);
         self.settle_failure(ticket, line, sent, now, &failed);
     }
@@ -238,7 +245,7 @@ impl<R: Runtime> Shard<R> {
     fn succeeded(&self, ticket: &Ticket) {
         let mut admission = self.admission.borrow_mut();
         admission.release(ticket);
-        admission.note_answered(ticket);
+        admission.note_succeeded(ticket);
     }
 
     fn hinted(&self, endpoint: usize, wait: Duration, now: Instant) {
@@ -277,34 +284,64 @@ impl<R: Runtime> Shard<R> {
         self.settle_tokens(ticket, failed.tokens, failed.uncounted);
         self.admission.borrow_mut().release(ticket);
         self.note_wait(ticket, failed, now);
-        self.tell(ticket, effect, failed);
+        let ruling = (failed.refused()).map(|what| (what, self.rule_on(ticket, line, what, now)));
+        self.tell(ticket, effect, failed, ruling, now);
         let is_lone = || self.admission.borrow().is_lone_refusal(ticket.endpoint);
         if let Some(cause) = failed.pushback(is_lone) {
             self.admission
                 .borrow_mut()
                 .note_pushback(ticket, cause, sent);
         }
-        let disables_endpoint = match effect {
-            Effect::Disable { .. } => true,
-            Effect::Exhausted { .. } => self.another_group_is_enabled(ticket.endpoint),
-            _ => false,
+        let failure = Failure {
+            line,
+            parsed: Some(&ticket.parsed),
+            kind: verdict.kind,
+            message: &verdict.message,
+            status: failed.status,
+            attempts: ticket.attempts + 1,
+            line_number: ticket.line.number,
+            body: None,
+            request_id: failed.request_id,
+            endpoint: Some(&endpoint.name),
+            billed,
         };
-        // An endpoint that turned out unusable is not the line's fault, nor one that nobody reaches.
-        // One that answers with errors may fail because of the line, which therefore pays also for
-        // a probe: or the last lines of a run, all of that kind, would never end.
+        let fails = || {
+            let body = failed.shown_body(endpoint);
+            let body = body.as_deref();
+            self.write_failure(ticket.line, Some(ticket), &Failure { body, ..failure });
+        };
+        if let Some((what, ruling)) = ruling {
+            let marks = match (what, ruling) {
+                (_, Ruling::GoesElsewhere) => Marks::SENT_ELSEWHERE,
+                (Refused::Key, _) => Marks::KEY_REFUSED,
+                _ => Marks::default(),
+            };
+            return match ruling {
+                Ruling::Fails => fails(),
+                Ruling::GoesElsewhere => self.park_again(ticket, billed, 1, now, marks),
+                Ruling::Waits => self.park_again(ticket, billed, 0, now, marks),
+                Ruling::IsHeld => {
+                    let body = failed.shown_body(endpoint);
+                    let body = body.as_deref();
+                    self.hold(ticket, &Failure { body, ..failure }, now);
+                }
+            };
+        }
+        // An endpoint that nobody reaches is not the line's fault. One that answers with errors may fail
+        // because of the line, which therefore pays also for a probe: or the last lines of a run, all of
+        // that kind, would never end.
         let unreachable = failed.unsent
             && (ticket.sending.probe || self.admission.borrow().seems_out(ticket.endpoint));
         let refused = failed.is_refusal().then(|| {
             let answers = self.admission.borrow().answers();
             ticket.refusals.again(answers)
         });
-        let blameless = disables_endpoint || unreachable || failed.excused || refused.is_some();
+        let blameless = unreachable || failed.excused || refused.is_some();
         let spent = ticket.attempts + u32::from(!blameless);
         let decision = retry::decide(
             &retry::Failure {
                 retryable: failed.may_be_cured(ticket.unreadable),
                 server_wait: failed.wait,
-                disables_endpoint,
                 elsewhere: self.usable_elsewhere(ticket.endpoint, now),
                 refused,
             },
@@ -318,38 +355,46 @@ impl<R: Runtime> Shard<R> {
                 self.metrics.borrow_mut().retry();
                 let counts = !blameless && failed.may_be_the_line();
                 self.journal_attempt(ticket, billed, if counts { spent } else { 0 });
+                let unreadable = failed.unreadable_or(ticket.unreadable);
+                let refusals = refused.unwrap_or(ticket.refusals);
                 self.admission.borrow_mut().park(Parked {
-                    due: now + after,
-                    line_offset: ticket.line.offset,
-                    line_number: ticket.line.number,
-                    attempts: spent as u16,
-                    last_endpoint: ticket.endpoint as u16,
-                    refusals: refused.unwrap_or(ticket.refusals),
-                    unreadable: failed.unreadable_or(ticket.unreadable),
+                    refusals,
+                    unreadable,
+                    ..parked(ticket, spent, now + after, Marks::default())
                 });
                 ticket.note_settled();
             }
-            Decision::GiveUp => self.write_failure(
-                ticket.line,
-                Some(ticket),
-                &Failure {
-                    line,
-                    parsed: Some(&ticket.parsed),
-                    kind: verdict.kind,
-                    message: &refused.map_or(Cow::Borrowed(verdict.message.as_str()), |refusals| {
-                        refusals.explain(&verdict.message).into()
-                    }),
-                    status: failed.status,
+            Decision::GiveUp => {
+                let body = failed.shown_body(endpoint);
+                let message = refused.map_or(Cow::Borrowed(verdict.message.as_str()), |refusals| {
+                    refusals.explain(&verdict.message).into()
+                });
+                let last = Failure {
+                    body: body.as_deref(),
+                    message: &message,
                     // One that was refused each time was sent all the same.
                     attempts: spent.max(1),
-                    line_number: ticket.line.number,
-                    body: failed.shown_body(endpoint).as_deref(),
-                    request_id: failed.request_id,
-                    endpoint: Some(&endpoint.name),
-                    billed,
-                },
-            ),
+                    ..failure
+                };
+                self.write_failure(ticket.line, Some(ticket), &last);
+            }
         }
+    }
+
+    /// The line waits until an endpoint can be used, another one first.
+    fn park_again(
+        &self,
+        ticket: &Ticket,
+        billed: Billed,
+        attempts: u32,
+        now: Instant,
+        marks: Marks,
+    ) {
+        self.metrics.borrow_mut().retry();
+        self.journal_attempt(ticket, billed, 0);
+        let parked = parked(ticket, ticket.attempts + attempts, now, marks);
+        self.admission.borrow_mut().park(parked);
+        ticket.note_settled();
     }
 
     /// Counts an attempt that failed with those that failed alike, for the summary.
@@ -418,30 +463,28 @@ impl<R: Runtime> Shard<R> {
         (0..self.plan.endpoints.len()).any(|other| other != endpoint && health.usable(other, now))
     }
 
-    /// A line that met an endpoint without money goes to one that is paid from elsewhere.
-    fn another_group_is_enabled(&self, endpoint: usize) -> bool {
-        let mut admission = self.admission.borrow_mut();
-        admission.health().any_enabled_outside_group(endpoint)
-    }
-
-    fn tell(&self, ticket: &Ticket, effect: &Effect, failed: &Failed<'_>) {
+    fn tell(
+        &self,
+        ticket: &Ticket,
+        effect: &Effect,
+        failed: &Failed<'_>,
+        ruling: Option<(Refused, Ruling)>,
+        now: Instant,
+    ) {
         let endpoint = ticket.endpoint;
         let refused = failed.may_be_an_outage();
+        let mut admission = self.admission.borrow_mut();
         match effect {
             // What was refused beside others that are served says nothing about the endpoint's health.
             Effect::RateLimited
-                if refused
-                    && !ticket.sending.probe
-                    && !self.admission.borrow().is_served_nothing(endpoint) => {}
-            Effect::RateLimited if !refused => self.admission.borrow_mut().note_alive(ticket),
+                if refused && !ticket.sending.probe && !admission.is_served_nothing(endpoint) => {}
+            Effect::RateLimited if !refused => admission.note_alive(ticket),
             Effect::Transient | Effect::RateLimited => {
                 if ticket.sending.probe {
-                    self.report(Report::Probed {
-                        endpoint,
-                        ok: false,
-                    });
+                    let shown = Probe::Failed;
+                    self.report(Report::Probed { endpoint, shown });
                 }
-                let failures = self.admission.borrow_mut().note_failed(ticket);
+                let failures = admission.note_failed(ticket);
                 self.report(Report::Transient {
                     endpoint,
                     failures,
@@ -450,19 +493,57 @@ impl<R: Runtime> Shard<R> {
                     refused,
                 });
             }
+            Effect::None if failed.status.is_some() => admission.note_complained(ticket),
             // The endpoint answered: whatever it said, it is not out.
-            Effect::None => self.admission.borrow_mut().note_answered(ticket),
-            Effect::Disable { reason } | Effect::Exhausted { reason } => {
-                let whole_group = matches!(effect, Effect::Exhausted { .. });
-                let mut admission = self.admission.borrow_mut();
-                match whole_group {
-                    true => admission.health().note_group_refused(endpoint),
-                    false => admission.health().note_refused(endpoint),
-                }
+            Effect::None => admission.note_alive(ticket),
+            Effect::Refused { what, .. } if *what == Refusal::Model => {
+                admission.note_complained(ticket);
+            }
+            Effect::Refused {
+                what: Refusal::Transport,
+                reason,
+            } => {
+                admission.health().note_refused(endpoint);
+                admission.note_nothing(ticket);
                 self.report(Report::Disable {
                     endpoint,
                     reason: reason.clone(),
-                    whole_group,
+                    unpaid: None,
+                });
+            }
+            // An earlier process has drawn its conclusions from this line.
+            Effect::Refused { .. } | Effect::Exhausted { .. }
+                if matches!(ruling, Some((what, ruling)) if ticket.marks.has(Marks::KNOWN)
+                    && (what != Refused::Money || ruling == Ruling::Fails)) =>
+            {
+                admission.note_nothing(ticket);
+            }
+            Effect::Refused { what, reason } => {
+                let failures = match what {
+                    Refusal::Key => admission.note_key_refused(ticket, now),
+                    _ => admission.note_refused(ticket),
+                };
+                if *what == Refusal::Path && !admission.health().is_well(endpoint) {
+                    admission.health().note_refused(endpoint);
+                }
+                // Behind the answers before it, some of which may still wait to be told.
+                let refused = Report::Refused(Box::new(message::Refused {
+                    endpoint,
+                    what: *what,
+                    line: ticket.line.number,
+                    is_held: matches!(ruling, Some((_, Ruling::IsHeld))),
+                    is_probe: ticket.sending.probe,
+                    failures,
+                    reason: reason.clone(),
+                }));
+                admission.reports.push(refused);
+            }
+            Effect::Exhausted { reason } => {
+                admission.health().note_exhausted(endpoint);
+                self.report(Report::Disable {
+                    endpoint,
+                    reason: reason.clone(),
+                    unpaid: Some(ticket.line.number),
                 });
             }
         }
@@ -530,22 +611,13 @@ impl<R: Runtime> Shard<R> {
             out,
         );
         self.note_record(out.len() - start);
-        log.commit(
-            NewEntry {
-                line_offset: line.offset,
-                line_number: line.number,
-                completed_us: runtime::unix_micros(),
-                outcome: Outcome::Failure,
-                attempts: failure.attempts,
-                tokens: spend::narrowed(failure.billed.tokens.unwrap_or_default()),
-                cost_nano_usd: spend::nano_usd(failure.billed.usd),
-            },
-            start,
-        );
+        log.commit(failure_entry(line, failure), start);
+        drop(log);
         if let Some(ticket) = ticket {
             ticket.note_settled();
+            let mut admission = self.admission.borrow_mut();
+            admission.note_failed_for_good(failure.kind, failure.status, failure.message);
         }
-        drop(log);
         let mut metrics = self.metrics.borrow_mut();
         metrics.line_failed(failure.kind);
         let alike = metrics::Failed {
@@ -555,6 +627,32 @@ impl<R: Runtime> Shard<R> {
         };
         let example = || self.example(ticket, failure.line, line.number);
         metrics.failures().line(alike, example);
+    }
+}
+
+fn failure_entry(line: LineRef, failure: &Failure<'_>) -> NewEntry {
+    NewEntry {
+        line_offset: line.offset,
+        line_number: line.number,
+        completed_us: runtime::unix_micros(),
+        outcome: Outcome::Failure,
+        attempts: failure.attempts,
+        tokens: spend::narrowed(failure.billed.tokens.unwrap_or_default()),
+        cost_nano_usd: spend::nano_usd(failure.billed.usd),
+    }
+}
+
+/// `marks`: what the line has met now; what it met before stays with it.
+fn parked(ticket: &Ticket, attempts: u32, due: Instant, marks: Marks) -> Parked {
+    Parked {
+        due,
+        line_offset: ticket.line.offset,
+        line_number: ticket.line.number,
+        attempts: u16::try_from(attempts).unwrap_or(u16::MAX),
+        last_endpoint: ticket.endpoint as u16,
+        refusals: ticket.refusals,
+        unreadable: ticket.unreadable,
+        marks: ticket.marks.with(marks),
     }
 }
 

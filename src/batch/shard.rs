@@ -5,6 +5,7 @@
 mod bell;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::iter;
 use std::rc::Rc;
@@ -21,6 +22,7 @@ use crate::batch::input::Input;
 use crate::batch::message::{Event, Order, Report};
 use crate::batch::plan::Plan;
 use crate::batch::segment::ShardLog;
+use crate::batch::settle::HeldRecord;
 use crate::batch::stream::StreamReply;
 use crate::client::{Pool, PoolStats, Wanted};
 use crate::entra::BearerTokens;
@@ -56,6 +58,8 @@ pub struct ShardStart {
     pub input: Arc<Input>,
     /// Lines finished by an earlier process of this run.
     pub done: Option<Arc<DoneSet>>,
+    /// One of them has succeeded.
+    pub has_succeeded: bool,
     /// Its first permits.
     pub permits: FirstPermits,
     /// Where its records go.
@@ -77,6 +81,8 @@ pub struct Shard<R: Runtime> {
     pub(super) input: Arc<Input>,
     pub(super) admission: RefCell<Admission>,
     pub(super) log: RefCell<ShardLog>,
+    /// By endpoint: failure records that are held back, oldest first.
+    pub(super) held: RefCell<Vec<VecDeque<HeldRecord>>>,
     pub(super) metrics: RefCell<ShardMetrics>,
     pub(super) routes: RefCell<RouteCache>,
     pub(super) tokens: Option<RefCell<BearerTokens>>,
@@ -143,7 +149,10 @@ impl<R: Runtime> Shard<R> {
                 paced: plan.paced,
                 done: start.done,
                 max_line_bytes: plan.config.max_line_bytes,
+                max_outage: plan.config.max_outage,
+                has_succeeded: start.has_succeeded,
             })),
+            held: RefCell::new(plan.endpoints.iter().map(|_| VecDeque::new()).collect()),
             log: RefCell::new(start.log),
             metrics: RefCell::new(ShardMetrics::new(plan.endpoints.len())),
             routes: RefCell::new(RouteCache::new(plan.endpoints.len())),
@@ -181,7 +190,8 @@ impl<R: Runtime> Shard<R> {
     fn handle(&self, order: Order) {
         match (order, &self.tokens) {
             (Order::Token(token), Some(tokens)) => tokens.borrow_mut().update(token),
-            (order, _) => self.admission.borrow_mut().handle(order),
+            (Order::Held(endpoint, fate), _) => self.handle_held(endpoint, fate),
+            (order, _) => self.admission.borrow_mut().handle(order, runtime::now()),
         }
     }
 
@@ -286,7 +296,7 @@ impl<R: Runtime> Shard<R> {
                     // Nothing was sent: the line is still unfinished, and the run is stopping.
                     let mut admission = self.admission.borrow_mut();
                     admission.release(&ticket);
-                    admission.handle(Order::Stop);
+                    admission.handle(Order::Stop, now);
                 }
                 Admitted::Refused {
                     line,
@@ -345,7 +355,7 @@ impl<R: Runtime> Shard<R> {
 
     /// Has buffered records written once the tasks that are ready now have run, so that one write
     /// takes the records of a whole turn of the loop, unless that becomes large.
-    fn schedule_flush(&self) {
+    pub(super) fn schedule_flush(&self) {
         if self.log.borrow().buffered_bytes() >= FLUSH_BYTES {
             self.flush();
         }
@@ -392,7 +402,8 @@ impl<R: Runtime> Shard<R> {
     fn flush(&self) {
         if let Err(error) = self.log.borrow_mut().flush() {
             // Before the coordinator says so: nothing is sent whose record has no place.
-            self.admission.borrow_mut().handle(Order::Stop);
+            let now = runtime::now();
+            self.admission.borrow_mut().handle(Order::Stop, now);
             self.report(Report::Storage(error));
         }
     }

@@ -12,7 +12,7 @@ use super::handle::{CLOSED, OpenCalls};
 use super::outcome::{CallError, Delta};
 use super::report::ClientReport;
 use super::request::Call;
-use super::traffic::{Admitted, Traffic};
+use super::traffic::{Admitted, Rather, Traffic};
 use crate::batch::content::Content;
 use crate::batch::encode::{Outgoing, RouteCache};
 use crate::batch::plan::Plan;
@@ -37,6 +37,8 @@ use books::Ledger;
 const TICK: Duration = Duration::from_millis(20);
 /// The same while no call is open: idle connections still have to be closed some time.
 const TICK_IDLE: Duration = Duration::from_millis(100);
+/// A call that may only go to an endpoint that has no place for it now is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long requests that are cut off at the end may take to notice.
 const LEAVE_WITHIN: Duration = Duration::from_millis(500);
 
@@ -266,10 +268,19 @@ impl<R: Runtime> Engine<R> {
             let tokens = call.tokens_estimated;
             // Nobody asks for more slots than `u32` at once.
             let waiting = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-            match self.traffic.admit(call.avoid, tokens, waiting, now) {
+            let model = call.parsed.model(&call.line);
+            let rather = Rather {
+                avoid: call.avoid,
+                model: model.as_deref(),
+            };
+            match self.traffic.admit(rather, tokens, waiting, now) {
                 Admitted::Go { endpoint, sending } => {
                     let call = self.waiting.pop_front().expect("a call waits");
                     self.send(call, endpoint, sending, now);
+                }
+                Admitted::NotYet => {
+                    let call = self.waiting.pop_front().expect("a call waits");
+                    self.parked.insert((now + LOOK_AGAIN, call.id), call);
                 }
                 Admitted::Wait(at) => {
                     let wake = [at, next_due].into_iter().flatten().min();

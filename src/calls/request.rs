@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::outcome::CallError;
 use crate::batch::line::Parsed;
 use crate::error::ErrorKind;
+use crate::policy::refusal::Marks;
 use crate::policy::refusals::LineRefusals;
 use crate::provider::cost::estimate_tokens;
 
@@ -110,6 +111,8 @@ pub(super) struct Call {
     pub avoid: Option<usize>,
     /// Why an earlier answer could not be read; 0: none was unreadable.
     pub unreadable: u16,
+    /// What it has met.
+    pub marks: Marks,
     /// What the last attempt ended in.
     pub last_error: Option<CallError>,
 }
@@ -188,6 +191,7 @@ impl Call {
             refusals: LineRefusals::default(),
             avoid: None,
             unreadable: 0,
+            marks: Marks::default(),
             last_error: None,
         })
     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::batch::admission::UnknownModels;
 use crate::batch::judgement::Failed;
 use crate::batch::plan::Plan;
 use crate::batch::quotas::{GroupLimits, Quotas, TokenLease};
@@ -10,14 +11,18 @@ use crate::config::Rate;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
 use crate::policy::budget::Allowance;
-use crate::policy::health::{Health, LocalHealth, MAX_OUTAGE_NEVER, Sending, State, StopReason};
+use crate::policy::health::{Health, LocalHealth, Probe, Sending, State, StopReason};
 use crate::policy::load::Pushback;
 use crate::policy::pacer::{Pacer, SlotQueue, Taken};
 use crate::policy::permits::{Action, Lease, Permits};
 use crate::policy::refusals::{self, History, RefusedInARow};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
-use crate::provider::{Effect, Verdict};
+use crate::provider::{Effect, Refusal, Verdict};
+
+mod preference;
+
+pub(super) use preference::Rather;
 
 /// The only sender there is.
 const SHARD: usize = 0;
@@ -36,6 +41,8 @@ pub(super) enum Admitted {
     },
     /// Not before then, or (`None`) not before something is reported.
     Wait(Option<Instant>),
+    /// An endpoint that is better for it has no place now; other calls may go.
+    NotYet,
 }
 
 /// Both halves of every machine.
@@ -68,7 +75,9 @@ pub(super) struct Traffic {
     gates: Vec<GroupGate>,
     leases: Vec<TokenLease>,
     last_failure: Vec<Option<(ErrorKind, String)>>,
+    models: UnknownModels,
     max_outage: Duration,
+    max_outage_at_first: Duration,
 }
 
 /// Places in flight whose number moves: both halves.
@@ -206,16 +215,18 @@ impl Traffic {
             refused: vec![RefusedInARow::default(); endpoints.len()],
             refused_in_a_row: vec![0; plan.limits.len()],
             last_failure: vec![None; endpoints.len()],
+            models: UnknownModels::default(),
             max_outage: plan.config.max_outage,
+            max_outage_at_first: plan.config.max_outage_at_first(),
             groups: plan.groups.clone(),
         }
     }
 
-    /// Whether a call that takes about `tokens` may be sent now, rather not to `avoid`; `waiting`
-    /// calls would go if they could. `Go` holds a place in flight until [`Self::release`].
+    /// Whether a call that takes about `tokens` may be sent now; `waiting` calls would go if they
+    /// could. `Go` holds a place in flight until [`Self::release`].
     pub fn admit(
         &mut self,
-        avoid: Option<usize>,
+        rather: Rather<'_>,
         tokens: u64,
         waiting: u32,
         now: Instant,
@@ -242,6 +253,9 @@ impl Traffic {
         if !ready.contains(&true) {
             return Admitted::Wait(wake);
         }
+        if !self.prefer(rather, &mut ready, now) {
+            return Admitted::NotYet;
+        }
         if let Some((pacer, slots)) = &mut self.pace
             && let Err(at) = slot_open(slots, pacer, waiting, now)
         {
@@ -249,7 +263,7 @@ impl Traffic {
         }
         let endpoint = self
             .ring
-            .pick(|index| ready[index], avoid)
+            .pick(|index| ready[index], rather.avoid)
             .expect("an endpoint was ready");
         assert!(self.workers.try_acquire(), "a worker was free");
         assert!(self.caps[endpoint].try_acquire(), "the cap had room");
@@ -261,6 +275,11 @@ impl Traffic {
             endpoint,
             sending: self.local.send(endpoint),
         }
+    }
+
+    /// Whether the endpoint has answered any call well.
+    pub fn is_well(&self, endpoint: usize) -> bool {
+        self.local.is_well(endpoint)
     }
 
     /// Whether the group lets a request go now; leases what is missing. The error says when to look
@@ -351,7 +370,7 @@ impl Traffic {
     ) {
         self.refused[endpoint] = RefusedInARow::default();
         self.note_answer(endpoint);
-        self.alive(endpoint, sending, now);
+        self.answered(endpoint, sending, now);
         self.settle_tokens(endpoint, estimated, used);
         let group = self.groups[endpoint];
         self.quotas.handle_used(group, used.unwrap_or_default());
@@ -387,8 +406,7 @@ impl Traffic {
         self.answers
     }
 
-    /// A request failed. Returns whether the endpoint is to blame alone: no call can succeed there,
-    /// and there may be others.
+    /// A request failed.
     pub fn handle_failure(
         &mut self,
         endpoint: usize,
@@ -397,7 +415,7 @@ impl Traffic {
         failed: &Failed<'_>,
         sent: Instant,
         now: Instant,
-    ) -> bool {
+    ) {
         let used = failed
             .tokens
             .prompt
@@ -445,15 +463,10 @@ impl Traffic {
         let refused = failed.may_be_an_outage();
         match effect {
             // What was refused beside others that are served says nothing about the endpoint's health.
-            Effect::RateLimited if refused && !sending.probe && self.is_serving(endpoint) => false,
-            Effect::RateLimited if !refused => {
-                self.alive(endpoint, sending, now);
-                false
-            }
+            Effect::RateLimited if refused && !sending.probe && self.is_serving(endpoint) => {}
+            Effect::RateLimited if !refused => self.alive(endpoint, sending, now),
             Effect::Transient | Effect::RateLimited => {
-                if sending.probe {
-                    self.health.handle_probe_result(endpoint, false, now);
-                }
+                self.probed(endpoint, sending, Probe::Failed, now);
                 let failures = self.local.fail(endpoint, sending.number);
                 let failures = match refused {
                     true => self.refused[endpoint].again(now),
@@ -462,17 +475,12 @@ impl Traffic {
                 if let Some(failures) = failures {
                     self.health.handle_transient(endpoint, failures, now);
                 }
-                false
             }
             // The endpoint answered: whatever it said, it is not out.
-            Effect::None => {
-                self.note_answer(endpoint);
-                self.alive(endpoint, sending, now);
-                false
-            }
-            Effect::Disable { reason } => {
-                self.health.handle_disable(endpoint, reason.clone());
-                true
+            Effect::None if failed.status.is_none() => self.alive(endpoint, sending, now),
+            Effect::None => self.complained(endpoint, sending, now),
+            Effect::Refused { what, reason } => {
+                self.refuse(endpoint, sending, *what, reason, now);
             }
             Effect::Exhausted { reason } => {
                 let group = self.groups[endpoint];
@@ -482,7 +490,62 @@ impl Traffic {
                     }
                 }
                 self.poll(now);
-                self.local.any_enabled_outside_group(endpoint)
+            }
+        }
+    }
+
+    /// The endpoint refused. Nobody waits for what becomes of it: a call has its answer.
+    fn refuse(
+        &mut self,
+        endpoint: usize,
+        sending: Sending,
+        what: Refusal,
+        reason: &str,
+        now: Instant,
+    ) {
+        /// Calls have no numbers, and nobody asks for those that were to blame.
+        const CALL: u64 = 0;
+        match what {
+            Refusal::Transport => self.health.handle_disable(endpoint, reason.to_owned()),
+            Refusal::Model => self.complained(endpoint, sending, now),
+            Refusal::Path if self.local.is_well(endpoint) => {
+                self.complained(endpoint, sending, now);
+            }
+            Refusal::Path => (self.health).handle_path_refused(endpoint, CALL, reason, now),
+            Refusal::Key => {
+                let is_probe = sending.probe;
+                self.local.complain(endpoint, sending.number);
+                (self.health).handle_key_refused(endpoint, CALL, is_probe, reason, now);
+            }
+            Refusal::Request => {
+                let failures = self.local.complain(endpoint, sending.number);
+                self.probed(endpoint, sending, Probe::Alive, now);
+                (self.health).handle_line_refused(endpoint, CALL, None, failures, reason, now);
+            }
+        }
+        self.poll(now);
+    }
+
+    fn complained(&mut self, endpoint: usize, sending: Sending, now: Instant) {
+        self.note_answer(endpoint);
+        let failures = self.local.complain(endpoint, sending.number);
+        self.probed(endpoint, sending, Probe::Alive, now);
+        self.health.handle_complaint(endpoint, failures, now);
+    }
+
+    fn alive(&mut self, endpoint: usize, sending: Sending, now: Instant) {
+        self.local.note_alive(endpoint, sending.number);
+        self.probed(endpoint, sending, Probe::Alive, now);
+        self.health.handle_alive(endpoint, now);
+    }
+
+    fn probed(&mut self, endpoint: usize, sending: Sending, shown: Probe, now: Instant) {
+        if sending.probe {
+            self.health.handle_probe_result(endpoint, shown, now);
+            if shown != Probe::Failed {
+                let group = self.groups[endpoint];
+                self.quotas.handle_back(group, now);
+                self.resize(group, now);
             }
         }
     }
@@ -519,7 +582,7 @@ impl Traffic {
     pub fn outage(&self, now: Instant) -> Option<(ErrorKind, String)> {
         let reason = self
             .health
-            .verdict(now, self.max_outage, MAX_OUTAGE_NEVER)?;
+            .verdict(now, self.max_outage, self.max_outage_at_first)?;
         let head = match reason {
             StopReason::AllDisabled(_) => "no endpoint can be used any more".to_owned(),
             StopReason::Outage(lasted) => format!(
@@ -554,14 +617,9 @@ impl Traffic {
         self.caps[endpoint].in_use() > 0
     }
 
-    fn alive(&mut self, endpoint: usize, sending: Sending, now: Instant) {
+    fn answered(&mut self, endpoint: usize, sending: Sending, now: Instant) {
         self.local.answer(endpoint, sending.number);
-        if sending.probe {
-            self.health.handle_probe_result(endpoint, true, now);
-            let group = self.groups[endpoint];
-            self.quotas.handle_back(group, now);
-            self.resize(group, now);
-        }
+        self.probed(endpoint, sending, Probe::Well, now);
         self.health.handle_success(endpoint, now);
     }
 
@@ -587,7 +645,7 @@ impl Traffic {
                     "endpoint disabled: {reason}"
                 );
             }
-            self.local.apply(endpoint, self.health.view(endpoint));
+            self.local.apply(endpoint, self.health.view(endpoint), now);
         }
         self.quotas.poll(now, &mut self.leases);
         self.take_leases();

@@ -54,6 +54,8 @@ pub struct Config {
     pub format: Format,
     /// How long every endpoint may be out before the run stops.
     pub max_outage: Duration,
+    /// The same as long as no request has succeeded: see [`Config::max_outage_at_first`].
+    pub max_outage_at_first: Option<Duration>,
     /// Stop before spending more US dollars than this.
     pub max_cost: Option<f64>,
     /// Longer input lines are failure records.
@@ -70,6 +72,23 @@ pub struct Config {
     pub durability: Durability,
 }
 
+/// How long every endpoint may be out, unless the user says otherwise.
+const MAX_OUTAGE: Duration = Duration::from_secs(60);
+/// The same while nothing has ever succeeded: then it is likely a wrong URL.
+pub const MAX_OUTAGE_NEVER: Duration = Duration::from_secs(5);
+
+impl Config {
+    /// How long every endpoint may be out as long as no request has succeeded. A `max_outage` that somebody
+    /// has chosen holds from the start: a model may still have to load.
+    pub fn max_outage_at_first(&self) -> Duration {
+        self.max_outage_at_first
+            .unwrap_or(match self.max_outage == MAX_OUTAGE {
+                true => MAX_OUTAGE_NEVER,
+                false => self.max_outage,
+            })
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -81,7 +100,8 @@ impl Default for Config {
             runtime: RuntimeChoice::Auto,
             order: Order::Input,
             format: Format::Auto,
-            max_outage: Duration::from_secs(60),
+            max_outage: MAX_OUTAGE,
+            max_outage_at_first: None,
             max_cost: None,
             max_line_bytes: 64 << 20,
             max_response_bytes: 64 << 20,

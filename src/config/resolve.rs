@@ -155,6 +155,7 @@ fn resolve(
         order: layers.pick("order", &settings.order, defaults.order),
         format: layers.pick("format", &settings.format, defaults.format),
         max_outage: layers.pick("max_outage", &settings.max_outage, defaults.max_outage),
+        max_outage_at_first: settings.max_outage.as_ref().map(|given| given.value),
         max_cost: layers.pick_optional("max_cost", &settings.max_cost),
         max_line_bytes: layers.pick(
             "max_line_bytes",

@@ -58,6 +58,7 @@ pub fn validate(config: &Config) -> Result<(), ConfigError> {
         order: _,
         format: _,
         max_outage,
+        max_outage_at_first,
         max_cost,
         max_line_bytes,
         max_response_bytes,
@@ -80,6 +81,10 @@ pub fn validate(config: &Config) -> Result<(), ConfigError> {
         )?;
     }
     at_most_ten_years("max_outage", *max_outage)?;
+    at_most_ten_years(
+        "max_outage_at_first",
+        max_outage_at_first.unwrap_or_default(),
+    )?;
     at_most_ten_years("grace", *grace)?;
     at_least_one("max_line_bytes", *max_line_bytes, "no line is that short")?;
     at_least_one(

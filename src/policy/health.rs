@@ -1,25 +1,45 @@
 //! Which endpoints may be used now. Pure.
 //!
 //! The main thread's [`Health`] hears every report and decides; [`LocalHealth`] is a shard's copy
-//! of the verdicts, read on every request. Two causes make an endpoint cool, independently:
+//! of the verdicts, read on every request. These make an endpoint cool, independently:
 //!
 //! - *a streak*: [`STREAK_TO_COOL`] transient failures in a row, in the order of the answers and of
 //!   the requests ([`Failures`]). After the cooling one probe, sent by one shard, decides; every
 //!   failed probe doubles the cooling.
+//! - *answers that are none*: as many requests in a row that were not answered well, whatever came
+//!   (400, 409, 425, …), [`STREAK_TO_SHUN`] where the endpoint has answered some well. It is shunned
+//!   like this only for the sake of another one: alone, it is all there is, and its answers are the lines'.
+//! - *its key*, refused for once (401) by an endpoint that has answered lines well: one probe after
+//!   [`KEY_PAUSE`] decides.
 //! - *a wait hint* of the server: the whole quota group waits, and afterwards simply goes on.
 //!
-//! An endpoint whose key or model is refused is disabled for good.
+//! Disabled for good is an endpoint that refuses its key or its path before it has answered any line
+//! well, its key in the probe, or [`REFUSED_TO_DISABLE`] lines in a row (403).
 
 mod local;
 mod order;
+mod refused;
 
 use std::time::{Duration, Instant};
 
 pub use local::{LocalHealth, Sending};
 pub use order::Failures;
+pub use refused::{Fate, Held};
+
+use refused::Row;
 
 /// Consecutive transient failures that cool an endpoint.
 pub const STREAK_TO_COOL: u32 = 5;
+
+/// Consecutive requests that were not answered well after which an endpoint is shunned though it has
+/// answered some well: where half of the lines are bad, once in a million.
+pub const STREAK_TO_SHUN: u32 = 20;
+
+/// Lines refused in a row (403), with no answer between, that disable an endpoint.
+pub const REFUSED_TO_DISABLE: usize = 5;
+
+/// How long an endpoint is left alone that has answered lines well and then refused its key.
+pub const KEY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The first cooling; it doubles with every failed probe.
 pub const COOLING_MIN: Duration = Duration::from_secs(1);
@@ -30,9 +50,6 @@ pub const COOLING_MAX: Duration = Duration::from_secs(60);
 /// A probe that has not reported by then is presumed lost and another one goes out. Longer than
 /// most requests take; a late report is still heard.
 pub const PROBE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long everything may be out if nothing has ever succeeded: then it is likely a wrong URL.
-pub const MAX_OUTAGE_NEVER: Duration = Duration::from_secs(5);
 
 /// The state of one endpoint, as displays show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +95,12 @@ pub struct EndpointView {
     pub probe: Option<usize>,
     /// Tells one probe from the next.
     pub probe_number: u32,
-    /// Consecutive transient failures.
+    /// Consecutive requests that were not answered well.
     pub streak: u32,
+    /// It has answered a line well.
+    pub is_well: bool,
+    /// It is cooled because it answers nothing well, though it answers.
+    pub is_shunned: bool,
 }
 
 /// Every endpoint is out because of failures, not because servers asked to wait.
@@ -112,18 +133,55 @@ pub struct Health {
     next_prober: usize,
     all_out_since: Option<Instant>,
     ever_succeeded: bool,
+    /// Lines for whose answers endpoints were disabled.
+    blamed: Vec<u64>,
+    /// What becomes of lines whose records are held back; for [`Health::take_fates`].
+    fates: Vec<Held>,
 }
 
 #[derive(Debug)]
 struct Endpoint {
     group: usize,
+    /// Transient failures in a row.
     streak: u32,
+    /// Requests in a row that were not answered well, those failures among them.
+    unwell: u32,
+    /// It has answered a line well.
+    is_well: bool,
+    /// It has answered a line, if only with a complaint about it.
+    has_answered: bool,
+    /// Lines that it has refused (403) since it last answered one.
+    refused: Row,
     circuit: Circuit,
+    /// Why it is open or half-open.
+    cause: Cause,
     /// Failed probes since the endpoint was last usable; the exponent of the cooling.
     failed_probes: u32,
     probe_number: u32,
     /// The view [`Health::poll`] last reported.
     reported: EndpointView,
+}
+
+/// Why an endpoint cools.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It failed.
+    Failures,
+    /// It answers, but nothing well.
+    Answers,
+    /// It refused its key for once.
+    Key,
+}
+
+/// What a probe showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It was answered well.
+    Well,
+    /// It was answered in a way that proves the endpoint alive, such as a 400 or a 429.
+    Alive,
+    /// It failed.
+    Failed,
 }
 
 /// The streak's verdict; wait hints are kept apart so that neither shortens the other.
@@ -151,7 +209,12 @@ impl Health {
             .map(|group| Endpoint {
                 group,
                 streak: 0,
+                unwell: 0,
+                is_well: false,
+                has_answered: false,
+                refused: Row::default(),
                 circuit: Circuit::Closed,
+                cause: Cause::Failures,
                 failed_probes: 0,
                 probe_number: 0,
                 reported: EndpointView::default(),
@@ -164,6 +227,8 @@ impl Health {
             next_prober: 0,
             all_out_since: None,
             ever_succeeded: false,
+            blamed: Vec::new(),
+            fates: Vec::new(),
         }
     }
 
@@ -186,23 +251,87 @@ impl Health {
         // Open or half-open: the report is about a request from before the cooling began.
         if let Circuit::Closed = state.circuit {
             let longer = state.streak + u32::from(failures.follows);
-            state.streak = longer.max(failures.together);
+            state.streak = longer.max(failures.together.min(STREAK_TO_COOL));
+            state.note_unwell(failures);
             if state.streak >= STREAK_TO_COOL {
-                state.cool(now);
+                state.cool(Cause::Failures, now);
+                self.stop_shunning();
             }
         }
         self.note_outage(now);
     }
 
-    /// A request succeeded. That ends a streak, but not a cooling: the request is older than it,
-    /// and only the probe opens the endpoint again.
+    /// A request was answered well. That ends a streak, but not a cooling: the request is older than
+    /// it, and only the probe opens the endpoint again.
     pub fn handle_success(&mut self, endpoint: usize, now: Instant) {
         self.ever_succeeded = true;
+        let state = &mut self.endpoints[endpoint];
+        state.is_well = true;
+        state.has_answered = true;
+        if let Circuit::Closed = state.circuit {
+            state.streak = 0;
+            state.unwell = 0;
+        }
+        self.record_refused(endpoint);
+        self.note_outage(now);
+    }
+
+    /// A request was answered in a way that proves the endpoint alive, and says no more: that ends a
+    /// streak of transient failures.
+    pub fn handle_alive(&mut self, endpoint: usize, now: Instant) {
         let state = &mut self.endpoints[endpoint];
         if let Circuit::Closed = state.circuit {
             state.streak = 0;
         }
         self.note_outage(now);
+    }
+
+    /// A request was answered with a complaint that may be its own (400, 409, …). `failures` is what
+    /// [`LocalHealth::complain`] said of it.
+    pub fn handle_complaint(&mut self, endpoint: usize, failures: Failures, now: Instant) {
+        self.endpoints[endpoint].has_answered = true;
+        self.handle_alive(endpoint, now);
+        self.record_refused(endpoint);
+        self.note_unwell(endpoint, failures, now);
+    }
+
+    /// An answer that was none adds to the streak of those, which may be reason enough to prefer others.
+    fn note_unwell(&mut self, endpoint: usize, failures: Failures, now: Instant) {
+        let state = &mut self.endpoints[endpoint];
+        if !matches!(state.circuit, Circuit::Closed) {
+            return;
+        }
+        state.note_unwell(failures);
+        let enough = match state.is_well {
+            true => STREAK_TO_SHUN,
+            false => STREAK_TO_COOL,
+        };
+        if state.unwell >= enough && self.may_be_shunned(endpoint) {
+            self.endpoints[endpoint].cool(Cause::Answers, now);
+        }
+    }
+
+    /// Whether there is another endpoint for whose sake this one may be left alone. Where it has never
+    /// answered well, one that has failed and may come back will do.
+    fn may_be_shunned(&self, endpoint: usize) -> bool {
+        let is_well = self.endpoints[endpoint].is_well;
+        let mut others = self.endpoints.iter().enumerate();
+        others.any(|(index, other)| {
+            let has_failed = other.is_cooling() && other.cause != Cause::Answers;
+            index != endpoint
+                && (matches!(other.circuit, Circuit::Closed) || !is_well && has_failed)
+        })
+    }
+
+    /// An endpoint has gone out: those that were left alone for its sake are needed again.
+    fn stop_shunning(&mut self) {
+        for index in 0..self.endpoints.len() {
+            let state = &self.endpoints[index];
+            let is_shunned = state.is_cooling() && state.cause == Cause::Answers;
+            if is_shunned && !self.may_be_shunned(index) {
+                self.endpoints[index].open();
+            }
+        }
     }
 
     /// The server asked to wait: nothing goes to the endpoint's quota group before `now + wait`.
@@ -212,26 +341,30 @@ impl Health {
         *hint = (*hint).max(Some(now + wait));
     }
 
-    /// The endpoint refuses every request (401, 403, unknown model). The first reason is kept.
+    /// No request can succeed there any more. The first reason is kept.
     pub fn handle_disable(&mut self, endpoint: usize, reason: String) {
         let state = &mut self.endpoints[endpoint];
         if !matches!(state.circuit, Circuit::Disabled { .. }) {
             state.circuit = Circuit::Disabled { reason };
+            self.stop_shunning();
         }
+        self.release_refused(endpoint, Fate::SentElsewhere);
     }
 
-    /// The probe was answered (`ok`: a success, or any answer that proves the endpoint alive,
-    /// such as a 400 or a 429) or failed. Report a success or hint besides as for any request.
-    pub fn handle_probe_result(&mut self, endpoint: usize, ok: bool, now: Instant) {
+    /// What the probe showed. Report what it was answered besides, as for any request.
+    pub fn handle_probe_result(&mut self, endpoint: usize, shown: Probe, now: Instant) {
         let state = &mut self.endpoints[endpoint];
         if let Circuit::HalfOpen { .. } = state.circuit {
-            if ok {
-                state.circuit = Circuit::Closed;
-                state.streak = 0;
-                state.failed_probes = 0;
+            let is_open = match shown {
+                Probe::Well => true,
+                Probe::Alive => state.cause != Cause::Answers,
+                Probe::Failed => false,
+            };
+            if is_open {
+                state.open();
             } else {
                 state.failed_probes = state.failed_probes.saturating_add(1);
-                state.cool(now);
+                state.cool(state.cause, now);
             }
         }
         self.note_outage(now);
@@ -311,7 +444,9 @@ impl Health {
         let view = EndpointView {
             usable_from: hint,
             probe_number: state.probe_number,
-            streak: state.streak,
+            streak: state.streak.max(state.unwell),
+            is_well: state.is_well,
+            is_shunned: state.is_cooling() && state.cause == Cause::Answers,
             ..EndpointView::default()
         };
         match state.circuit {
@@ -349,12 +484,12 @@ impl Health {
     }
 
     /// Whether to stop: no endpoint can come back, or none has for `max_outage`
-    /// (`max_outage_never`, usually [`MAX_OUTAGE_NEVER`], if less and nothing ever succeeded).
+    /// (`max_outage_at_first`, if less, while nothing has ever succeeded).
     pub fn verdict(
         &self,
         now: Instant,
         max_outage: Duration,
-        max_outage_never: Duration,
+        max_outage_at_first: Duration,
     ) -> Option<StopReason> {
         let outage = self.outage(now)?;
         if outage.permanent {
@@ -362,7 +497,7 @@ impl Health {
         }
         let limit = match self.ever_succeeded {
             true => max_outage,
-            false => max_outage.min(max_outage_never),
+            false => max_outage.min(max_outage_at_first),
         };
         let lasted = now.saturating_duration_since(outage.since);
         (lasted >= limit).then_some(StopReason::Outage(lasted))
@@ -383,9 +518,7 @@ impl Health {
     pub fn forgive(&mut self, now: Instant) {
         for endpoint in &mut self.endpoints {
             if !matches!(endpoint.circuit, Circuit::Disabled { .. }) {
-                endpoint.circuit = Circuit::Closed;
-                endpoint.streak = 0;
-                endpoint.failed_probes = 0;
+                endpoint.open();
             }
         }
         self.note_outage(now);
@@ -436,12 +569,32 @@ impl Health {
 }
 
 impl Endpoint {
-    fn cool(&mut self, now: Instant) {
+    fn cool(&mut self, cause: Cause, now: Instant) {
         // 2^6 s is above the maximum already.
         let cooling = COOLING_MIN * (1 << self.failed_probes.min(6));
+        self.cause = cause;
         self.circuit = Circuit::Open {
             until: now + cooling.min(COOLING_MAX),
         };
+    }
+
+    fn open(&mut self) {
+        self.circuit = Circuit::Closed;
+        self.streak = 0;
+        self.unwell = 0;
+        self.failed_probes = 0;
+    }
+
+    fn is_cooling(&self) -> bool {
+        matches!(
+            self.circuit,
+            Circuit::Open { .. } | Circuit::HalfOpen { .. }
+        )
+    }
+
+    fn note_unwell(&mut self, failures: Failures) {
+        let longer = self.unwell + u32::from(failures.follows);
+        self.unwell = longer.max(failures.together);
     }
 }
 

@@ -15,6 +15,7 @@
 //! | [`load`] (both searches) | [`load::Load`] | | [`load::Pushback`], counts of answers |
 //! | [`slowdown`] (remaining quotas) | [`slowdown::Slowdown`] | | [`slowdown::Remainders`] |
 //! | [`balance`] (weights) | | [`balance::Ring`] | |
+//! | [`refusal`] | | [`refusal::rule`] | |
 //! | [`refusals`] (for load) | | [`refusals::LineRefusals`], [`refusals::History`] | |
 //! | [`retry`] | | [`retry::RetryQueue`], [`retry::decide`] | |
 //! | [`wait_hint`] | | [`wait_hint::parse`] | |
@@ -25,6 +26,7 @@ pub mod health;
 pub mod load;
 pub mod pacer;
 pub mod permits;
+pub mod refusal;
 pub mod refusals;
 pub mod retry;
 pub mod search_in_flight;

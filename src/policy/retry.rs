@@ -1,4 +1,5 @@
-//! Whether, and when, a failed attempt is repeated: the one place that decides. Pure.
+//! Whether, and when, a failed attempt is repeated: the one place that decides. Pure. (What an endpoint
+//! refuses has a table of its own: [`refusal`](super::refusal).)
 //!
 //! [`decide`] judges one failed attempt; [`RetryQueue`] holds a shard's lines until their time
 //! has come. A parked line is 32 bytes: the request itself stays in the mapped input.
@@ -7,6 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
+use super::refusal::Marks;
 use super::refusals::LineRefusals;
 use crate::config::RetryConfig;
 
@@ -57,8 +59,6 @@ pub struct Failure {
     pub retryable: bool,
     /// How long the server asked to wait.
     pub server_wait: Option<Duration>,
-    /// The endpoint refuses every request and is now disabled (401, 403, unknown model).
-    pub disables_endpoint: bool,
     /// Another endpoint, of another quota group, is usable now.
     pub elsewhere: bool,
     /// Refused for load: it spends no attempt. All such refusals of the line, this one included.
@@ -86,14 +86,6 @@ pub fn decide(
     backoff: &Backoff,
     random: &mut impl FnMut() -> f64,
 ) -> Decision {
-    if failure.disables_endpoint {
-        // The endpoint's fault, so it does not count against the line: it goes elsewhere, and if
-        // there is nowhere to go it stays unfinished when the run stops. Bounded, because every
-        // such refusal takes an endpoint out.
-        return Decision::Retry {
-            after: Duration::ZERO,
-        };
-    }
     let spent = match failure.refused {
         Some(refusals) => refusals.are_too_many(),
         None => attempts_made >= max_attempts,
@@ -134,6 +126,8 @@ pub struct Parked {
     pub refusals: LineRefusals,
     /// Why an answer to it could not be read; 0: none was unreadable.
     pub unreadable: u16,
+    /// What it has met.
+    pub marks: Marks,
 }
 
 /// A shard's parked lines, by the time they are due; ties in input order.
@@ -148,13 +142,17 @@ pub struct RetryQueue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
     due_ns: u64,
-    line_offset: u64,
+    /// The line's offset above [`MARKS_SHIFT`], `marks` below it: no input has 2^61 bytes.
+    offset_and_marks: u64,
     /// The line number above [`NUMBER_SHIFT`], `unreadable` below it: no input has 2^48 lines.
     number_and_fault: u64,
     attempts: u16,
     last_endpoint: u16,
     refusals: LineRefusals,
 }
+
+/// See [`Entry`].
+const MARKS_SHIFT: u32 = Marks::BITS;
 
 /// See [`Entry`].
 const NUMBER_SHIFT: u32 = u16::BITS;
@@ -181,13 +179,14 @@ impl RetryQueue {
             last_endpoint,
             refusals,
             unreadable,
+            marks,
         } = parked;
         let due = due.saturating_duration_since(self.origin);
         // 2^64 ns are 584 years.
         let due_ns = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
         self.heap.push(Reverse(Entry {
             due_ns,
-            line_offset,
+            offset_and_marks: line_offset << MARKS_SHIFT | u64::from(marks.bits()),
             number_and_fault: line_number << NUMBER_SHIFT | u64::from(unreadable),
             attempts,
             last_endpoint,
@@ -201,30 +200,40 @@ impl RetryQueue {
             return None;
         }
         let Reverse(entry) = self.heap.pop()?;
+        Some(self.parked(entry))
+    }
+
+    /// The line that is due next.
+    pub fn next(&self) -> Option<Parked> {
+        let Reverse(entry) = self.heap.peek()?;
+        Some(self.parked(*entry))
+    }
+
+    fn parked(&self, entry: Entry) -> Parked {
         let Entry {
             due_ns,
-            line_offset,
+            offset_and_marks,
             number_and_fault,
             attempts,
             last_endpoint,
             refusals,
         } = entry;
-        let due = self.origin + Duration::from_nanos(due_ns);
-        Some(Parked {
-            due,
-            line_offset,
+        Parked {
+            due: self.origin + Duration::from_nanos(due_ns),
+            line_offset: offset_and_marks >> MARKS_SHIFT,
             line_number: number_and_fault >> NUMBER_SHIFT,
             attempts,
             last_endpoint,
             refusals,
             unreadable: number_and_fault as u16,
-        })
+            marks: Marks::from_bits(offset_and_marks as u8),
+        }
     }
 
     /// Where the line that is due next starts in the input.
     pub fn next_offset(&self) -> Option<u64> {
         let Reverse(entry) = self.heap.peek()?;
-        Some(entry.line_offset)
+        Some(entry.offset_and_marks >> MARKS_SHIFT)
     }
 
     /// When the next line is due.
@@ -293,7 +302,6 @@ mod tests {
     const FAILED: Failure = Failure {
         retryable: true,
         server_wait: None,
-        disables_endpoint: false,
         elsewhere: false,
         refused: None,
     };
@@ -318,21 +326,11 @@ mod tests {
     }
 
     #[test]
-    fn attempts_run_out_but_not_through_a_disabled_endpoint() {
+    fn attempts_run_out() {
         let failed = FAILED;
         assert_eq!(decided(&failed, 2), Decision::Retry { after: ms(100) });
         assert_eq!(decided(&failed, 3), Decision::GiveUp);
         assert_eq!(decided(&failed, 4), Decision::GiveUp);
-        let refused = Failure {
-            disables_endpoint: true,
-            ..FAILED
-        };
-        assert_eq!(
-            decided(&refused, 3),
-            Decision::Retry {
-                after: Duration::ZERO
-            }
-        );
     }
 
     #[test]
@@ -392,6 +390,7 @@ mod tests {
             last_endpoint: 1,
             refusals: LineRefusals::default(),
             unreadable: u16::MAX - 1,
+            marks: Marks::KNOWN,
         };
         for line in [
             parked(30, 10),

@@ -14,7 +14,7 @@ use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::delivery::{self, Delivery, DeliveryError, DeliveryPlan};
 use crate::batch::folder::{
     Claim, DoneSet, InputIdentity, Keeper, Manifest, Merged, Opened, Publication, RunFolder,
-    run_folder_path,
+    StoppedBy, run_folder_path,
 };
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
@@ -164,13 +164,17 @@ pub(super) fn run(
     let to_deliver = stdout_plan(job, config.order, &input, &scan, job.retry_errors);
     let mut under_way = None;
     let Finished {
-        stopped, snapshot, ..
+        stopped,
+        snapshot,
+        stopped_by,
+        ..
     } = if before.succeeded + before.failed == scan.lines {
         // Nothing is left to send: no thread, no connection, straight to the merge.
         Finished {
             stopped: None,
             snapshot: still(&setup.plan, &scan, before, counted),
             stuck: Vec::new(),
+            stopped_by: StoppedBy::default(),
         }
     } else if config
         .max_cost
@@ -180,6 +184,7 @@ pub(super) fn run(
             stopped: Some(Stopped::Cost(spent_before)),
             snapshot: still(&setup.plan, &scan, before, counted),
             stuck: Vec::new(),
+            stopped_by: StoppedBy::default(),
         }
     } else {
         let driven = setup.drive(
@@ -201,6 +206,7 @@ pub(super) fn run(
                 stopped: Some(Stopped::Storage(error)),
                 snapshot: still(&setup.plan, &scan, before, counted),
                 stuck: Vec::new(),
+                stopped_by: StoppedBy::default(),
             },
             driven => driven?,
         }
@@ -213,8 +219,17 @@ pub(super) fn run(
     // The budget that the last lines used up, or the endpoint that went away after them, keeps
     // nothing from being finished.
     let stopped = stopped.filter(|stopped| {
-        !(is_finished && matches!(stopped, Stopped::Cost(_) | Stopped::NoEndpoint(_)))
+        use Stopped::{Cost, NoEndpoint, NothingSucceeds};
+        let is_over = matches!(stopped, Cost(_) | NoEndpoint(_) | NothingSucceeds { .. });
+        !(is_finished && is_over)
     });
+    if let Some(Stopped::NoEndpoint(_)) = stopped
+        && !stopped_by.is_empty()
+        && let Err(error) = folder.note_stopped_by(&stopped_by)
+    {
+        // Then the next process may stop for the same lines once more.
+        tracing::warn!("{error}");
+    }
     let delivered = match under_way {
         Some(delivery) => delivery.finish(stopped.is_some()),
         None => match stdout_plan(job, config.order, &input, &scan, job.retry_errors) {
@@ -429,6 +444,7 @@ impl Setup {
                 plan: Arc::clone(&self.plan),
                 input: Arc::clone(&input),
                 done: done.clone(),
+                has_succeeded: before.succeeded > 0,
                 permits: coordinator.first_permits(id),
                 log: log.writing_ahead(folder, order),
                 events: events.clone(),
@@ -490,7 +506,7 @@ impl Setup {
                         let report = Report::Disable {
                             endpoint,
                             reason: reason.clone(),
-                            whole_group: false,
+                            unpaid: None,
                         };
                         // The run may be over.
                         let _ = events.send(Event { shard: 0, report });

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::vendor_codes;
+use super::verdict::Cause;
 use crate::json;
 
 /// Longer bodies are no error objects; parsing them into a tree would only cost memory.
@@ -13,13 +14,55 @@ const ERROR_BODY_BYTES_MAX: usize = 1 << 20;
 /// How much of a body that has no known shape stands in a message.
 const EXCERPT_CHARACTERS: usize = 200;
 
-/// Codes that mean "no money": waiting cures none of them (SPEC section 7, and OpenAI's billing codes).
-const EXHAUSTED_CODES: [&str; 5] = [
+/// Codes that mean "no money", which no waiting cures: OpenAI's, then those of compatible servers
+/// (Moonshot, one-api, Alibaba, Volcengine, Zhipu) and Anthropic's.
+const EXHAUSTED_CODES: [&str; 11] = [
     "insufficient_quota",
     "credit_balance_exhausted",
     "enforced_spend_limit_reached",
     "billing_hard_limit_reached",
     "billing_not_active",
+    "exceeded_current_quota_error",
+    "insufficient_user_quota",
+    "Arrearage",
+    "AccountOverdueError",
+    "1113",
+    "billing_error",
+];
+
+/// What messages that mean the same begin with, of providers that have no code for it: Anthropic (a 400
+/// `invalid_request_error`), OpenRouter (a 429 of free models).
+const EXHAUSTED_WORDS: [&str; 2] = [
+    "your credit balance is too low",
+    "rate limit exceeded: free-models-per-day",
+];
+
+/// Codes of a model or deployment that there is not.
+const UNKNOWN_MODEL_CODES: [&str; 7] = [
+    "model_not_found",
+    "DeploymentNotFound",
+    "model_not_available",
+    "invalid_model",
+    "unknown_model",
+    "model_decommissioned",
+    "model_not_supported",
+];
+
+/// Codes that say no more than the status does.
+const GENERIC_CODES: [&str; 13] = [
+    "none",
+    "invalid_request_error",
+    "error",
+    "not_found",
+    "not_found_error",
+    "notfound",
+    "notfounderror",
+    "badrequesterror",
+    "bad_request",
+    "api_error",
+    "unknown_url",
+    "url_not_found",
+    "route_not_found",
 ];
 
 /// Where codes stand.
@@ -45,6 +88,8 @@ pub(super) struct Answer {
     codes: Vec<String>,
     /// The HTTP status that a vendor's own number amounts to.
     vendor: Option<u16>,
+    /// The part of the request that the error is about.
+    param: Option<String>,
     /// A Google quota that is counted per day.
     per_day_quota: bool,
 }
@@ -111,6 +156,12 @@ impl Answer {
         if self.message.is_none() {
             self.message = message;
         }
+        if self.param.is_none() {
+            let param = object.get("param").and_then(Value::as_str);
+            // LiteLLM writes Python's `None`.
+            let named = param.filter(|param| !matches!(*param, "" | "None"));
+            self.param = named.map(str::to_owned);
+        }
         let details = object.get("details").and_then(Value::as_array);
         let details = details.map(Vec::as_slice).unwrap_or_default();
         let inner = [object.get("innererror"), object.get("inner_error")];
@@ -136,21 +187,35 @@ impl Answer {
             .any(|code| codes.iter().any(|wanted| code.eq_ignore_ascii_case(wanted)))
     }
 
-    fn says(&self, phrases: &[&str]) -> bool {
-        let message = self
-            .message
-            .as_deref()
-            .unwrap_or_default()
-            .to_ascii_lowercase();
-        phrases.iter().any(|phrase| message.contains(phrase))
+    /// The message in lower case, for its beginning: further on it may quote the request.
+    fn words(&self) -> String {
+        let message = self.message.as_deref().unwrap_or_default();
+        message.trim_start().to_ascii_lowercase()
     }
 
     /// No money, or no quota before tomorrow.
     pub(super) fn means_exhausted(&self) -> bool {
-        // Anthropic reports an empty account as a 400 `invalid_request_error`.
-        self.has(&EXHAUSTED_CODES)
-            || self.per_day_quota
-            || self.says(&["credit balance is too low"])
+        self.is_coded_exhausted() || self.says_exhausted().is_some()
+    }
+
+    /// [`Answer::means_exhausted`] by a code.
+    pub(super) fn is_coded_exhausted(&self) -> bool {
+        self.has(&EXHAUSTED_CODES) || self.per_day_quota
+    }
+
+    /// [`Answer::means_exhausted`] by these words.
+    pub(super) fn says_exhausted(&self) -> Option<&'static str> {
+        let words = self.words();
+        EXHAUSTED_WORDS
+            .into_iter()
+            .find(|phrase| words.starts_with(phrase))
+    }
+
+    /// The words that a verdict of `cause` on an answer of this status rests on, if no code tells.
+    pub(super) fn hearsay(&self, cause: Cause, status: u16) -> Option<&'static str> {
+        let rests_on_words = matches!(cause, Cause::Exhausted) && status != 402;
+        self.says_exhausted()
+            .filter(|_| rests_on_words && !self.is_coded_exhausted())
     }
 
     /// The request alone is larger than the limit, so that no waiting helps: OpenAI's "Request too large
@@ -171,16 +236,46 @@ impl Answer {
         self.has(&["API_KEY_INVALID", "invalid_api_key"])
     }
 
-    /// A 404 that every line would get: no such model, deployment or URL. Other 404s (a file, a
-    /// batch, an earlier response) are about one line.
-    pub(super) fn means_missing_target(&self) -> bool {
-        let names_target = self.says(&["model", "deployment"]);
-        let denies_it = self.says(&["not found", "not_found", "does not exist", "not exist"]);
-        self.has(&["model_not_found", "DeploymentNotFound", "unknown_url"])
-            || names_target && (denies_it || self.has(&["not_found_error"]))
-            // Anthropic's message is only `model: claude-…`; Azure's and OpenAI's are about the URL.
-            || self.says(&["invalid url"])
-            || self.has(&["404"]) && self.says(&["resource not found"])
+    /// The model or deployment is none that the endpoint has, in an answer of that status.
+    pub(super) fn means_unknown_model(&self, status: u16) -> bool {
+        if self.has(&UNKNOWN_MODEL_CODES) {
+            return true;
+        }
+        if status == 403 || self.has_telling_code(status) {
+            return false;
+        }
+        // Anthropic's whole message is `model: claude-…`.
+        let words = self.words();
+        names_unknown_model(&words)
+            || self.has(&["not_found_error"]) && words.starts_with("model:")
+            || status == 404 && self.param.as_deref() == Some("model")
+    }
+
+    /// A 404 about something that the request names, such as a file, a batch or an earlier response.
+    pub(super) fn means_missing_object(&self) -> bool {
+        let is_one = |code: &String| {
+            let code = code.to_ascii_lowercase();
+            let names = code.ends_with("_not_found") || code.ends_with("notfound");
+            names && !GENERIC_CODES.contains(&code.as_str())
+        };
+        self.codes.iter().any(is_one)
+            || self.param.is_some()
+            || ["no such ", "previous response ", "file ", "the file "]
+                .iter()
+                .any(|beginning| self.words().starts_with(beginning))
+    }
+
+    /// Whether a code says more than the status: then no words are needed.
+    fn has_telling_code(&self, status: u16) -> bool {
+        self.codes.iter().any(|code| {
+            let code = code.to_ascii_lowercase();
+            let is_number = code.bytes().all(|byte| byte.is_ascii_digit());
+            // Prose in the place of a code (xAI), and Google's and AWS' names of a status.
+            let is_name = code.contains(' ')
+                || matches!(code.as_str(), "invalid_argument" | "validationexception");
+            let status_as_code = is_number && code != status.to_string() && code.len() == 3;
+            status_as_code || !(is_number || is_name || GENERIC_CODES.contains(&code.as_str()))
+        })
     }
 
     /// The HTTP status that an error amounts to which came without one: inside a 2xx, or in a stream. 500 if
@@ -252,6 +347,61 @@ fn requested_of(text: &str) -> Option<(u64, u64)> {
     }
     let (requested, _) = number(rest.strip_prefix("requested ")?)?;
     Some((limit, requested))
+}
+
+/// Whether a message begins by saying that there is no such model; `words` are in lower case.
+fn names_unknown_model(words: &str) -> bool {
+    const BEGINNINGS: [&str; 9] = [
+        "model not found",
+        "model not exist",
+        "invalid model:",
+        "invalid model '",
+        "invalid model name",
+        "unknown model",
+        "unsupported model",
+        "unable to access model",
+        "the provided model identifier is invalid",
+    ];
+    const DENIALS: [&str; 8] = [
+        "does not exist",
+        "not found",
+        "is not found",
+        "was not found",
+        "not exist",
+        "is not available",
+        "has been decommissioned",
+        "is not a valid model",
+    ];
+    if BEGINNINGS.iter().any(|begin| words.starts_with(begin)) {
+        return true;
+    }
+    // `The model `x` does not exist`, `model "x" not found`, `models/x is not found`, and
+    // `x is not a valid model ID`: a name, then the denial at once.
+    let rest = words.strip_prefix("the ").unwrap_or(words);
+    let rest = ["requested ", "publisher ", "specified "]
+        .iter()
+        .find_map(|which| rest.strip_prefix(which))
+        .unwrap_or(rest);
+    let named = ["model ", "models/"]
+        .iter()
+        .find_map(|noun| rest.strip_prefix(noun));
+    let (_, denial) = past_name(named.unwrap_or(words)).unwrap_or_default();
+    match named {
+        Some(_) => DENIALS.iter().any(|begin| denial.starts_with(begin)),
+        None => denial.starts_with("is not a valid model id"),
+    }
+}
+
+/// Splits a name, which may be quoted and then hold spaces, from what follows behind a space.
+fn past_name(text: &str) -> Option<(&str, &str)> {
+    let quote = text.chars().next().filter(|first| "'\"`".contains(*first));
+    match quote {
+        Some(quote) => {
+            let (name, rest) = text[1..].split_once(quote)?;
+            Some((name, rest.strip_prefix(' ')?))
+        }
+        None => text.split_once(' '),
+    }
 }
 
 /// A message in one of its forms: a string, or FastAPI's list of `{loc, msg}`.

@@ -29,7 +29,7 @@ pub use credentials::{Authorization, EntraSource};
 pub use endpoint::{Endpoint, EndpointError, EndpointProblem};
 pub use redactor::Redactor;
 pub use usage::usage_of;
-pub use verdict::{Effect, Verdict};
+pub use verdict::{Effect, Refusal, Verdict};
 
 use std::fmt;
 

@@ -21,7 +21,7 @@ use serde_json::Value;
 use super::ApiPath;
 use super::answer::Answer;
 use super::endpoint::Endpoint;
-use super::verdict::{Verdict, decide, should_retry};
+use super::verdict::{Cause, Refusal, Verdict, decide, should_retry};
 use crate::json::{self, Kind, Member, Span, Visitor};
 
 /// Members that hold the answer of a known API: chat and legacy completions, embeddings, responses, messages.
@@ -183,10 +183,17 @@ impl Endpoint {
 
     fn no_answer(&self, answer: &Answer, asked: Option<bool>, text: &str, lack: Lack) -> NoAnswer {
         let status = answer.status_meant();
-        let (kind, retry, cause) = decide(status, answer, asked);
+        let (kind, retry, mut cause) = decide(status, answer, asked);
+        // There is such a path: it has answered.
+        if matches!(cause, Cause::Refused(Refusal::Path)) {
+            cause = Cause::Line;
+        }
         NoAnswer {
             status,
-            verdict: self.verdict(kind, retry, cause, text),
+            verdict: Verdict {
+                hearsay: answer.hearsay(cause, status),
+                ..self.verdict(kind, retry, cause, text)
+            },
             is_error: lack == Lack::Error,
         }
     }

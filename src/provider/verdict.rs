@@ -3,11 +3,14 @@
 //! | status | kind | retried | effect on the endpoint |
 //! |---|---|---|---|
 //! | 2xx, body not JSON | `not_json` | yes | transient |
-//! | 3xx | `redirect` | no | none |
-//! | 401, 403 | `auth` | elsewhere | disabled |
+//! | 3xx | `redirect` | no | refuses its path |
+//! | 401, a 400 that means a bad key | `auth` | yes | refuses its key |
 //! | 402, a 4xx that means "no money" | `quota_exhausted` | no | exhausted |
-//! | 404 model, deployment or URL | `not_found` | elsewhere | disabled |
-//! | other 404 | `not_found` | no | none |
+//! | 403 | `auth` | no | refuses this request |
+//! | 400, 403 or 404 of a model or deployment | `not_found` (403: `auth`) | no | refuses this model |
+//! | 404 of a file, an earlier response, … | `not_found` | no | none |
+//! | other 404 | `not_found` | no | refuses its path |
+//! | 405 | `bad_request` | no | refuses its path |
 //! | 408 | `timeout` | yes | transient |
 //! | 409, 425 | `bad_request` | yes | none |
 //! | 429 about this request alone (larger than the limit) | `rate_limited` | no | none |
@@ -19,7 +22,11 @@
 //!
 //! 408 is the server's word for "took too long" and so a `timeout`; 499 is a proxy's word for a
 //! client that left, which we did not: its upstream failed, hence `server_error`.
-//! `x-should-retry` beats the "retried" column, except where the line only has to go elsewhere.
+//! `x-should-retry` beats the "retried" column, except where an endpoint refuses.
+//!
+//! What a refusal means for its line and its endpoint depends on what else the endpoint has answered:
+//! [`policy::refusal`](crate::policy::refusal). Codes decide; a text counts only where a provider has no
+//! code, and only at the start of its own message, because messages quote requests.
 
 use super::answer::{Answer, one_line};
 use super::assemble::StreamError;
@@ -35,10 +42,13 @@ const MESSAGE_BYTES_MAX: usize = 512;
 pub struct Verdict {
     /// For the record, should this be the line's last attempt.
     pub kind: ErrorKind,
-    /// Whether the line may be sent again; with [`Effect::Disable`], to another endpoint only.
+    /// Whether the same endpoint may be sent the line again.
     pub retry: bool,
     /// What the endpoint's standing suffers.
     pub effect: Effect,
+    /// The words that the verdict rests on, in lower case, where no code tells. Where the request says
+    /// them, too, the answer may only quote it.
+    pub hearsay: Option<&'static str>,
     /// One line of at most 512 bytes without control characters or the endpoint's secrets, such
     /// as `HTTP 429: Rate limit exceeded`.
     pub message: String,
@@ -51,6 +61,7 @@ impl Verdict {
             kind,
             retry: true,
             effect: Effect::Transient,
+            hearsay: None,
             message,
         }
     }
@@ -65,8 +76,10 @@ pub enum Effect {
     Transient,
     /// Refused for load: nothing was done for the line, and nothing is known about it.
     RateLimited,
-    /// No line can succeed here: wrong key, model, deployment or URL.
-    Disable {
+    /// The endpoint refuses: lines of some kind, or all, may not succeed here.
+    Refused {
+        /// What it refuses.
+        what: Refusal,
         /// The verdict's message.
         reason: String,
     },
@@ -77,13 +90,28 @@ pub enum Effect {
     },
 }
 
+/// What an endpoint refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The way in which it is spoken to, such as plain HTTP to a TLS port: every line would meet that.
+    Transport,
+    /// Its key (401): every line would meet that.
+    Key,
+    /// Perhaps its key, perhaps this request alone (403).
+    Request,
+    /// The path, for every line (404, 405, redirects).
+    Path,
+    /// The request's model or deployment.
+    Model,
+}
+
 /// [`Effect`] before the message is known.
 #[derive(Clone, Copy)]
 pub(super) enum Cause {
     Line,
     Transient,
     RateLimited,
-    Disable,
+    Refused(Refusal),
     Exhausted,
 }
 
@@ -98,9 +126,10 @@ impl Endpoint {
         let answer = Answer::parse(body);
         let asked = should_retry(headers.clone());
         let (kind, mut retry, cause) = decide(status, &answer, asked);
-        if let (Some(asked), false) = (asked, matches!(cause, Cause::Disable)) {
+        if let (Some(asked), false) = (asked, matches!(cause, Cause::Refused(_))) {
             retry = asked;
         }
+        let hearsay = answer.hearsay(cause, status);
         let text = match kind {
             ErrorKind::Redirect => self.redirect_text(headers),
             ErrorKind::NotJson => Some(match &answer.message {
@@ -111,15 +140,14 @@ impl Endpoint {
             _ => answer.message,
         };
         let text = text.or_else(|| reason_phrase(status).map(str::to_owned));
-        self.verdict(
-            kind,
-            retry,
-            cause,
-            &match text {
-                Some(text) => format!("HTTP {status}: {text}"),
-                None => format!("HTTP {status}"),
-            },
-        )
+        let text = match text {
+            Some(text) => format!("HTTP {status}: {text}"),
+            None => format!("HTTP {status}"),
+        };
+        Verdict {
+            hearsay,
+            ..self.verdict(kind, retry, cause, &text)
+        }
     }
 
     /// What a broken stream means, whose head had this status, a 2xx.
@@ -130,7 +158,7 @@ impl Endpoint {
         let (retry, cause) = match error.kind {
             ErrorKind::RateLimited => (true, Cause::RateLimited),
             ErrorKind::QuotaExhausted => (false, Cause::Exhausted),
-            ErrorKind::Auth => (true, Cause::Disable),
+            ErrorKind::Auth => (true, Cause::Refused(Refusal::Key)),
             ErrorKind::BadRequest | ErrorKind::NotFound | ErrorKind::TooLarge => {
                 (false, Cause::Line)
             }
@@ -163,13 +191,14 @@ impl Endpoint {
             Cause::Line => Effect::None,
             Cause::Transient => Effect::Transient,
             Cause::RateLimited => Effect::RateLimited,
-            Cause::Disable => Effect::Disable { reason },
+            Cause::Refused(what) => Effect::Refused { what, reason },
             Cause::Exhausted => Effect::Exhausted { reason },
         };
         Verdict {
             kind,
             retry,
             effect,
+            hearsay: None,
             message,
         }
     }
@@ -198,15 +227,22 @@ pub(super) fn decide(
 ) -> (ErrorKind, bool, Cause) {
     // A server that says "retry" does not mean "no money", whatever its code.
     let is_exhausted = answer.means_exhausted() && asked != Some(true);
+    let refuses = |kind, what| (kind, matches!(what, Refusal::Key), Cause::Refused(what));
     match status {
         200..=299 => (ErrorKind::NotJson, true, Cause::Transient),
-        300..=399 => (ErrorKind::Redirect, false, Cause::Line),
+        300..=399 => refuses(ErrorKind::Redirect, Refusal::Path),
         402 => (ErrorKind::QuotaExhausted, false, Cause::Exhausted),
         400 | 403 | 429 if is_exhausted => (ErrorKind::QuotaExhausted, false, Cause::Exhausted),
-        401 | 403 => (ErrorKind::Auth, true, Cause::Disable),
-        400 if answer.means_bad_key() => (ErrorKind::Auth, true, Cause::Disable),
-        404 if answer.means_missing_target() => (ErrorKind::NotFound, true, Cause::Disable),
-        404 => (ErrorKind::NotFound, false, Cause::Line),
+        401 => refuses(ErrorKind::Auth, Refusal::Key),
+        400 if answer.means_bad_key() => refuses(ErrorKind::Auth, Refusal::Key),
+        400 | 404 if answer.means_unknown_model(status) => {
+            refuses(ErrorKind::NotFound, Refusal::Model)
+        }
+        403 if answer.means_unknown_model(status) => refuses(ErrorKind::Auth, Refusal::Model),
+        403 => refuses(ErrorKind::Auth, Refusal::Request),
+        404 if answer.means_missing_object() => (ErrorKind::NotFound, false, Cause::Line),
+        404 => refuses(ErrorKind::NotFound, Refusal::Path),
+        405 => refuses(ErrorKind::BadRequest, Refusal::Path),
         408 => (ErrorKind::Timeout, true, Cause::Transient),
         409 | 425 => (ErrorKind::BadRequest, true, Cause::Line),
         429 if answer.means_request_too_large() => (ErrorKind::RateLimited, false, Cause::Line),

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::lines::{Fate, Line, Shape};
-use crate::config::{Config, Durability, EndpointConfig, Order, Rate, RequestConfig, RetryConfig};
+use crate::config::{
+    Config, Durability, EndpointConfig, MAX_OUTAGE_NEVER, Order, Rate, RequestConfig, RetryConfig,
+};
 use crate::runtime::simulated::disk::DiskTrouble;
 use crate::runtime::simulated::world::Manners;
 
@@ -191,6 +193,7 @@ impl Scenario {
             cores: Some(4),
             order: self.order,
             max_outage: Duration::from_secs(random.u64(20..60)),
+            max_outage_at_first: Some(MAX_OUTAGE_NEVER),
             grace: Duration::from_millis(one_of(random, &[0, 500, 3_000])),
             durability: self.durability,
             ..Config::default()

@@ -15,6 +15,7 @@ mod health;
 mod hints;
 mod limits;
 mod rate;
+mod refusals;
 mod refused;
 mod retries;
 mod weights;

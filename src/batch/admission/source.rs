@@ -8,6 +8,7 @@ use crate::batch::input::{Input, LineCursor, LineRange, LineRef};
 use crate::batch::line::{InvalidLine, Parsed};
 use crate::batch::message::Report;
 use crate::error::ErrorKind;
+use crate::policy::refusal::Marks;
 use crate::provider::cost::estimate_tokens;
 
 /// See the module.
@@ -116,7 +117,7 @@ impl Source {
             }
             let filled = self.parse(input, line);
             let spent = self.done.as_ref();
-            let spent = spent.and_then(|done| done.attempts_spent(line.number));
+            let spent = spent.and_then(|done| done.goes_last(line.number));
             match (&filled, spent) {
                 (Filled::Ready, Some(attempts)) => {
                     self.next = None;
@@ -151,6 +152,15 @@ impl Source {
                 Filled::Ready
             }
             Err(InvalidLine { message }) => Filled::Refused(line, ErrorKind::InvalidInput, message),
+        }
+    }
+
+    /// What an earlier process has noted of a line.
+    pub(super) fn marks(&self, number: u64) -> Marks {
+        let done = self.done.as_ref();
+        match done.is_some_and(|done| done.stopped_by.has(number)) {
+            true => Marks::KNOWN,
+            false => Marks::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use crate::batch::input::LineRef;
 use crate::batch::line::Parsed;
 use crate::policy::health::Sending;
+use crate::policy::refusal::Marks;
 use crate::policy::refusals::LineRefusals;
 
 /// Leave to send one line to one endpoint, once.
@@ -24,6 +25,8 @@ pub struct Ticket {
     pub is_first: bool,
     /// It took the last place in flight that its quota group has here.
     pub is_last_place: bool,
+    /// What the line has met before.
+    pub marks: Marks,
     /// Where it goes.
     pub endpoint: usize,
     /// Tokens taken from the quota group's `tpm_limit` until its `usage` is known.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Coordinator, LEAVE_WITHIN, Stopped, TICK, watch};
 use crate::batch::last_lines::Ruling;
 use crate::batch::message::Order;
-use crate::policy::health::{MAX_OUTAGE_NEVER, State, StopReason};
+use crate::policy::health::{State, StopReason};
 
 impl Coordinator {
     pub(super) fn tick(&mut self, now: Instant) {
@@ -26,7 +26,8 @@ impl Coordinator {
             return;
         }
         let outage_max = self.plan.config.max_outage;
-        if let Some(reason) = self.health.verdict(now, outage_max, MAX_OUTAGE_NEVER) {
+        let at_first = self.plan.config.max_outage_at_first();
+        if let Some(reason) = self.health.verdict(now, outage_max, at_first) {
             match self.rule(&reason, now) {
                 Ruling::Wait => {}
                 Ruling::Forgive => {
@@ -76,6 +77,8 @@ impl Coordinator {
             return;
         }
         self.stopped = Some(stopped);
+        self.health.handle_stop();
+        self.pass_on_fates();
         self.leave_at = Some(now + self.plan.config.grace.max(LEAVE_WITHIN.min(TICK)));
         for shard in 0..self.shards.len() {
             self.order(shard, Order::Stop);

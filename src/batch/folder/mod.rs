@@ -12,12 +12,14 @@ mod figures;
 mod manifest;
 mod name;
 mod resume;
+mod stopped_by;
 
 pub use claim::Claim;
 pub use figures::Keeper;
 pub use manifest::{InputIdentity, Manifest, Merged, Publication, Sum};
 pub use name::{FileKind, run_folder_path};
 pub use resume::{DoneSet, LineSet, Resume, TokenTotals};
+pub use stopped_by::StoppedBy;
 
 pub(super) use name::{
     DELIVERY_INDEX, ERRORS_MERGED, MERGE_INDEX, OUTPUT_MERGED, PERMISSIONS_PROBE, ShardFiles,
@@ -216,6 +218,13 @@ impl RunFolder {
             }
         }
         self.sync_names()
+    }
+
+    /// Remembers the lines for whose answers the run stops now, with those of earlier processes.
+    pub fn note_stopped_by(&self, lines: &StoppedBy) -> Result<(), StorageError> {
+        let mut known = StoppedBy::read(&self.path);
+        known.add(lines);
+        known.write(&self.path)
     }
 
     /// What an earlier process has come to, if it came so far.

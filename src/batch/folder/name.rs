@@ -12,6 +12,9 @@ pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const MANIFEST_PARTIAL: &str = "manifest.json.partial";
 pub(super) const SPOOL: &str = "input.jsonl";
 const SPOOL_PARTIAL: &str = "input.jsonl.partial";
+/// Lines for whose answers earlier processes have stopped.
+pub(super) const STOPPED_BY: &str = "stopped-by.json";
+pub(super) const STOPPED_BY_PARTIAL: &str = "stopped-by.json.partial";
 /// Line number → journal entry, while merging.
 pub(in crate::batch) const MERGE_INDEX: &str = "merge-index";
 /// Line number → record that waits for its turn, while records are streamed.
@@ -162,6 +165,8 @@ fn is_ours(name: &str) -> bool {
         MANIFEST_PARTIAL,
         SPOOL,
         SPOOL_PARTIAL,
+        STOPPED_BY,
+        STOPPED_BY_PARTIAL,
         MERGE_INDEX,
         DELIVERY_INDEX,
         OUTPUT_MERGED,

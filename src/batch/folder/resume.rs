@@ -11,6 +11,7 @@ use std::thread;
 
 use super::drain::drain;
 use super::name::{self, FileKind, ShardFiles};
+use super::stopped_by::StoppedBy;
 use crate::batch::storage_error::StorageError;
 use crate::journal::{ENTRY_BYTES, Entry, Outcome, Slots, Tokens, entry_offset};
 use crate::runtime;
@@ -70,6 +71,8 @@ pub struct DoneSet {
     /// Lines without a record that endpoints have answered with an error that may be the line's own:
     /// the attempts that this has cost them. Few: a line leaves with its record.
     tried: HashMap<u64, u32>,
+    /// Lines whose answers were the reason for which earlier processes have stopped.
+    pub stopped_by: StoppedBy,
 }
 
 impl DoneSet {
@@ -78,9 +81,11 @@ impl DoneSet {
         self.succeeded.contains(number) || self.failed.contains(number)
     }
 
-    /// Attempts that an unfinished line has spent in earlier processes; `None`: none that counts.
-    pub fn attempts_spent(&self, number: u64) -> Option<u32> {
-        self.tried.get(&number).copied()
+    /// Attempts that an unfinished line has spent in earlier processes, if it is to be sent after all
+    /// others: it may be what always fails, or what there is no money for.
+    pub fn goes_last(&self, number: u64) -> Option<u32> {
+        let spent = self.tried.get(&number).copied();
+        spent.or_else(|| self.stopped_by.unpaid.contains(&number).then_some(0))
     }
 }
 
@@ -136,6 +141,7 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
         cost_nano_usd: 0,
         generation: shards.last().map_or(0, |files| files.generation) + 1,
     };
+    resume.done.stopped_by = StoppedBy::read(folder);
     each_entry(folder, &shards, &mut |entry| resume.add(entry))?;
     Ok(resume)
 }
@@ -170,7 +176,8 @@ impl Resume {
     /// Takes failed lines for unfinished (`--retry-errors`), and tells how many there are. Their
     /// records stay until a later one of the same line replaces them.
     pub fn send_failures_again(&mut self) -> u64 {
-        self.done.failed = LineSet::default();
+        let failed = std::mem::take(&mut self.done.failed);
+        (self.done.stopped_by).forget(|number| failed.contains(number));
         std::mem::take(&mut self.failed)
     }
 

@@ -114,7 +114,7 @@ fn attempts_of_an_unfinished_line_count_in_later_processes_until_it_has_its_reco
         log.finish().expect("written");
     }
     let mut resume = place.open().resume.expect("an unfinished run");
-    let spent = |resume: &super::Resume| [7, 8, 9].map(|line| resume.done.attempts_spent(line));
+    let spent = |resume: &super::Resume| [7, 8, 9].map(|line| resume.done.goes_last(line));
     assert_eq!(spent(&resume), [Some(2), None, None]);
     assert_eq!(resume.attempts, u64::from(entry(8, Failure).attempts));
     // Sent again, a failure has all its attempts.

@@ -56,6 +56,7 @@ impl Bench {
             plan: Arc::new(plan),
             input: Arc::new(input),
             done: None,
+            has_succeeded: false,
             permits: FirstPermits {
                 workers: WORKERS,
                 groups: vec![WORKERS],

@@ -18,6 +18,7 @@ use crate::http::Response;
 use crate::json::{self, Syntax};
 use crate::metrics::tokens::Tokens;
 use crate::policy::health::State;
+use crate::policy::refusal::{self, Marks, Refused, Ruling};
 use crate::policy::retry::{self, Decision};
 use crate::provider::no_answer::Glance;
 use crate::provider::usage_of;
@@ -83,6 +84,7 @@ impl<R: Runtime> Engine<R> {
                 self.succeed(attempt, now, &response, request_id, json, &answer);
             }
             Err(mut failed) => {
+                failed.doubt(&attempt.call.line);
                 self.strike_out(&attempt, &mut failed);
                 let excuses =
                     |tokens: &BearerTokens| tokens.excuses(endpoint, attempt.token_generation);
@@ -170,7 +172,11 @@ impl<R: Runtime> Engine<R> {
         self.charge(&attempt, failed.tokens, model.as_deref());
         self.ledger
             .sample(endpoint, verdict.kind, failed.status, &verdict.message);
-        let disables_endpoint = self.traffic.handle_failure(
+        let ruling = failed.refused().map(|what| {
+            let ruling = self.rule_on(&attempt, what, now);
+            (what, ruling)
+        });
+        self.traffic.handle_failure(
             endpoint,
             attempt.sending,
             attempt.call.tokens_estimated,
@@ -195,11 +201,26 @@ impl<R: Runtime> Engine<R> {
         if given_up {
             return self.fail(*call, error);
         }
-        // An endpoint that turned out unusable is not the call's fault, nor one that nobody reaches.
+        if let Some((what, ruling)) = ruling {
+            match ruling {
+                // Nobody waits for the answers of other calls to know what this one's means.
+                Ruling::Fails | Ruling::IsHeld => return self.fail(*call, error),
+                Ruling::GoesElsewhere => {
+                    call.attempts += 1;
+                    call.marks = call.marks.with(Marks::SENT_ELSEWHERE);
+                }
+                Ruling::Waits if what == Refused::Key => {
+                    call.marks = call.marks.with(Marks::KEY_REFUSED);
+                }
+                Ruling::Waits => {}
+            }
+            return self.park(call, endpoint, error, now);
+        }
+        // An endpoint that nobody reaches is not the call's fault.
         let is_out = || !matches!(self.traffic.endpoint(endpoint, now).0, State::Usable);
         let unreachable = failed.unsent && (attempt.sending.probe || is_out());
         let refused = (failed.is_refusal()).then(|| call.refusals.again(self.traffic.answers()));
-        let blameless = disables_endpoint || unreachable || failed.excused || refused.is_some();
+        let blameless = unreachable || failed.excused || refused.is_some();
         call.refusals = refused.unwrap_or(call.refusals);
         call.attempts += u32::from(!blameless);
         let retry = &self.plan.config.retry;
@@ -207,7 +228,6 @@ impl<R: Runtime> Engine<R> {
             &retry::Failure {
                 retryable: failed.may_be_cured(call.unreadable),
                 server_wait: failed.wait,
-                disables_endpoint,
                 elsewhere: self.traffic.usable_elsewhere(endpoint, now),
                 refused,
             },
@@ -217,14 +237,11 @@ impl<R: Runtime> Engine<R> {
             &mut random,
         );
         match decision {
+            // A wait that the clock cannot hold ends with the call's own patience.
             Decision::Retry { after } => {
-                self.ledger.metrics.retry();
-                call.avoid = Some(endpoint);
-                call.last_error = Some(error);
                 call.unreadable = failed.unreadable_or(call.unreadable);
-                // A wait that the clock cannot hold ends with the call's own patience.
                 let due = now.checked_add(after).unwrap_or(now);
-                self.parked.insert((due, call.id), call);
+                self.park(call, endpoint, error, due);
             }
             Decision::GiveUp => {
                 let mut error = error;
@@ -235,6 +252,37 @@ impl<R: Runtime> Engine<R> {
                 self.fail(*call, error);
             }
         }
+    }
+
+    /// What becomes of a call that was refused.
+    fn rule_on(&mut self, attempt: &Attempt, what: Refused, now: Instant) -> Ruling {
+        let (call, endpoint) = (&attempt.call, attempt.endpoint);
+        let (mut what, mut elsewhere) = (what, self.traffic.usable_elsewhere(endpoint, now));
+        if what == Refused::Model {
+            let model = call.parsed.model(&call.line);
+            match (self.traffic).note_unknown_model(model.as_deref(), endpoint, now) {
+                Some(others) => elsewhere = others,
+                None => what = Refused::Line,
+            }
+        }
+        let attempts_max = self.plan.config.retry.max_attempts;
+        refusal::rule(&refusal::Case {
+            what,
+            is_well: self.traffic.is_well(endpoint),
+            is_known: false,
+            was_sent_elsewhere: call.marks.has(Marks::SENT_ELSEWHERE),
+            key_was_refused: call.marks.has(Marks::KEY_REFUSED),
+            is_probe: attempt.sending.probe,
+            elsewhere,
+            has_attempts_left: call.attempts + 1 < call.max_attempts.unwrap_or(attempts_max),
+        })
+    }
+
+    fn park(&mut self, mut call: Box<Call>, endpoint: usize, error: CallError, due: Instant) {
+        self.ledger.metrics.retry();
+        call.avoid = Some(endpoint);
+        call.last_error = Some(error);
+        self.parked.insert((due, call.id), call);
     }
 
     /// Ends a call without an answer.

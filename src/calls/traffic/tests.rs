@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Config, EndpointConfig, RequestConfig};
+use crate::config::{Config, EndpointConfig, MAX_OUTAGE_NEVER, RequestConfig};
 use crate::provider::Endpoint;
 
 fn traffic(rate_limit: Rate, endpoints: Vec<EndpointConfig>, now: Instant) -> Traffic {
@@ -31,7 +31,7 @@ fn endpoint(name: &str) -> EndpointConfig {
 fn gone(admitted: Admitted) -> (usize, Sending) {
     match admitted {
         Admitted::Go { endpoint, sending } => (endpoint, sending),
-        Admitted::Wait(at) => panic!("it may not go before {at:?}"),
+        other => panic!("it may not go: {other:?}"),
     }
 }
 
@@ -46,7 +46,7 @@ fn unreachable_error(traffic: &mut Traffic, endpoint: usize, sending: Sending, n
 /// Lets `count` requests fail at `now`.
 fn fail(traffic: &mut Traffic, count: u32, now: Instant) {
     for _ in 0..count {
-        let (endpoint, sending) = gone(traffic.admit(None, 1, 1, now));
+        let (endpoint, sending) = gone(traffic.admit(Rather::default(), 1, 1, now));
         unreachable_error(traffic, endpoint, sending, now);
     }
 }
@@ -57,15 +57,18 @@ fn a_streak_cools_and_one_probe_decides() {
     let mut traffic = traffic(Rate::Unlimited, vec![endpoint("a")], now);
     fail(&mut traffic, 5, now);
     let second = now + Duration::from_secs(1);
-    assert_eq!(traffic.admit(None, 1, 1, now), Admitted::Wait(Some(second)));
-    let (_, sending) = gone(traffic.admit(None, 1, 1, second));
+    assert_eq!(
+        traffic.admit(Rather::default(), 1, 1, now),
+        Admitted::Wait(Some(second))
+    );
+    let (_, sending) = gone(traffic.admit(Rather::default(), 1, 1, second));
     assert!(sending.probe);
-    let Admitted::Wait(Some(_)) = traffic.admit(None, 1, 1, second) else {
+    let Admitted::Wait(Some(_)) = traffic.admit(Rather::default(), 1, 1, second) else {
         panic!("there is one probe, and patience with it has an end");
     };
     traffic.release(0, sending, second);
     traffic.handle_success(0, sending, 1, Some(1), Duration::ZERO, second);
-    assert!(!gone(traffic.admit(None, 1, 1, second)).1.probe);
+    assert!(!gone(traffic.admit(Rather::default(), 1, 1, second)).1.probe);
 }
 
 #[test]
@@ -77,7 +80,7 @@ fn a_probe_that_nobody_sends_is_given_again() {
     traffic.poll(later);
     traffic.set_working(false, later);
     traffic.set_working(true, later);
-    assert!(gone(traffic.admit(None, 1, 1, later)).1.probe);
+    assert!(gone(traffic.admit(Rather::default(), 1, 1, later)).1.probe);
 }
 
 #[test]
@@ -106,9 +109,9 @@ fn places_in_flight_follow_their_search() {
     let mut traffic = Traffic::new(&plan, now);
     traffic.set_working(true, now);
     let fill = |traffic: &mut Traffic, now| {
-        let sent = std::iter::from_fn(|| match traffic.admit(None, 1, 99, now) {
+        let sent = std::iter::from_fn(|| match traffic.admit(Rather::default(), 1, 99, now) {
             Admitted::Go { sending, .. } => Some(sending),
-            Admitted::Wait(_) => None,
+            Admitted::Wait(_) | Admitted::NotYet => None,
         });
         sent.collect::<Vec<Sending>>()
     };
@@ -153,10 +156,13 @@ fn places_in_flight_follow_their_search() {
 fn slots_tokens_and_caps_hold_calls_back() {
     let now = crate::runtime::now();
     let mut paced = traffic(Rate::PerSecond(10.0), vec![endpoint("a")], now);
-    gone(paced.admit(None, 1, 9, now));
+    gone(paced.admit(Rather::default(), 1, 9, now));
     let next = now + Duration::from_millis(100);
-    assert_eq!(paced.admit(None, 1, 9, now), Admitted::Wait(Some(next)));
-    gone(paced.admit(None, 1, 9, next));
+    assert_eq!(
+        paced.admit(Rather::default(), 1, 9, now),
+        Admitted::Wait(Some(next))
+    );
+    gone(paced.admit(Rather::default(), 1, 9, next));
 
     let limited = EndpointConfig {
         tpm_limit: Some(60_000),
@@ -164,15 +170,21 @@ fn slots_tokens_and_caps_hold_calls_back() {
         ..endpoint("a")
     };
     let mut limited = traffic(Rate::Unlimited, vec![limited], now);
-    let (_, first) = gone(limited.admit(None, 900, 1, now));
-    let Admitted::Wait(Some(at)) = limited.admit(None, 900, 1, now) else {
+    let (_, first) = gone(limited.admit(Rather::default(), 900, 1, now));
+    let Admitted::Wait(Some(at)) = limited.admit(Rather::default(), 900, 1, now) else {
         panic!("a second's worth is 1000 tokens");
     };
     assert!(at > now);
     // The first one used hardly any: the second may go at once.
     limited.handle_success(0, first, 900, Some(1), Duration::ZERO, now);
-    let (_, second) = gone(limited.admit(None, 900, 1, now));
-    assert_eq!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
+    let (_, second) = gone(limited.admit(Rather::default(), 900, 1, now));
+    assert_eq!(
+        limited.admit(Rather::default(), 1, 1, now),
+        Admitted::Wait(None)
+    );
     limited.release(0, second, now);
-    assert_ne!(limited.admit(None, 1, 1, now), Admitted::Wait(None));
+    assert_ne!(
+        limited.admit(Rather::default(), 1, 1, now),
+        Admitted::Wait(None)
+    );
 }

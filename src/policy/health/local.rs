@@ -1,7 +1,7 @@
 //! A shard's copy of the endpoints' health: the verdicts of the main thread, plus what this shard
 //! has just seen itself and need not wait a round trip to act on. Pure.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::EndpointView;
 use super::order::{Failures, SendOrder};
@@ -31,8 +31,18 @@ struct Local {
     order: SendOrder,
     /// The probe was given to this shard and has not been sent.
     probe_held: bool,
-    /// Refused this shard; main will disable it for all.
+    /// Refused this shard; main will disable it for all, or say that it is well.
     refused: bool,
+    /// There is no money for it.
+    is_exhausted: bool,
+    /// It has refused so many lines of this shard in a row that main will rule on it.
+    is_suspended: bool,
+    /// It has answered a line well, of whichever shard.
+    is_well: bool,
+    /// Not before then, whatever main has said so far.
+    paused_until: Option<Instant>,
+    /// Since when this shard knows it to be cooled by a streak.
+    out_since: Option<Instant>,
 }
 
 impl LocalHealth {
@@ -46,6 +56,11 @@ impl LocalHealth {
             order: SendOrder::new(),
             probe_held: false,
             refused: false,
+            is_exhausted: false,
+            is_suspended: false,
+            is_well: false,
+            paused_until: None,
+            out_since: None,
         };
         Self {
             shard,
@@ -55,7 +70,7 @@ impl LocalHealth {
     }
 
     /// Takes over a verdict of the main thread.
-    pub fn apply(&mut self, endpoint: usize, view: EndpointView) {
+    pub fn apply(&mut self, endpoint: usize, view: EndpointView, now: Instant) {
         let local = &mut self.endpoints[endpoint];
         let mine = view.probe == Some(self.shard);
         let new = view.probe_number != local.view.probe_number;
@@ -64,6 +79,12 @@ impl LocalHealth {
             // A success, perhaps of another shard, ended it.
             local.order.forget_failures();
         }
+        local.is_well |= view.is_well;
+        local.refused &= !view.is_well || view.disabled;
+        local.out_since = match view.needs_probe {
+            true => local.out_since.or(Some(now)),
+            false => None,
+        };
         local.view = view;
     }
 
@@ -73,10 +94,48 @@ impl LocalHealth {
         *hint = (*hint).max(Some(until));
     }
 
-    /// The endpoint refused this shard's key or model: no further request from here, though the
-    /// main thread's verdict is still on its way.
+    /// The endpoint refused this shard's path: no further request from here, though the main thread's
+    /// verdict is still on its way.
     pub fn note_refused(&mut self, endpoint: usize) {
         self.endpoints[endpoint].refused = true;
+    }
+
+    /// The endpoint refused its key: no further request from here before `until`; what the main thread
+    /// says meanwhile counts besides.
+    pub fn note_pause(&mut self, endpoint: usize, until: Instant) {
+        let paused = &mut self.endpoints[endpoint].paused_until;
+        *paused = (*paused).max(Some(until));
+    }
+
+    /// Whether nothing goes to the endpoint from here until the main thread has ruled on what it refused.
+    pub fn suspend(&mut self, endpoint: usize, is_suspended: bool) {
+        self.endpoints[endpoint].is_suspended = is_suspended;
+    }
+
+    /// Whether the endpoint is cooled by a streak, as the main thread last said.
+    pub fn is_cooled(&self, endpoint: usize) -> bool {
+        self.endpoints[endpoint].view.needs_probe
+    }
+
+    /// Whether the endpoint has answered any line well.
+    pub fn is_well(&self, endpoint: usize) -> bool {
+        self.endpoints[endpoint].is_well
+    }
+
+    /// Whether the endpoint is out for the rest of the run.
+    pub fn is_disabled(&self, endpoint: usize) -> bool {
+        let local = &self.endpoints[endpoint];
+        local.view.disabled || local.refused || local.is_exhausted
+    }
+
+    /// Whether a line may wait for the endpoint: it is usable, or has not been out for `patience` yet. For
+    /// one that answers, but has never answered anything well, nobody waits.
+    pub fn may_come_back(&self, endpoint: usize, patience: Duration, now: Instant) -> bool {
+        let local = &self.endpoints[endpoint];
+        let since = local.out_since;
+        let gone = since.is_some_and(|since| now.saturating_duration_since(since) >= patience);
+        let is_useless = local.view.is_shunned && !local.is_well;
+        !self.is_disabled(endpoint) && !gone && !is_useless
     }
 
     /// Whether a request may go to `endpoint` now. If one does, [`send`](Self::send) must be called
@@ -114,11 +173,25 @@ impl LocalHealth {
         }
     }
 
-    /// Request `number` was answered in a way that proves the endpoint alive.
+    /// Request `number` was answered well.
     pub fn answer(&mut self, endpoint: usize, number: u64) {
+        let local = &mut self.endpoints[endpoint];
+        local.is_well = true;
+        local.order.end(number);
+        local.order.forget_failures();
+    }
+
+    /// Request `number` was answered in a way that proves the endpoint alive, and says no more.
+    pub fn note_alive(&mut self, endpoint: usize, number: u64) {
         let order = &mut self.endpoints[endpoint].order;
         order.end(number);
-        order.forget_failures();
+        order.note_alive();
+    }
+
+    /// Request `number` was answered, but not well; for
+    /// [`Health::handle_complaint`](super::Health::handle_complaint).
+    pub fn complain(&mut self, endpoint: usize, number: u64) -> Failures {
+        self.endpoints[endpoint].order.complain(number)
     }
 
     /// Request `number` failed in a way that speaks against the endpoint; for
@@ -137,24 +210,16 @@ impl LocalHealth {
         self.endpoints.iter().any(|local| local.probe_held)
     }
 
-    /// Consecutive transient failures of `endpoint`, as the main thread last said.
+    /// Consecutive requests to `endpoint` that were not answered well, as the main thread last said.
     pub fn streak(&self, endpoint: usize) -> u32 {
         self.endpoints[endpoint].view.streak
     }
 
-    /// Whether an endpoint of another quota group than `endpoint`'s is not disabled.
-    pub fn any_enabled_outside_group(&self, endpoint: usize) -> bool {
-        let group = self.endpoints[endpoint].group;
-        self.endpoints
-            .iter()
-            .any(|local| local.group != group && !local.view.disabled && !local.refused)
-    }
-
-    /// [`note_refused`](Self::note_refused) for every endpoint of `endpoint`'s quota group.
-    pub fn note_group_refused(&mut self, endpoint: usize) {
+    /// There is no money for `endpoint`'s quota group: the same for each of its endpoints, for good.
+    pub fn note_exhausted(&mut self, endpoint: usize) {
         let group = self.endpoints[endpoint].group;
         for local in &mut self.endpoints {
-            local.refused |= local.group == group;
+            local.is_exhausted |= local.group == group;
         }
     }
 
@@ -169,8 +234,9 @@ impl LocalHealth {
     /// Outer `None`: closed until the main thread opens it. Inner `None`: usable at once.
     fn usable_from(&self, endpoint: usize) -> Option<Option<Instant>> {
         let local = &self.endpoints[endpoint];
-        let closed =
-            local.view.disabled || local.refused || (local.view.needs_probe && !local.probe_held);
-        (!closed).then(|| local.view.usable_from.max(self.hints[local.group]))
+        let needs_probe = local.view.needs_probe && !local.probe_held;
+        let closed = needs_probe || local.is_suspended || self.is_disabled(endpoint);
+        let hint = self.hints[local.group].max(local.paused_until);
+        (!closed).then(|| local.view.usable_from.max(hint))
     }
 }

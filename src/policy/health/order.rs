@@ -14,7 +14,7 @@ pub(super) const REMEMBERED: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failures {
     /// Failed requests that were sent one right after the other, this one among them. At least 1,
-    /// at most [`STREAK_TO_COOL`](super::STREAK_TO_COOL): more say nothing more.
+    /// at most 40, twice [`STREAK_TO_SHUN`](super::STREAK_TO_SHUN): more say nothing more.
     pub together: u32,
     /// The request sent just before is over, or there was none: this failure follows whatever came
     /// back last, from whichever shard.
@@ -27,7 +27,7 @@ pub(super) struct SendOrder {
     /// Of request `number` at `number % REMEMBERED`; requests are numbered from 0.
     fates: Box<[Fate; REMEMBERED]>,
     next: u64,
-    /// Whether any of them is [`Fate::Failed`].
+    /// Whether any of them is [`Fate::Failed`] or [`Fate::Complained`].
     any_failed: bool,
 }
 
@@ -35,7 +35,9 @@ pub(super) struct SendOrder {
 enum Fate {
     UnderWay,
     Failed,
-    /// Answered, or of no consequence.
+    /// Answered, but not well.
+    Complained,
+    /// Answered well, or of no consequence.
     Over,
 }
 
@@ -67,35 +69,56 @@ impl SendOrder {
     /// A streak ended: no failure so far belongs to the next one.
     pub(super) fn forget_failures(&mut self) {
         if std::mem::take(&mut self.any_failed) {
-            for fate in self.fates.iter_mut().filter(|fate| **fate == Fate::Failed) {
-                *fate = Fate::Over;
-            }
+            self.turn(&[Fate::Failed, Fate::Complained], Fate::Over);
+        }
+    }
+
+    /// The endpoint is alive: no failure so far belongs to the next streak of failures. It may still be one
+    /// that answers nothing well.
+    pub(super) fn note_alive(&mut self) {
+        if self.any_failed {
+            self.turn(&[Fate::Failed], Fate::Complained);
+        }
+    }
+
+    fn turn(&mut self, from: &[Fate], to: Fate) {
+        for fate in self.fates.iter_mut().filter(|fate| from.contains(fate)) {
+            *fate = to;
         }
     }
 
     /// Request `number` failed in a way that speaks against the endpoint.
     pub(super) fn fail(&mut self, number: u64) -> Failures {
+        self.note(number, Fate::Failed, &[Fate::Failed])
+    }
+
+    /// Request `number` was answered, but not well. Counts the failures with the others that were not.
+    pub(super) fn complain(&mut self, number: u64) -> Failures {
+        self.note_alive();
+        let unwell = [Fate::Failed, Fate::Complained];
+        self.note(number, Fate::Complained, &unwell)
+    }
+
+    fn note(&mut self, number: u64, fate: Fate, counted: &[Fate]) -> Failures {
         if !self.remembers(number) {
             return Failures {
                 together: 1,
                 follows: true,
             };
         }
-        self.fates[slot(number)] = Fate::Failed;
+        self.fates[slot(number)] = fate;
         self.any_failed = true;
-        let before = (0..number).rev().take_while(|&other| self.failed(other));
-        let after = (number + 1..self.next).take_while(|&other| self.failed(other));
-        let enough = super::STREAK_TO_COOL as usize;
+        let is_counted =
+            |&other: &u64| self.remembers(other) && counted.contains(&self.fates[slot(other)]);
+        let before = (0..number).rev().take_while(is_counted);
+        let after = (number + 1..self.next).take_while(is_counted);
+        let enough = super::STREAK_TO_SHUN as usize;
         let together = 1 + before.take(enough).count() + after.take(enough).count();
         let previous = number.checked_sub(1).filter(|&other| self.remembers(other));
         Failures {
-            together: together.min(enough) as u32,
+            together: together.min(2 * enough) as u32,
             follows: previous.is_none_or(|other| self.fates[slot(other)] != Fate::UnderWay),
         }
-    }
-
-    fn failed(&self, number: u64) -> bool {
-        self.remembers(number) && self.fates[slot(number)] == Fate::Failed
     }
 
     fn remembers(&self, number: u64) -> bool {
@@ -136,7 +159,7 @@ mod tests {
             (3, true),
             (4, true),
             (5, true),
-            (5, true),
+            (6, true),
         ];
         assert_eq!(fail(&mut sent(9), &[0, 1, 2, 3, 4, 5]), expect);
     }
@@ -165,6 +188,19 @@ mod tests {
         fail(&mut order, &[0, 1, 2, 3]);
         order.forget_failures();
         assert_eq!(fail(&mut order, &[4, 5]), [(1, true), (2, true)]);
+    }
+
+    #[test]
+    fn complaints_end_a_streak_of_failures_and_count_on_among_themselves() {
+        let mut order = sent(9);
+        assert_eq!(fail(&mut order, &[0, 1]), [(1, true), (2, true)]);
+        let say = |failures: Failures| (failures.together, failures.follows);
+        assert_eq!(say(order.complain(2)), (3, true));
+        assert_eq!(fail(&mut order, &[3]), [(1, true)]);
+        assert_eq!(say(order.complain(5)), (1, false));
+        assert_eq!(say(order.complain(4)), (6, true));
+        order.forget_failures();
+        assert_eq!(say(order.complain(6)), (1, true));
     }
 
     #[test]

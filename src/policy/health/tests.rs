@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::config::MAX_OUTAGE_NEVER;
 use crate::policy::virtual_time::{ms, start};
 
 const OUTAGE: Duration = Duration::from_secs(60);
@@ -87,10 +88,10 @@ fn failed_probes_double_the_cooling_up_to_a_minute() {
         now += seconds(cooling);
         let shard = failed % 3;
         assert_eq!(states(health.poll(now)), [(0, State::HalfOpen { shard })]);
-        health.handle_probe_result(0, false, now);
+        health.handle_probe_result(0, Probe::Failed, now);
     }
     health.poll(now + seconds(60));
-    health.handle_probe_result(0, true, now + seconds(60));
+    health.handle_probe_result(0, Probe::Well, now + seconds(60));
     assert_eq!(states(health.poll(now + seconds(60))), [(0, State::Usable)]);
     fail(&mut health, 0, 5, now + seconds(61));
     let until = now + seconds(62);
@@ -186,7 +187,7 @@ fn an_outage_begins_when_the_last_endpoint_fails() {
         Some(outage),
         "half-open is still out"
     );
-    health.handle_probe_result(2, true, now + seconds(31));
+    health.handle_probe_result(2, Probe::Well, now + seconds(31));
     assert_eq!(health.outage(now + seconds(31)), None);
 }
 
@@ -282,7 +283,11 @@ impl Pair {
     fn poll(&mut self, now: Instant) {
         for transition in self.health.poll(now) {
             for local in &mut self.locals {
-                local.apply(transition.endpoint, self.health.view(transition.endpoint));
+                local.apply(
+                    transition.endpoint,
+                    self.health.view(transition.endpoint),
+                    now,
+                );
             }
         }
     }
@@ -311,10 +316,10 @@ fn exactly_one_request_is_the_probe() {
     // The same view again must not make a second probe.
     let view = pair.health.view(0);
     assert!(pair.locals[0].send(0).probe);
-    pair.locals[0].apply(0, view);
+    pair.locals[0].apply(0, view, later);
     assert_eq!(pair.usable(later), [false, false]);
     assert!(!pair.locals[0].send(0).probe);
-    pair.health.handle_probe_result(0, true, later);
+    pair.health.handle_probe_result(0, Probe::Well, later);
     pair.poll(later);
     assert_eq!(pair.usable(later), [true, true]);
 }
@@ -347,7 +352,7 @@ fn local_hints_and_refusals_act_at_once() {
         usable_from: Some(now + seconds(9)),
         ..EndpointView::default()
     };
-    local.apply(0, view);
+    local.apply(0, view, now);
     assert_eq!(usable(&local, now + seconds(3)), [false, false, true]);
     assert_eq!(local.next_usable(now + seconds(4)), Some(now + seconds(4)));
     local.apply(
@@ -356,6 +361,7 @@ fn local_hints_and_refusals_act_at_once() {
             disabled: true,
             ..EndpointView::default()
         },
+        now,
     );
     assert_eq!(local.next_usable(now), Some(now + seconds(9)));
 }
@@ -394,7 +400,11 @@ impl Traffic {
         }
         for transition in self.health.poll(now) {
             for local in &mut self.locals {
-                local.apply(transition.endpoint, self.health.view(transition.endpoint));
+                local.apply(
+                    transition.endpoint,
+                    self.health.view(transition.endpoint),
+                    now,
+                );
             }
         }
     }

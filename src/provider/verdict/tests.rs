@@ -24,7 +24,13 @@ fn effect_name(effect: &Effect) -> &'static str {
         Effect::None => "none",
         Effect::Transient => "transient",
         Effect::RateLimited => "rate_limited",
-        Effect::Disable { .. } => "disable",
+        Effect::Refused { what, .. } => match what {
+            Refusal::Transport => "transport",
+            Refusal::Key => "key",
+            Refusal::Request => "request",
+            Refusal::Path => "path",
+            Refusal::Model => "model",
+        },
         Effect::Exhausted { .. } => "exhausted",
     }
 }
@@ -43,15 +49,16 @@ fn a_status_alone_decides_like_the_table() {
     check(200, NotJson, true, "transient");
     check(204, NotJson, true, "transient");
     for status in [301, 302, 303, 304, 307, 308] {
-        check(status, Redirect, false, "none");
+        check(status, Redirect, false, "path");
     }
-    for status in [400, 405, 406, 410, 411, 413, 414, 415, 422, 424, 431, 451] {
+    for status in [400, 406, 410, 411, 413, 414, 415, 422, 424, 431, 451] {
         check(status, BadRequest, false, "none");
     }
-    check(401, Auth, true, "disable");
+    check(401, Auth, true, "key");
     check(402, QuotaExhausted, false, "exhausted");
-    check(403, Auth, true, "disable");
-    check(404, NotFound, false, "none");
+    check(403, Auth, false, "request");
+    check(404, NotFound, false, "path");
+    check(405, BadRequest, false, "path");
     check(408, Timeout, true, "transient");
     check(409, BadRequest, true, "none");
     check(425, BadRequest, true, "none");
@@ -144,54 +151,129 @@ fn codes_in_the_body_tell_no_money_from_slow_down() {
         r#"{"error":{"message":"Limit 30000, Requested many. The prompt \"request too large\" was put off."}}"#,
     );
     slow_down("insufficient_quota is only mentioned here");
+    exhausted(
+        429,
+        r#"{"error":{"message":"Rate limit exceeded: free-models-per-day. Add 10 credits","code":429}}"#,
+    );
+    exhausted(429, r#"{"error":{"code":"1113","message":"余额不足"}}"#);
+    exhausted(402, r#"{"error":{"message":"Insufficient Balance"}}"#);
+    exhausted(402, "<html>");
+}
+
+/// Servers repeat what they were sent: in the middle of a message, or at its start.
+#[test]
+fn what_quotes_the_request_means_nothing() {
+    let check = |status: u16, body: &str, kind: ErrorKind, effect: &str| {
+        let verdict = classify(status, &[], body);
+        assert_eq!(
+            (verdict.kind, effect_name(&verdict.effect), verdict.hearsay),
+            (kind, effect, None),
+            "{status} {body}"
+        );
+    };
+    for message in [
+        "wrong type of content, got 'answer this: 'my credit balance is too low''",
+        "invalid prompt: Your credit balance is too low to access the Anthropic API.",
+        "insufficient_quota is no role",
+        "content 'The model `x` does not exist' is not allowed here",
+    ] {
+        for code in ["400", "\"invalid_request_error\"", "null"] {
+            let body = format!(r#"{{"error":{{"message":"{message}","code":{code}}}}}"#);
+            check(400, &body, ErrorKind::BadRequest, "none");
+            check(422, &body, ErrorKind::BadRequest, "none");
+            check(429, &body, ErrorKind::RateLimited, "rate_limited");
+            check(403, &body, ErrorKind::Auth, "request");
+        }
+    }
+    // By words alone, which the request may say, too: whoever has it decides.
+    let words = r#"{"error":{"type":"invalid_request_error","message":"Your credit balance is too low to access the Anthropic API."}}"#;
+    let verdict = classify(400, &[], words);
+    assert_eq!(verdict.hearsay, Some("your credit balance is too low"));
 }
 
 #[test]
-fn a_404_disables_only_when_every_line_would_get_it() {
+fn a_404_is_of_a_model_of_an_object_or_of_a_path() {
     let check = |body: &str, effect: &str| {
         let verdict = classify(404, &[], body);
-        assert_eq!(verdict.kind, ErrorKind::NotFound);
+        assert_eq!(verdict.kind, ErrorKind::NotFound, "{body}");
         assert_eq!(effect_name(&verdict.effect), effect, "{body}");
-        assert_eq!(verdict.retry, effect == "disable", "{body}");
+        assert!(!verdict.retry, "{body}");
     };
-    check(
+    for body in [
         r#"{"error":{"message":"The model `gpt-9` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#,
-        "disable",
-    );
-    check(
         r#"{"error":{"code":"DeploymentNotFound","message":"The API deployment for this resource does not exist."}}"#,
-        "disable",
-    );
-    check(
-        r#"{"error":{"code":"404","message":"Resource not found"}}"#,
-        "disable",
-    );
-    check(
-        r#"{"error":{"message":"Invalid URL (POST /v1/chat/completionz)","type":"invalid_request_error","param":null,"code":null}}"#,
-        "disable",
-    );
-    check(
         r#"{"type":"error","error":{"type":"not_found_error","message":"model: claude-9"}}"#,
-        "disable",
-    );
-    check(
         r#"{"object":"error","message":"The model `m` does not exist.","type":"NotFoundError","param":null,"code":404}"#,
-        "disable",
-    );
-    check(
+        r#"{"object":"error","message":"x","type":"NotFoundError","param":"model","code":404}"#,
         r#"{"error":"model \"m\" not found, try pulling it first"}"#,
-        "disable",
-    );
-    check(
-        r#"{"type":"error","error":{"type":"not_found_error","message":"Not found"}}"#,
-        "none",
-    );
-    check(
+        r#"{"error":{"message":"model 'my own m' not found","type":"api_error"}}"#,
+        r#"{"error":{"code":404,"message":"models/gemini-9 is not found for API version v1beta","status":"NOT_FOUND"}}"#,
+        r#"{"error":{"code":404,"message":"Publisher Model `projects/p/m` was not found","status":"NOT_FOUND"}}"#,
+        r#"{"error":{"message":"Unable to access model m.","type":"invalid_request_error","code":"model_not_available"}}"#,
+        r#"{"code":"Some requested entity was not found","error":"The model grok-9 does not exist or your team has no access."}"#,
+        r#"{"error":{"message":"Model not found, inaccessible, and/or not deployed","code":"NOT_FOUND"}}"#,
+        r#"{"detail":"Model not found"}"#,
+    ] {
+        check(body, "model");
+    }
+    for body in [
         r#"{"error":{"message":"Previous response with id 'resp_1' not found.","code":"previous_response_not_found"}}"#,
-        "none",
+        r#"{"error":{"message":"No such File object: the model.jsonl","type":"invalid_request_error","param":"id","code":null}}"#,
+        r#"{"error":{"message":"File 'model' not found","type":"invalid_request_error"}}"#,
+        r#"{"error":{"message":"The file model.txt does not exist","code":404}}"#,
+        r#"{"error":{"message":"The model of file x does not exist","code":"file_not_found"}}"#,
+    ] {
+        check(body, "none");
+    }
+    for body in [
+        r#"{"detail":"Not Found"}"#,
+        "404 page not found",
+        "<html><body><h1>404 Not Found</h1></body></html>",
+        "",
+        "{}",
+        r#"{"error":{"code":"404","message":"Resource not found"}}"#,
+        r#"{"error":{"message":"Invalid URL (POST /v1/chat/completionz)","type":"invalid_request_error","param":null,"code":null}}"#,
+        r#"{"error":{"message":"Unknown request URL: POST /x. Our models are at /v1","type":"invalid_request_error","code":"unknown_url"}}"#,
+        r#"{"type":"error","error":{"type":"not_found_error","message":"Not found"}}"#,
+        r#"{"error":{"message":"No route for a model","type":"None","param":"None","code":"404"}}"#,
+    ] {
+        check(body, "path");
+    }
+}
+
+#[test]
+fn a_400_may_be_of_a_model() {
+    let check = |body: &str, kind: ErrorKind, effect: &str| {
+        let verdict = classify(400, &[], body);
+        let seen = (verdict.kind, verdict.retry, effect_name(&verdict.effect));
+        assert_eq!(seen, (kind, false, effect), "{body}");
+    };
+    for body in [
+        r#"{"error":{"message":"Model Not Exist","type":"invalid_request_error","param":null,"code":"invalid_request_error"}}"#,
+        r#"{"error":{"message":"foo/bar is not a valid model ID","code":400}}"#,
+        r#"{"object":"error","message":"Invalid model: foo","type":"invalid_model","param":null,"code":"1500"}"#,
+        r#"{"error":{"message":"Invalid model 'foo'. Permitted models are …","type":"invalid_model","code":400}}"#,
+        r#"{"error":{"message":"The model `x` has been decommissioned and is no longer supported.","code":"model_decommissioned"}}"#,
+        r#"{"error":{"message":"Invalid model name passed in model=x","type":"None","param":"None","code":"400"}}"#,
+        r#"{"message":"The provided model identifier is invalid.","type":"ValidationException"}"#,
+        r#"{"error":{"code":"unknown_model","message":"Unknown model: x"}}"#,
+    ] {
+        check(body, ErrorKind::NotFound, "model");
+    }
+    for body in [
+        r#"{"error":{"message":"This model's maximum context length is 4096 tokens","code":"context_length_exceeded","param":"messages"}}"#,
+        r#"{"error":{"message":"The model `x` does not exist in this enumeration","code":"invalid_enum"}}"#,
+        r#"{"error":{"message":"model: String should have at least 1 character","type":"invalid_request_error"}}"#,
+        r#"{"error":{"message":"bad","code":"invalid_value","param":"model"}}"#,
+    ] {
+        check(body, ErrorKind::BadRequest, "none");
+    }
+    let no_access = r#"{"error":{"message":"Project `p` does not have access to model `m`","code":"model_not_found"}}"#;
+    let verdict = classify(403, &[], no_access);
+    assert_eq!(
+        (verdict.kind, effect_name(&verdict.effect)),
+        (ErrorKind::Auth, "model")
     );
-    check(r#"{"detail":"Not Found"}"#, "none");
-    check("404 page not found", "none");
 }
 
 #[test]
@@ -214,7 +296,8 @@ fn the_servers_own_word_on_retries_is_obeyed() {
     check(400, " true ", "", true, "none");
     check(500, "maybe", "", true, "transient");
     // It speaks of this server; another endpoint may well take the line.
-    check(401, "false", "", true, "disable");
+    check(401, "false", "", true, "key");
+    check(404, "true", "", false, "path");
     check(
         429,
         "true",
@@ -231,7 +314,8 @@ fn a_google_400_for_a_bad_key_is_an_auth_failure() {
     assert_eq!(verdict.kind, ErrorKind::Auth);
     assert_eq!(
         verdict.effect,
-        Effect::Disable {
+        Effect::Refused {
+            what: Refusal::Key,
             reason: "HTTP 400: API key not valid.".to_owned()
         }
     );
@@ -335,7 +419,7 @@ fn a_broken_stream_is_judged_by_its_kind() {
     check(ErrorKind::Timeout, true, "transient");
     check(ErrorKind::RateLimited, true, "rate_limited");
     check(ErrorKind::QuotaExhausted, false, "exhausted");
-    check(ErrorKind::Auth, true, "disable");
+    check(ErrorKind::Auth, true, "key");
     check(ErrorKind::BadRequest, false, "none");
     check(ErrorKind::TooLarge, false, "none");
 }

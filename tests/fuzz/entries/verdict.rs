@@ -34,7 +34,7 @@ pub fn verdict(data: &[u8]) {
     let endpoint = endpoint(*provider);
     let verdict = endpoint.classify(status, headers, body);
     let reason = match &verdict.effect {
-        Effect::Disable { reason } | Effect::Exhausted { reason } => reason.as_str(),
+        Effect::Refused { reason, .. } | Effect::Exhausted { reason } => reason.as_str(),
         Effect::None | Effect::Transient | Effect::RateLimited => "",
     };
     for text in [&*verdict.message, reason] {

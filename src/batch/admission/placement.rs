@@ -1,0 +1,137 @@
+//! Where the next line goes: to an endpoint that is open now, but rather to none that has just failed it,
+//! and to none that is known to lack its model.
+
+use std::time::{Duration, Instant};
+
+use super::Admission;
+use crate::batch::input::Input;
+use crate::policy::refusals::LineRefusals;
+use crate::policy::retry::Parked;
+
+/// A line that may only go to an endpoint that has no place for it now is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Lines, never sent, that may wait like this so that others pass them.
+const PASSED_MAX: usize = 256;
+
+/// Where a line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// There.
+    At(usize),
+    /// Nowhere yet: an endpoint that is better than those that are open has no place for it.
+    NotYet,
+}
+
+impl Admission {
+    /// Where the parked line that is due, or else the next one, goes.
+    pub(super) fn place(&mut self, input: &Input, retry: Option<Parked>, now: Instant) -> Place {
+        let avoid = retry.map(|parked| usize::from(parked.last_endpoint));
+        if !self.models.is_empty() {
+            let lacking = self.lacking(input, retry);
+            if !lacking.is_empty() {
+                return self.place_model(&lacking, avoid, now);
+            }
+        }
+        if let Some(avoided) = avoid.filter(|index| self.open.get(*index) == Some(&true))
+            && !self.is_open_beside(avoided)
+            && self.is_worth_waiting(avoided, now)
+        {
+            return Place::NotYet;
+        }
+        let open = self.ring.pick(|index| self.open[index], avoid);
+        Place::At(open.expect("an endpoint was open"))
+    }
+
+    /// Endpoints that lack the line's model.
+    fn lacking(&mut self, input: &Input, retry: Option<Parked>) -> Vec<usize> {
+        match retry {
+            None => {
+                let (line, parsed) = self.source.next.as_ref().expect("a line was filled in");
+                let model = parsed.model(input.line(line.offset));
+                self.models.lacking(model.as_deref()).to_vec()
+            }
+            Some(parked) => {
+                let line = input.line(parked.line_offset);
+                let parsed = self.source.parse_again(line);
+                let lacking = self.models.lacking(parsed.model(line).as_deref()).to_vec();
+                self.source.reuse(parsed);
+                lacking
+            }
+        }
+    }
+
+    /// Where every endpoint that may come back lacks the model, any will do: the line's own answer
+    /// decides about it.
+    fn place_model(&mut self, lacking: &[usize], avoid: Option<usize>, now: Instant) -> Place {
+        let has_model = |index: usize| !lacking.contains(&index);
+        let open = &self.open;
+        if let Some(index) = (self.ring).pick(|index| open[index] && has_model(index), avoid) {
+            return Place::At(index);
+        }
+        if self.may_have_model(lacking, now) {
+            return Place::NotYet;
+        }
+        let any = self.ring.pick(|index| open[index], avoid);
+        Place::At(any.expect("an endpoint was open"))
+    }
+
+    fn may_have_model(&self, lacking: &[usize], now: Instant) -> bool {
+        (0..self.endpoints.len()).any(|index| {
+            !lacking.contains(&index) && self.health.may_come_back(index, self.patience, now)
+        })
+    }
+
+    fn is_open_beside(&self, avoided: usize) -> bool {
+        let mut open = self.open.iter().enumerate();
+        open.any(|(index, open)| *open && index != avoided)
+    }
+
+    /// The endpoint that failed the line has answered nothing well since, and another one is usable: only
+    /// its places or slots are missing, at the end of a file often because another shard has them.
+    fn is_worth_waiting(&self, avoided: usize, now: Instant) -> bool {
+        self.seen[avoided].is_doubtful()
+            && (0..self.endpoints.len())
+                .any(|index| index != avoided && self.health.usable(index, now))
+    }
+
+    /// Puts off the parked line that is due; it holds up nobody.
+    pub(super) fn put_off(&mut self, now: Instant) {
+        let parked = self.parked.pop_due(now).expect("a retry was due");
+        self.parked.push(Parked {
+            due: now + LOOK_AGAIN,
+            ..parked
+        });
+    }
+
+    /// Puts off the next line, so that those behind it may pass; `false`: too many have done so.
+    pub(super) fn let_pass(&mut self, now: Instant) -> bool {
+        if self.parked.len() >= PASSED_MAX {
+            return false;
+        }
+        let (line, parsed) = self.source.next.take().expect("a line was filled in");
+        self.source.reuse(parsed);
+        self.parked.push(Parked {
+            due: now + LOOK_AGAIN,
+            line_offset: line.offset,
+            line_number: line.number,
+            attempts: 0,
+            last_endpoint: u16::MAX,
+            refusals: LineRefusals::default(),
+            unreadable: 0,
+            marks: self.source.marks(line.number),
+        });
+        true
+    }
+
+    /// `endpoint` has refused the model of a line. Returns whether another one may have it; `None`: that
+    /// cannot be remembered.
+    pub fn note_unknown_model(
+        &mut self,
+        model: Option<&str>,
+        endpoint: usize,
+        now: Instant,
+    ) -> Option<bool> {
+        let is_noted = self.models.note(model, endpoint);
+        is_noted.then(|| self.may_have_model(self.models.lacking(model), now))
+    }
+}
