@@ -14,6 +14,7 @@ mod cost;
 mod health;
 mod hints;
 mod limits;
+mod mixture;
 mod rate;
 mod refusals;
 mod refused;
