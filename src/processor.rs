@@ -169,6 +169,7 @@ impl Processor {
             errors,
             overwrite: false,
             fresh: false,
+            salvage: false,
             retry_errors: false,
             dry_run: false,
         };

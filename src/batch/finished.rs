@@ -9,6 +9,10 @@
 //! Files in the order of the input are read along with it, in constant memory. What is in another
 //! order (`--order completion`) is looked up by a table: about 100 bytes a record.
 
+mod recognise;
+
+pub(super) use recognise::{Stray, recognise};
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 

@@ -42,7 +42,7 @@ pub enum StorageError {
         what: String,
     },
     /// A file of the run folder was cut or altered behind the program's back.
-    #[error("{} is damaged at byte {offset}: {what}; the run cannot be resumed from it, --fresh throws it away and starts again", path.display())]
+    #[error("{} is damaged at byte {offset}: {what}; the run cannot simply be resumed; --salvage keeps every record that is whole and sends the other lines again, --fresh throws the run away", path.display())]
     Damaged {
         /// The damaged file.
         path: PathBuf,
@@ -100,6 +100,16 @@ impl StorageError {
     /// For operations that need no space to speak of.
     pub(super) fn io(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::new(path, operation, 0, source)
+    }
+
+    /// What is wrong where, without a way out.
+    pub(super) fn place(&self) -> String {
+        match self {
+            Self::Damaged { path, offset, what } => {
+                format!("{} is damaged at byte {offset}: {what}", path.display())
+            }
+            other => other.to_string(),
+        }
     }
 
     /// The same command can go on once the cause is gone.

@@ -96,6 +96,7 @@ fn try_run(args: &DemoArgs) -> io::Result<ExitCode> {
         errors,
         overwrite: true,
         fresh: true,
+        salvage: false,
         retry_errors: false,
         dry_run: false,
     };

@@ -395,6 +395,9 @@ struct BatchFlags {
     /// Throw away an unfinished run and start again
     #[arg(long, value_name = "BOOL", help_heading = EXISTING, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     fresh: Option<bool>,
+    /// Resume from a damaged run folder: keep every record that is whole, send the others' lines again
+    #[arg(long, value_name = "BOOL", help_heading = EXISTING, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    salvage: Option<bool>,
     /// Send the lines of the error file again; what succeeds moves to the output
     #[arg(long, value_name = "BOOL", help_heading = EXISTING, value_parser = parse_boolean, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     retry_errors: Option<bool>,
@@ -439,6 +442,7 @@ impl BatchFlags {
             format: give(&self.format, origin("format")),
             overwrite: give(&self.overwrite, origin("overwrite")),
             fresh: give(&self.fresh, origin("fresh")),
+            salvage: give(&self.salvage, origin("salvage")),
             retry_errors: give(&self.retry_errors, origin("retry-errors")),
             max_outage: give(&self.max_outage, origin("max-outage")),
             max_cost: give(&self.max_cost, origin("max-cost")),

@@ -60,6 +60,8 @@ pub struct Job {
     pub overwrite: bool,
     /// Throw away an unfinished run and start again.
     pub fresh: bool,
+    /// Resume also from a damaged run folder: keep every record that is whole.
+    pub salvage: bool,
     /// Send the lines of the error file again.
     pub retry_errors: bool,
     /// Validate config and input, send nothing.
@@ -120,6 +122,7 @@ impl Job {
             errors: errors.value,
             overwrite: is_set(&settings.overwrite),
             fresh: is_set(&settings.fresh),
+            salvage: is_set(&settings.salvage),
             retry_errors: is_set(&settings.retry_errors),
             dry_run: is_set(&settings.dry_run),
         })
@@ -193,7 +196,7 @@ mod tests {
         let job = Job::resolve(&settings("in.jsonl", "", "")).expect("a job");
         assert_eq!(job.input, InputSource::File("in.jsonl".into()));
         assert_eq!((job.output, job.errors), (None, "errors.jsonl".into()));
-        assert!(!job.overwrite && !job.fresh && !job.retry_errors && !job.dry_run);
+        assert!(!job.overwrite && !job.fresh && !job.salvage && !job.retry_errors && !job.dry_run);
         let job = Job::resolve(&settings("-", "-", "e")).expect("a job");
         assert_eq!(
             (job.input, job.output),

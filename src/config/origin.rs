@@ -116,6 +116,8 @@ pub struct Overrides {
     pub overwrite: Option<Given<bool>>,
     /// `--fresh`.
     pub fresh: Option<Given<bool>>,
+    /// `--salvage`.
+    pub salvage: Option<Given<bool>>,
     /// `--retry-errors`.
     pub retry_errors: Option<Given<bool>>,
     /// `--max-outage`.
@@ -164,6 +166,7 @@ impl Overrides {
             format: self.format.or(below.format),
             overwrite: self.overwrite.or(below.overwrite),
             fresh: self.fresh.or(below.fresh),
+            salvage: self.salvage.or(below.salvage),
             retry_errors: self.retry_errors.or(below.retry_errors),
             max_outage: self.max_outage.or(below.max_outage),
             max_cost: self.max_cost.or(below.max_cost),

@@ -125,6 +125,7 @@ impl RawConfig {
             format: top.given(&["format"], Field::choice)?,
             overwrite: top.given(&["overwrite"], Field::boolean)?,
             fresh: top.given(&["fresh"], Field::boolean)?,
+            salvage: top.given(&["salvage"], Field::boolean)?,
             retry_errors: top.given(&["retry_errors"], Field::boolean)?,
             max_outage: top.given(&["max_outage"], Field::duration)?,
             max_cost: top.given(&["max_cost"], Field::number)?,

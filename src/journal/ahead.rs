@@ -14,7 +14,7 @@ use super::{Damage, DamageKind, ENTRY_BYTES, Entry, Header};
 /// requests in flight, so that one slow answer does not make all others give up their order; small
 /// enough to stay in a processor's cache.
 pub const HALF_BYTES: usize = if cfg!(test) { 4 << 10 } else { 1 << 20 };
-/// Size of the file, of which only what is used takes space. It never changes, so that a cut shows.
+/// Size of the file, of which only what is used takes space. It never changes.
 pub const AHEAD_BYTES: usize = 2 * HALF_BYTES;
 /// Size of what a half begins with.
 pub const TURN_BYTES: usize = 24;
@@ -74,21 +74,12 @@ impl Turn {
         bytes
     }
 
-    /// `None`: the half was never used.
-    fn decode(half: &[u8], index: usize, header: &Header) -> Result<Option<Self>, Damage> {
-        let start = &half[..TURN_BYTES];
-        if start.iter().all(|byte| *byte == 0) {
-            return Ok(None);
-        }
+    /// `None`: the half was never used, or what it began with is lost.
+    fn decode(half: &[u8], index: usize, header: &Header) -> Option<Self> {
+        let start = half.get(..TURN_BYTES)?;
         let number = u64::from_le_bytes(std::array::from_fn(|at| start[8 + at]));
         let turn = Self::new(header, number);
-        match turn.encode() == *start && number > 0 && turn.half() == index {
-            true => Ok(Some(turn)),
-            false => Err(Damage {
-                offset: (index * HALF_BYTES) as u64,
-                what: DamageKind::Ahead,
-            }),
-        }
+        (turn.encode() == *start && number > 0 && turn.half() == index).then_some(turn)
     }
 
     /// The first bytes of a frame that begins `offset` bytes into the half; the record follows.
@@ -118,18 +109,79 @@ impl Turn {
     /// All frames of this turn, up to a torn one. A kill in the middle of a write leaves the beginning of
     /// it; so where a frame is broken and a later one is whole, something else has been at the file.
     pub fn frames<'a>(&self, half: &'a [u8]) -> Result<Vec<Frame<'a>>, Damage> {
-        let (mut offset, mut frames) = (TURN_BYTES, Vec::new());
-        while let Some(frame) = self.frame(half, offset) {
-            offset += ENTRY_BYTES + frame.record.len();
-            frames.push(frame);
+        let mut found = Examined::default();
+        found.frames_of(*self, half, TURN_BYTES);
+        match found.damage {
+            None => Ok(found.frames()),
+            Some(damage) => Err(damage),
         }
-        match (offset + 1..half.len()).any(|at| self.entry(half, at).is_some()) {
-            false => Ok(frames),
-            true => Err(Damage {
-                offset: (self.half() * HALF_BYTES + offset) as u64,
-                what: DamageKind::AheadEntry,
-            }),
+    }
+}
+
+/// What of a write-ahead file is whole, and what is wrong with the rest.
+#[derive(Debug, Default)]
+pub struct Examined<'a> {
+    found: Vec<(u64, Frame<'a>)>,
+    /// Something is broken, and something whole stands behind it: the first such place.
+    pub damage: Option<Damage>,
+    /// Frames whose entry is whole and whose record is not.
+    pub bereft: Vec<Entry>,
+    /// Other frames that are broken, as far as anything tells of them.
+    pub torn: u64,
+}
+
+impl<'a> Examined<'a> {
+    /// All whole frames, in the order in which they were written.
+    pub fn frames(&self) -> Vec<Frame<'a>> {
+        self.found.iter().map(|(_, frame)| *frame).collect()
+    }
+
+    fn half(&mut self, half: &'a [u8], turn: Option<Turn>, others: &[Turn]) {
+        if let Some(turn) = turn {
+            self.frames_of(turn, half, TURN_BYTES);
         }
+        // Whose beginning is lost. Written in one piece with it, so none of them can be older.
+        let others = others.iter().filter(|other| turn != Some(**other));
+        for other in others {
+            let whole = |at: &usize| other.frame(half, *at).is_some();
+            if let Some(first) = (TURN_BYTES..half.len()).find(whole) {
+                let offset = (other.half() * HALF_BYTES) as u64;
+                self.damaged(offset, DamageKind::Ahead);
+                self.torn += u64::from(first > TURN_BYTES);
+                self.frames_of(*other, half, first);
+            }
+        }
+    }
+
+    /// The frames of `turn`, the first of which begins at `offset` or later.
+    fn frames_of(&mut self, turn: Turn, half: &'a [u8], mut offset: usize) {
+        loop {
+            while let Some(frame) = turn.frame(half, offset) {
+                offset += ENTRY_BYTES + frame.record.len();
+                self.found.push((turn.number, frame));
+            }
+            let Some(next) = (offset + 1..half.len()).find(|at| turn.frame(half, *at).is_some())
+            else {
+                break;
+            };
+            let broken = (turn.half() * HALF_BYTES + offset) as u64;
+            self.damaged(broken, DamageKind::AheadEntry);
+            match turn.entry(half, offset) {
+                Some(entry) => self.bereft.push(entry),
+                None => self.torn += 1,
+            }
+            offset = next;
+        }
+        let rest = half.get(offset..).unwrap_or_default();
+        let is_cut = half.len() < HALF_BYTES && rest.iter().any(|byte| *byte != 0);
+        match turn.entry(half, offset) {
+            Some(entry) => self.bereft.push(entry),
+            None => self.torn += u64::from(is_cut),
+        }
+    }
+
+    fn damaged(&mut self, offset: u64, what: DamageKind) {
+        self.damage = self.damage.or(Some(Damage { offset, what }));
     }
 }
 
@@ -137,25 +189,42 @@ impl Turn {
 /// in which they were written. Some of them may be in the journal, too. A torn one at the end is left
 /// out. An empty file belongs to a process that died before it gave it its size.
 pub fn read<'a>(bytes: &'a [u8], header: &Header) -> Result<Vec<Frame<'a>>, Damage> {
-    let mut frames = Vec::new();
-    if bytes.is_empty() {
-        return Ok(frames);
+    let examined = examine(bytes, header);
+    match examined.damage {
+        None => Ok(examined.frames()),
+        Some(damage) => Err(damage),
     }
-    if bytes.len() < AHEAD_BYTES {
-        return Err(Damage {
-            offset: bytes.len() as u64,
-            what: DamageKind::AheadCut,
-        });
+}
+
+/// Finds everything that is whole in the write-ahead file of the shard whose journal begins with `header`.
+/// What is missing at its end counts as zeros.
+pub fn examine<'a>(bytes: &'a [u8], header: &Header) -> Examined<'a> {
+    let (first, second) = bytes.split_at(bytes.len().min(HALF_BYTES));
+    let halves = [first, &second[..second.len().min(HALF_BYTES)]];
+    let mut turns = [None; 2];
+    for (index, half) in halves.into_iter().enumerate() {
+        turns[index] = Turn::decode(half, index, header);
     }
-    let mut turns = Vec::new();
-    for (index, half) in bytes.chunks_exact(HALF_BYTES).take(2).enumerate() {
-        turns.extend(Turn::decode(half, index, header)?.map(|turn| (turn, half)));
+    let mut examined = Examined::default();
+    for (index, half) in halves.into_iter().enumerate() {
+        // Of which turns there may be frames behind a beginning that is lost: those beside the other half's.
+        let numbers = match turns[1 - index] {
+            Some(other) => [other.number - 1, other.number + 1],
+            None => [index as u64 + 1, 0],
+        };
+        let others = numbers
+            .into_iter()
+            .filter(|number| *number > turns[index].map_or(0, |turn| turn.number));
+        let others: Vec<_> = others.map(|number| Turn::new(header, number)).collect();
+        if turns[index].is_none() && half.starts_with(&MAGIC) {
+            // No kill and no power loss makes one that begins like one and is none of this shard's.
+            examined.damaged((index * HALF_BYTES) as u64, DamageKind::Ahead);
+        }
+        examined.half(half, turns[index], &others);
     }
-    turns.sort_unstable_by_key(|(turn, _)| turn.number);
-    for (turn, half) in turns {
-        frames.extend(turn.frames(half)?);
-    }
-    Ok(frames)
+    // Frames of one turn stay in their order.
+    examined.found.sort_by_key(|(number, _)| *number);
+    examined
 }
 
 #[cfg(test)]
@@ -261,27 +330,108 @@ mod tests {
     }
 
     #[test]
-    fn damage_before_the_last_frame_is_told_with_its_place() {
+    fn damage_before_the_last_frame_is_told_with_its_place_and_the_others_are_found() {
         let mut file = vec![0; AHEAD_BYTES];
         let turn = Turn::first(&header());
         let ends = write(&mut file, &turn, 1..6);
         for at in 0..ends[3] {
             let mut flipped = file.clone();
             flipped[at] ^= 0x10;
-            let starts = ends.iter().filter(|end| **end <= at);
-            let offset = match at {
-                0..TURN_BYTES => 0,
-                _ => starts.max().copied().unwrap_or(TURN_BYTES),
+            let before = ends.iter().filter(|end| **end <= at).count();
+            let offset = match (at, before) {
+                (0..TURN_BYTES, _) => 0,
+                (_, 0) => TURN_BYTES,
+                _ => ends[before - 1],
             };
             let damage = lines(&flipped).unwrap_err();
             assert_eq!(damage.offset, offset as u64, "byte {at}");
+            let whole = examine(&flipped, &header()).frames();
+            let found = whole.iter().map(|frame| frame.entry.line_number);
+            let others = (1..6).filter(|line| at < TURN_BYTES || *line != before as u64 + 1);
+            assert!(found.eq(others), "byte {at}");
         }
-        for length in [1, ends[2], AHEAD_BYTES - 1] {
-            let damage = Damage {
-                offset: length as u64,
-                what: DamageKind::AheadCut,
+    }
+
+    /// The tail is what has nothing whole behind it, whatever was there.
+    #[test]
+    fn a_file_that_is_cut_or_zero_at_its_end_holds_what_is_left() {
+        let mut file = vec![0; AHEAD_BYTES];
+        let first = Turn::first(&header());
+        let ends = write(&mut file, &first, 1..6);
+        let second = first.next(&header());
+        let ends_2 = write(&mut file, &second, 6..9);
+        let whole = |length: usize| {
+            let second = ends_2.iter().filter(|end| HALF_BYTES + **end <= length);
+            let count = ends.iter().filter(|end| **end <= length).count();
+            // Without its beginning a half is not known to be one.
+            (1..count as u64 + 1).chain(6..6 + second.count() as u64)
+        };
+        for length in [
+            0,
+            1,
+            TURN_BYTES,
+            ends[0] - 1,
+            ends[0],
+            ends[2] + 3,
+            ends[4],
+            HALF_BYTES + 5,
+        ]
+        .into_iter()
+        .chain([
+            HALF_BYTES + ends_2[0] + 90,
+            HALF_BYTES + ends_2[2] - 1,
+            AHEAD_BYTES - 1,
+        ]) {
+            let expected: Vec<_> = whole(length).collect();
+            assert_eq!(
+                lines(&file[..length]),
+                Ok(expected.clone()),
+                "cut at {length}"
+            );
+            let mut zeros = file.clone();
+            zeros[length..].fill(0);
+            assert_eq!(lines(&zeros), Ok(expected), "zeros from {length}");
+        }
+        let torn = |length| {
+            let examined = examine(&file[..length], &header());
+            examined.torn + examined.bereft.len() as u64
+        };
+        assert_eq!(
+            [ends[0], ends[1] - 1, ends[1] - ENTRY_BYTES].map(torn),
+            [0, 1, 1]
+        );
+    }
+
+    /// A half whose first page did not reach the disk while a later one did.
+    #[test]
+    fn frames_behind_a_beginning_that_is_lost_or_old_are_found_and_told() {
+        let turns: Vec<_> = std::iter::successors(Some(Turn::first(&header())), |turn| {
+            Some(turn.next(&header()))
+        })
+        .take(4)
+        .collect();
+        let mut file = vec![0; AHEAD_BYTES];
+        write(&mut file, &turns[0], 1..9);
+        write(&mut file, &turns[1], 9..20);
+        let old = file.clone();
+        let ends = write(&mut file, &turns[2], 20..30);
+        write(&mut file, &turns[3], 30..33);
+        // Zero, and as it was two turns ago.
+        for beginning in [&vec![0; ends[1]], &old[..ends[1]].to_vec()] {
+            let mut lost = file.clone();
+            lost[..ends[1]].copy_from_slice(beginning);
+            let examined = examine(&lost, &header());
+            let expected = Damage {
+                offset: 0,
+                what: DamageKind::Ahead,
             };
-            assert_eq!(lines(&file[..length]), Err(damage));
+            assert_eq!(examined.damage, Some(expected));
+            let found: Vec<_> = examined
+                .frames()
+                .iter()
+                .map(|frame| frame.entry.line_number)
+                .collect();
+            assert!((22..33).all(|line| found.contains(&line)), "{found:?}");
         }
     }
 }

@@ -92,12 +92,7 @@ impl Entry {
         let short = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         // First what costs nothing: most of what is looked at in search of an entry is none.
-        let outcome = match short(OUTCOME_AT) {
-            1 => Some(Outcome::Success),
-            2 => Some(Outcome::Failure),
-            3 => None,
-            _ => return None,
-        };
+        let outcome = outcome_of(short(OUTCOME_AT))?;
         if xxh3_64_with_seed(&bytes[..CHECKED_BYTES], seed) != long(CHECKED_BYTES) {
             return None;
         }
@@ -122,6 +117,21 @@ impl Entry {
     /// Where the record ends in its segment; `None` if no file can be that long.
     pub fn end(&self) -> Option<u64> {
         self.position.checked_add(self.length)
+    }
+}
+
+/// The checksum of the record that a broken entry speaks of, if the damage is elsewhere in it.
+pub(super) fn record_checksum(bytes: &[u8]) -> Option<u32> {
+    let bytes = bytes.get(40..44)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+fn outcome_of(code: u32) -> Option<Option<Outcome>> {
+    match code {
+        1 => Some(Some(Outcome::Success)),
+        2 => Some(Some(Outcome::Failure)),
+        3 => Some(None),
+        _ => None,
     }
 }
 

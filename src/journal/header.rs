@@ -80,11 +80,17 @@ impl Header {
         if number(8) != VERSION {
             return damage(8, DamageKind::Version(number(8)));
         }
-        let settled = u64::from_le_bytes(std::array::from_fn(|i| bytes[MARK_OFFSET + i]));
-        if bytes[MARK_OFFSET..HEADER_BYTES] != header.mark(settled) {
-            return damage(MARK_OFFSET, DamageKind::Mark);
+        match header.settled(bytes) {
+            Some(settled) => Ok((header, settled)),
+            None => damage(MARK_OFFSET, DamageKind::Mark),
         }
-        Ok((header, settled))
+    }
+
+    /// What the mark says, unless it is not this header's.
+    pub(super) fn settled(&self, bytes: &[u8]) -> Option<u64> {
+        let mark = bytes.get(MARK_OFFSET..HEADER_BYTES)?;
+        let settled = u64::from_le_bytes(std::array::from_fn(|i| mark[i]));
+        (*mark == self.mark(settled)).then_some(settled)
     }
 
     /// Also the seed of every entry's checksum, so that an entry of another journal never passes.

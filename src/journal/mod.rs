@@ -14,7 +14,7 @@ pub use header::{HEADER_BYTES, Header, MARK_BYTES, MARK_OFFSET, VERSION};
 
 use std::fmt;
 
-/// A journal whose bytes were changed or cut where no crash can have done it.
+/// A file that was changed before its tail: something whole stands behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// Byte offset in the journal.
@@ -32,16 +32,16 @@ pub enum DamageKind {
     Version(u32),
     /// The mark does not match its checksum.
     Mark,
-    /// A settled entry does not match its checksum.
+    /// An entry does not match its checksum, and a later one does.
     Entry,
-    /// Settled entries are missing at the end.
+    /// Entries that this process has written or repaired are missing at the end.
     Cut,
-    /// A half of a write-ahead file does not say whose it is.
+    /// The journal of another run or shard.
+    Foreign,
+    /// A half of a write-ahead file does not say whose it is, and has whole frames; or it is another's.
     Ahead,
     /// An entry of a write-ahead file, or its record, does not match its checksum, and later ones do.
     AheadEntry,
-    /// A write-ahead file is shorter than it was made.
-    AheadCut,
 }
 
 impl fmt::Display for DamageKind {
@@ -55,9 +55,9 @@ impl fmt::Display for DamageKind {
             Self::Mark => f.write_str("the journal's mark is altered"),
             Self::Entry => f.write_str("a journal entry is altered"),
             Self::Cut => f.write_str("the journal is cut short"),
+            Self::Foreign => f.write_str("the journal belongs to another run or shard"),
             Self::Ahead => f.write_str("the write-ahead file is altered"),
             Self::AheadEntry => f.write_str("an entry of the write-ahead file is altered"),
-            Self::AheadCut => f.write_str("the write-ahead file is cut short"),
         }
     }
 }
@@ -81,10 +81,11 @@ pub struct Slots<'a> {
 
 /// Reads a journal.
 ///
-/// Settled entries (see [`Header::mark`]) must all be there and intact; anything else is
-/// [`Damage`]. After them, the first entry that does not match its checksum ends the journal: what a
-/// crash left half-written, whose lines are simply sent again. A file shorter than a header belongs
-/// to a process that died before it wrote anything.
+/// A broken entry below the mark with a whole one behind it is [`Damage`], and so are an altered header and
+/// mark. Other broken entries are a torn tail: what a kill left half-written, or a power loss
+/// did not write; their lines are simply sent again, also if the mark says that they were there
+/// ([`Replay::missing`]). A file shorter than a header, or with zeros in its place, belongs to a process
+/// that died before it wrote anything.
 pub fn replay(bytes: &[u8]) -> Result<Replay<'_>, Damage> {
     let Some(slots) = Slots::new(bytes)? else {
         let torn = (!bytes.is_empty()).then_some(0);
@@ -95,23 +96,61 @@ pub fn replay(bytes: &[u8]) -> Result<Replay<'_>, Damage> {
             torn,
         });
     };
-    let intact = (0..slots.len()).find(|&index| slots.entry(index).is_none());
-    slots.end(intact.unwrap_or(slots.len()))
+    let is_whole = |index: &u64| slots.entry(*index).is_some();
+    let Some(broken) = (0..slots.len()).find(|index| !is_whole(index)) else {
+        return Ok(slots.first(slots.len()));
+    };
+    // Above the mark, what was not synced may be lost in any order.
+    match broken < slots.settled() && (broken..slots.len()).rev().any(|index| is_whole(&index)) {
+        false => Ok(slots.first(broken)),
+        true => Err(Damage {
+            offset: entry_offset(broken),
+            what: DamageKind::Entry,
+        }),
+    }
 }
 
 impl<'a> Slots<'a> {
     /// `None`: the process died before it wrote a header.
     pub fn new(bytes: &'a [u8]) -> Result<Option<Self>, Damage> {
-        if bytes.len() < HEADER_BYTES {
+        let Some((head, body)) = bytes.split_at_checked(HEADER_BYTES) else {
+            return Ok(None);
+        };
+        if head.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        let (head, body) = bytes.split_at(HEADER_BYTES);
         let (header, settled) = Header::decode(head)?;
         Ok(Some(Self {
             header,
             body,
             settled,
         }))
+    }
+
+    /// A journal that ought to begin with `header`, whatever it begins with; and what is wrong with its
+    /// beginning. A mark that cannot be read says nothing: 0. Where the header is altered, `settled` is
+    /// what the mark says.
+    pub fn expected(bytes: &'a [u8], header: Header) -> (Self, Option<Damage>) {
+        let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
+        let settled = header.settled(bytes).unwrap_or(0);
+        let slots = Self {
+            header,
+            body,
+            settled,
+        };
+        let wrong = match Self::new(bytes) {
+            Ok(Some(found)) if found.header == header => None,
+            Ok(Some(_)) => Some(Damage {
+                offset: 0,
+                what: DamageKind::Foreign,
+            }),
+            Ok(None) => Some(Damage {
+                offset: 0,
+                what: DamageKind::Header,
+            }),
+            Err(damage) => Some(damage),
+        };
+        (slots, wrong)
     }
 
     /// Whose journal it is.
@@ -139,25 +178,45 @@ impl<'a> Slots<'a> {
         entry_in(self.body, &self.header, index)
     }
 
-    /// The journal of which exactly the first `intact` entries are.
+    /// Of an entry that is not intact: the checksum of its record, if that much of it is.
+    pub fn record_checksum(&self, index: u64) -> Option<u32> {
+        entry::record_checksum(self.slot(index)?)
+    }
+
+    /// Nothing was ever written there, or it is lost.
+    pub fn is_blank(&self, index: u64) -> bool {
+        let slot = self.slot(index).unwrap_or_default();
+        slot.iter().all(|byte| *byte == 0)
+    }
+
+    fn slot(&self, index: u64) -> Option<&'a [u8]> {
+        slot_in(self.body, index)
+    }
+
+    /// The journal of which exactly the first `intact` entries are, as a process left it that had repaired
+    /// it or written it: then none below the mark is missing.
     pub fn end(self, intact: u64) -> Result<Replay<'a>, Damage> {
-        let end = intact as usize * ENTRY_BYTES;
-        let offset = entry_offset(intact);
-        if intact < self.settled {
-            let whole_entry_left = self.body.len() - end >= ENTRY_BYTES;
-            let what = if whole_entry_left {
-                DamageKind::Entry
-            } else {
-                DamageKind::Cut
-            };
-            return Err(Damage { offset, what });
+        let replay = self.first(intact);
+        if replay.missing() == 0 {
+            return Ok(replay);
         }
-        Ok(Replay {
+        let what = match self.len() > intact {
+            true => DamageKind::Entry,
+            false => DamageKind::Cut,
+        };
+        let offset = entry_offset(intact);
+        Err(Damage { offset, what })
+    }
+
+    /// The first `intact` entries.
+    fn first(self, intact: u64) -> Replay<'a> {
+        let end = intact as usize * ENTRY_BYTES;
+        Replay {
             header: Some(self.header),
             entries: &self.body[..end],
             settled: self.settled,
-            torn: (end < self.body.len()).then_some(offset),
-        })
+            torn: (end < self.body.len()).then_some(entry_offset(intact)),
+        }
     }
 }
 
@@ -180,6 +239,11 @@ impl Replay<'_> {
     /// Entries up to this index were safe, records included, when the mark was written.
     pub fn settled(&self) -> u64 {
         self.settled
+    }
+
+    /// Entries that the mark counts and that are not there.
+    pub fn missing(&self) -> u64 {
+        self.settled.saturating_sub(self.len())
     }
 
     /// Where a torn tail begins, if there is one.
@@ -211,12 +275,12 @@ pub fn decode_entry(bytes: &[u8], header: &Header, index: u64) -> Option<Entry> 
 }
 
 fn entry_in(entries: &[u8], header: &Header, index: u64) -> Option<Entry> {
+    Entry::decode(slot_in(entries, index)?, header, index)
+}
+
+fn slot_in(entries: &[u8], index: u64) -> Option<&[u8]> {
     let start = usize::try_from(index).ok()?.checked_mul(ENTRY_BYTES)?;
-    Entry::decode(
-        entries.get(start..start.checked_add(ENTRY_BYTES)?)?,
-        header,
-        index,
-    )
+    entries.get(start..start.checked_add(ENTRY_BYTES)?)
 }
 
 /// Byte offset in the journal of the entry at `index`, which is also the journal's length up to it.

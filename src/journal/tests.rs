@@ -91,78 +91,118 @@ fn a_cut_anywhere_in_the_unsettled_tail_drops_only_that_tail() {
     }
 }
 
+/// Also where the mark says that more was there: a power loss may take an end that was written.
 #[test]
-fn a_cut_into_settled_entries_is_damage() {
+fn a_cut_or_zeros_into_settled_entries_are_a_tail_that_is_counted() {
     let bytes = journal(4, 4);
     for length in HEADER_BYTES..bytes.len() {
-        let offset = entry_offset(((length - HEADER_BYTES) / ENTRY_BYTES) as u64);
-        assert_eq!(
-            replay(&bytes[..length]).unwrap_err(),
-            Damage {
-                offset,
-                what: DamageKind::Cut
-            },
-            "{length}"
+        let whole = (length - HEADER_BYTES) as u64 / ENTRY_BYTES as u64;
+        let mut zeros = bytes.clone();
+        zeros[length..].fill(0);
+        let boundary = entry_offset(whole);
+        expect(
+            &bytes[..length],
+            whole,
+            (boundary < length as u64).then_some(boundary),
         );
-    }
-}
-
-#[test]
-fn a_file_shorter_than_its_header_holds_nothing() {
-    let bytes = journal(0, 0);
-    for length in 0..HEADER_BYTES {
-        let replay = replay(&bytes[..length]).expect("no damage");
-        assert_eq!((replay.header(), replay.len()), (None, 0));
-        assert_eq!(replay.torn(), (length > 0).then_some(0));
-    }
-}
-
-#[test]
-fn every_flipped_byte_of_the_unsettled_tail_ends_the_journal_there() {
-    let bytes = journal(5, 3);
-    for at in entry_offset(3) as usize..bytes.len() {
-        for bit in [0x01, 0x80] {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= bit;
-            let index = ((at - HEADER_BYTES) / ENTRY_BYTES) as u64;
-            expect(&flipped, index, Some(entry_offset(index)));
+        expect(&zeros, whole, Some(boundary));
+        for bytes in [&bytes[..length], &zeros] {
+            assert_eq!(replay(bytes).expect("no damage").missing(), 4 - whole);
         }
     }
 }
 
 #[test]
-fn every_flipped_byte_before_the_tail_is_damage_with_its_offset() {
-    let bytes = journal(4, 3);
-    for at in 0..entry_offset(3) as usize {
-        let mut flipped = bytes.clone();
-        flipped[at] ^= 0x10;
-        let expected = match at {
-            0..MARK_OFFSET => Damage {
-                offset: 0,
-                what: DamageKind::Header,
-            },
-            MARK_OFFSET..HEADER_BYTES => Damage {
-                offset: MARK_OFFSET as u64,
-                what: DamageKind::Mark,
-            },
-            _ => {
-                let index = ((at - HEADER_BYTES) / ENTRY_BYTES) as u64;
-                Damage {
-                    offset: entry_offset(index),
-                    what: DamageKind::Entry,
-                }
+fn a_file_without_its_header_holds_nothing() {
+    let bytes = journal(0, 0);
+    for length in 0..HEADER_BYTES {
+        for bytes in [&bytes[..length], &vec![0; length]] {
+            let replay = replay(bytes).expect("no damage");
+            assert_eq!((replay.header(), replay.len()), (None, 0));
+            assert_eq!(replay.torn(), (length > 0).then_some(0));
+        }
+    }
+    let replay = replay(&[0; HEADER_BYTES]).expect("no damage");
+    assert_eq!((replay.header(), replay.len()), (None, 0));
+}
+
+#[test]
+fn every_flipped_byte_of_the_last_entry_ends_the_journal_there() {
+    for settled in [0, 3, 5] {
+        let bytes = journal(5, settled);
+        for at in entry_offset(4) as usize..bytes.len() {
+            for bit in [0x01, 0x80] {
+                let mut flipped = bytes.clone();
+                flipped[at] ^= bit;
+                expect(&flipped, 4, Some(entry_offset(4)));
             }
-        };
-        assert_eq!(replay(&flipped).unwrap_err(), expected, "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn every_flipped_byte_with_something_whole_behind_it_is_damage_with_its_offset() {
+    for settled in [3, 4] {
+        let bytes = journal(4, settled);
+        for at in 0..entry_offset(3) as usize {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 0x10;
+            let (offset, what) = match at {
+                0..MARK_OFFSET => (0, DamageKind::Header),
+                MARK_OFFSET..HEADER_BYTES => (MARK_OFFSET as u64, DamageKind::Mark),
+                _ => {
+                    let index = ((at - HEADER_BYTES) / ENTRY_BYTES) as u64;
+                    (entry_offset(index), DamageKind::Entry)
+                }
+            };
+            let expected = Damage { offset, what };
+            assert_eq!(replay(&flipped).unwrap_err(), expected, "byte {at}");
+            // Whoever knows what it ought to begin with finds the others all the same.
+            let (slots, wrong) = Slots::expected(&flipped, header());
+            let whole = (0..4).filter_map(|index| slots.entry(index)).count();
+            assert_eq!(whole, if at < HEADER_BYTES { 4 } else { 3 }, "byte {at}");
+            assert_eq!(wrong.is_some(), at < HEADER_BYTES);
+        }
+    }
+}
+
+/// What was not synced may be lost in any order, and no power loss is damage.
+#[test]
+fn above_the_mark_a_broken_entry_ends_the_journal_whatever_is_behind_it() {
+    let bytes = journal(5, 2);
+    for at in entry_offset(2) as usize..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 4;
+        let index = ((at - HEADER_BYTES) / ENTRY_BYTES) as u64;
+        expect(&flipped, index, Some(entry_offset(index)));
+    }
+}
+
+#[test]
+fn a_process_that_ends_finds_every_entry_that_it_has_marked() {
+    let bytes = journal(4, 4);
+    let end = |bytes: &[u8], intact| {
+        let slots = Slots::new(bytes).expect("no damage").expect("a header");
+        slots.end(intact).map(|replay| replay.len())
+    };
+    assert_eq!(end(&bytes, 4), Ok(4));
+    for (length, what) in [
+        (bytes.len(), DamageKind::Entry),
+        (bytes.len() - 1, DamageKind::Cut),
+    ] {
+        let offset = entry_offset(3);
+        assert_eq!(end(&bytes[..length], 3), Err(Damage { offset, what }));
     }
 }
 
 #[test]
 fn an_entry_in_the_wrong_place_does_not_pass() {
-    let mut bytes = journal(3, 0);
+    let mut bytes = journal(2, 2);
     let (first, second) = (entry_offset(0) as usize, entry_offset(1) as usize);
-    let moved = bytes[second..second + ENTRY_BYTES].to_vec();
-    bytes[first..first + ENTRY_BYTES].copy_from_slice(&moved);
+    let moved = bytes[second..].to_vec();
+    bytes[first..second].copy_from_slice(&moved);
+    assert_eq!(replay(&bytes).unwrap_err().offset, entry_offset(0));
+    bytes.truncate(second);
     expect(&bytes, 0, Some(entry_offset(0)));
 }
 

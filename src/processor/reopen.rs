@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::RunError;
 use crate::batch::finished::Finished;
-use crate::batch::folder::{Claim, Manifest, Merged, Opened, RunFolder};
+use crate::batch::folder::{Claim, Manifest, Merged, Opened, RunFolder, Salvage};
 use crate::batch::input::Input;
 use crate::batch::segment::ShardLog;
 use crate::config::{Config, Job, OutputTarget};
@@ -27,15 +27,20 @@ pub(super) fn open(
     config: &Config,
     input: &Input,
 ) -> Result<Begun, RunError> {
+    let salvage = Salvage {
+        input,
+        format: config.format,
+    };
+    let salvage = job.salvage.then_some(&salvage);
     if !job.retry_errors || RunFolder::exists(folder) {
-        return Ok(Begun::Run(Box::new(claim.open(manifest)?)));
+        return Ok(Begun::Run(Box::new(claim.open(manifest, salvage)?)));
     }
     let output = match &job.output {
         Some(OutputTarget::File(path)) => Some(path.as_path()),
         Some(OutputTarget::Stdout) | None => None,
     };
     let Some(finished) = Finished::find(output, &job.errors)? else {
-        return Ok(Begun::Run(Box::new(claim.open(manifest)?)));
+        return Ok(Begun::Run(Box::new(claim.open(manifest, salvage)?)));
     };
     if !finished.has_failures() {
         let merged = match finished.read(input, config.format, &mut |_| Ok(())) {

@@ -13,8 +13,8 @@ use super::{ProcessingResult, Processor, RunError, one_thread};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::delivery::{self, Delivery, DeliveryError, DeliveryPlan};
 use crate::batch::folder::{
-    Claim, DoneSet, InputIdentity, Keeper, Manifest, Merged, Opened, Publication, RunFolder,
-    StoppedBy, run_folder_path,
+    Claim, DoneSet, InputIdentity, Keeper, Manifest, Mended, Merged, Opened, Publication,
+    RunFolder, Salvage, StoppedBy, run_folder_path,
 };
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
@@ -135,7 +135,11 @@ pub(super) fn run(
             "the run had finished before, but the final files are not what it put there; \
              making them from its records again"
         );
-        resume = Some(folder.resume(&manifest)?);
+        let salvage = Salvage {
+            input: &input,
+            format: config.format,
+        };
+        resume = Some(folder.resume(&manifest, job.salvage.then_some(&salvage))?);
     }
     let counted = earlier(
         &setup.plan,
@@ -152,12 +156,9 @@ pub(super) fn run(
         succeeded: resume.succeeded,
         failed: resume.failed,
     });
-    if resume.is_some() {
-        tracing::info!(
-            "resuming: {} of {} lines have their record",
-            before.succeeded + before.failed,
-            scan.lines
-        );
+    if let Some(resume) = &resume {
+        let kept = before.succeeded + before.failed;
+        tell_resumed(kept, scan.lines, job, &resume.mended);
     }
     let spent_before = counted.cost_usd();
     let done = resume.map(|resume| Arc::new(resume.done));
@@ -284,6 +285,22 @@ pub(super) fn run(
             ))
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Says how many lines have their record, and what became of the others.
+fn tell_resumed(kept: u64, lines: u64, job: &Job, mended: &Mended) {
+    let left = lines.saturating_sub(kept);
+    if job.salvage && *mended != Mended::default() {
+        tracing::warn!(
+            "salvaged: {kept} records are whole and kept ({} of them had lost their journal entry), {left} of {lines} lines are sent again or were never finished; {} of them had a record that is lost",
+            mended.found,
+            mended.lines_lost
+        );
+    } else if job.salvage {
+        tracing::info!("nothing is damaged; resuming: {kept} of {lines} lines have their record");
+    } else {
+        tracing::info!("resuming: {kept} of {lines} lines have their record");
     }
 }
 

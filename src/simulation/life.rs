@@ -303,6 +303,7 @@ impl Life {
             errors: self.path("errors.jsonl"),
             overwrite: self.scenario.overwrites,
             fresh: false,
+            salvage: false,
             retry_errors: self.retries,
             dry_run: false,
         }

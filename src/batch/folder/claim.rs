@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::manifest::{Manifest, Phase, Stored};
-use super::{FolderError, Opened, RunFolder, name, remove, resume};
+use super::{FileKind, FolderError, Opened, RunFolder, Salvage, name, remove, resume};
 use crate::batch::storage_error::StorageError;
 use crate::runtime::files;
 
@@ -48,9 +48,31 @@ impl Claim {
         self.path.join(name::SPOOL)
     }
 
-    /// The second half of [`RunFolder::open_or_create`].
-    pub fn open(self, manifest: Manifest) -> Result<Opened, FolderError> {
-        match Stored::read(&self.path)? {
+    /// The second half of [`RunFolder::open_or_create`]. With `salvage`, damage does not keep it from what
+    /// is whole.
+    pub fn open(
+        self,
+        manifest: Manifest,
+        salvage: Option<&Salvage<'_>>,
+    ) -> Result<Opened, FolderError> {
+        let mut is_proven = true;
+        let stored = match Stored::read(&self.path) {
+            Ok(Some(stored)) if stored.phase == Phase::Running => {
+                match stored.check_same_run(&manifest, &self.path) {
+                    // What was never begun is nobody's.
+                    Err(_) if !resume::holds_records(&self.path, stored.run_id)? => None,
+                    _ => Some(stored),
+                }
+            }
+            Err(FolderError::UnreadableManifest { .. }) if !self.may_hold_records()? => None,
+            Err(error @ FolderError::UnreadableManifest { .. }) if salvage.is_some() => {
+                let stored = Stored::rebuilt(&self.path, manifest.clone())?.ok_or(error)?;
+                is_proven = false;
+                Some(stored)
+            }
+            stored => stored?,
+        };
+        match stored {
             None => self.begin(manifest),
             Some(stored) => match stored.publication {
                 Some(publication) if stored.phase != Phase::Running => {
@@ -66,9 +88,21 @@ impl Claim {
                         publication: Some(publication),
                     })
                 }
-                _ => self.resume(stored, manifest),
+                _ => self.resume(stored, manifest, salvage, is_proven),
             },
         }
+    }
+
+    /// Whether there is a byte of a record, as far as that can be seen without knowing the run.
+    fn may_hold_records(&self) -> Result<bool, FolderError> {
+        let shards = name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))?;
+        let has_bytes = |files: &name::ShardFiles| {
+            [FileKind::Output, FileKind::Errors, FileKind::Ahead]
+                .into_iter()
+                .map(|kind| std::fs::metadata(files.path(&self.path, kind)))
+                .any(|metadata| metadata.is_ok_and(|metadata| metadata.len() > 0))
+        };
+        Ok(shards.iter().any(has_bytes))
     }
 
     /// Begins a run of which a part was finished before: `fill` writes those records as generation 1.
@@ -90,7 +124,7 @@ impl Claim {
         } = folder;
         stored.write(&path).map_err(FolderError::from)?;
         let manifest = stored.manifest.clone();
-        Ok(Self { path, lock }.resume(stored, manifest)?)
+        Ok(Self { path, lock }.resume(stored, manifest, None, true)?)
     }
 
     /// Gives the folder back as if it had never been taken: deletes it, unless it holds a run.
@@ -127,13 +161,20 @@ impl Claim {
         })
     }
 
-    fn resume(self, mut stored: Stored, manifest: Manifest) -> Result<Opened, FolderError> {
+    fn resume(
+        self,
+        mut stored: Stored,
+        manifest: Manifest,
+        salvage: Option<&Salvage<'_>>,
+        is_proven: bool,
+    ) -> Result<Opened, FolderError> {
         stored.check_same_run(&manifest, &self.path)?;
-        if manifest.overwrite && !stored.manifest.overwrite {
-            stored.manifest.overwrite = true;
+        let resume = resume::resume(&self.path, stored.run_id, salvage, is_proven)?;
+        if stored.is_copy || manifest.overwrite && !stored.manifest.overwrite {
+            stored.manifest.overwrite |= manifest.overwrite;
+            stored.is_copy = false;
             stored.write(&self.path)?;
         }
-        let resume = resume::resume(&self.path, stored.run_id)?;
         let generation = resume.generation;
         let folder = RunFolder {
             path: self.path,

@@ -19,6 +19,18 @@ impl Place {
         }
     }
 
+    /// In memory, where the system has a place for it.
+    pub(in crate::batch) fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        let folder = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        Self {
+            folder: folder.expect("a temporary folder"),
+        }
+    }
+
     pub(in crate::batch) fn at(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -4,12 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::{FolderError, name};
+use super::FolderError;
+use super::name::{self, FileKind};
+use super::resume::map;
 use crate::batch::input::{Input, Scan};
 use crate::batch::storage_error::StorageError;
 use crate::config::Format;
+use crate::journal::Slots;
 use crate::runtime::files;
 
 /// Version of the folder's format as a whole.
@@ -121,6 +124,8 @@ pub(super) struct Stored {
     pub(super) manifest: Manifest,
     pub(super) phase: Phase,
     pub(super) publication: Option<Publication>,
+    /// Not what the manifest said, which is damaged: it is to be written again.
+    pub(super) is_copy: bool,
 }
 
 /// The file's layout.
@@ -140,6 +145,9 @@ struct Raw {
     publication: Option<Publication>,
 }
 
+/// Stands before the checksum, which is the last field.
+const BEFORE_CHECKSUM: &str = ",\n  \"checksum\": \"";
+
 impl Stored {
     pub(super) fn new(manifest: Manifest, folder: &Path) -> Self {
         // Unique enough: only journals that ever lay in this folder must not be mistaken for this
@@ -155,12 +163,63 @@ impl Stored {
             manifest,
             phase: Phase::Running,
             publication: None,
+            is_copy: false,
         }
     }
 
-    /// `None` if there is no manifest: no run was begun here.
+    /// `None` if there is no manifest: no run was begun here. Where it is damaged or missing, its copy
+    /// tells the same.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, FolderError> {
         let path = folder.join(name::MANIFEST);
+        let copy = || Self::read_file(&folder.join(name::MANIFEST_COPY));
+        let (copied, what) = match Self::read_file(&path) {
+            Err(unreadable @ FolderError::UnreadableManifest { .. }) => match copy() {
+                Ok(Some(copied)) => (copied, unreadable.to_string()),
+                _ => return Err(unreadable),
+            },
+            Ok(None) => match copy() {
+                Ok(Some(copied)) => (copied, format!("{} is missing", path.display())),
+                // Without either there is no run.
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(error),
+            },
+            found => return found,
+        };
+        let what = what.split("; ").next().unwrap_or_default();
+        tracing::warn!("{what}; going on with its copy");
+        Ok(Some(Self {
+            is_copy: true,
+            ..copied
+        }))
+    }
+
+    /// Of a run whose manifest and its copy are lost, if its journals still say which run it is; for the
+    /// rest, `now`'s word is taken.
+    pub(super) fn rebuilt(folder: &Path, now: Manifest) -> Result<Option<Self>, FolderError> {
+        let shards = name::shards(folder).map_err(StorageError::io(folder, "list"))?;
+        let mut run_ids = Vec::new();
+        for files in shards {
+            let journal = map(&files.path(folder, FileKind::Journal))?;
+            if let Ok(Some(slots)) = Slots::new(journal.as_deref().unwrap_or_default()) {
+                run_ids.push(slots.header().run_id);
+            }
+        }
+        run_ids.dedup();
+        Ok(match run_ids[..] {
+            [run_id] => Some(Self {
+                run_id,
+                manifest: now,
+                phase: Phase::Running,
+                publication: None,
+                is_copy: true,
+            }),
+            // Of several runs, none is the one.
+            _ => None,
+        })
+    }
+
+    fn read_file(path: &Path) -> Result<Option<Self>, FolderError> {
+        let path = path.to_path_buf();
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -170,7 +229,7 @@ impl Stored {
             path: path.clone(),
             reason,
         };
-        let value: serde_json::Value =
+        let mut value: serde_json::Value =
             serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
         let version = value.get("version").and_then(serde_json::Value::as_u64);
         match version {
@@ -178,6 +237,12 @@ impl Stored {
             Some(VERSION_WITHOUT_SUMS) if value["phase"] == "running" => {}
             Some(version) => return Err(FolderError::OtherVersion { path, version }),
             _ => return Err(unreadable("it has no known version".to_owned())),
+        }
+        if let Err(altered) = check(&text) {
+            return Err(unreadable(altered));
+        }
+        if let Some(fields) = value.as_object_mut() {
+            fields.remove("checksum");
         }
         let raw: Raw =
             serde_json::from_value(value).map_err(|error| unreadable(error.to_string()))?;
@@ -198,10 +263,13 @@ impl Stored {
             manifest,
             phase: raw.phase,
             publication: raw.publication,
+            is_copy: false,
         }))
     }
 
-    /// Replaces the manifest in one step, safe from power loss: it is small and rarely written.
+    /// Replaces the manifest and its copy, each in one step, safe from power loss: they are small and
+    /// rarely written. The copy goes first: what it says of how far the run has come is true before the
+    /// manifest says it.
     pub(super) fn write(&self, folder: &Path) -> Result<(), StorageError> {
         let Manifest {
             input,
@@ -223,20 +291,27 @@ impl Stored {
             overwrite: *overwrite,
             publication: self.publication,
         };
-        let partial = folder.join(name::MANIFEST_PARTIAL);
         // Fails only for paths that are not UTF-8; `check_targets` turned those away.
-        let mut text = serde_json::to_vec_pretty(&raw)
-            .map_err(|error| StorageError::io(&partial, "encode")(error.into()))?;
-        text.push(b'\n');
-        let write = || {
-            name::remove_if_there(&partial)?;
-            let file = files::create_private(&partial)?;
-            files::write_all_at(&file, &text, 0)?;
-            files::sync_all(&file)?;
-            files::rename(&partial, &folder.join(name::MANIFEST))?;
-            files::sync_directory(folder)
-        };
-        write().map_err(|error| StorageError::new(&partial, "write", text.len() as u64, error))
+        let text = encode(&raw).map_err(|error| {
+            StorageError::io(&folder.join(name::MANIFEST), "encode")(error.into())
+        })?;
+        for (partial, name) in [
+            (name::MANIFEST_COPY_PARTIAL, name::MANIFEST_COPY),
+            (name::MANIFEST_PARTIAL, name::MANIFEST),
+        ] {
+            let partial = folder.join(partial);
+            let write = || {
+                name::remove_if_there(&partial)?;
+                let file = files::create_private(&partial)?;
+                files::write_all_at(&file, &text, 0)?;
+                files::sync_all(&file)?;
+                files::rename(&partial, &folder.join(name))?;
+                files::sync_directory(folder)
+            };
+            write()
+                .map_err(|error| StorageError::new(&partial, "write", text.len() as u64, error))?;
+        }
+        Ok(())
     }
 
     /// Refuses a command that is not this run's.
@@ -283,6 +358,29 @@ impl Stored {
             );
         }
         Ok(())
+    }
+}
+
+/// The text of the file, its checksum at the end.
+fn encode(raw: &Raw) -> serde_json::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(raw)?;
+    // Behind the last field, whose line goes on with the checksum.
+    text.truncate(text.len().saturating_sub("\n}".len()));
+    let checksum = format!("{BEFORE_CHECKSUM}{:016x}\"\n}}\n", xxh3_64(&text));
+    text.extend_from_slice(checksum.as_bytes());
+    Ok(text)
+}
+
+/// Whether the text is what was written. One without a checksum is of an earlier version.
+fn check(text: &[u8]) -> Result<(), String> {
+    let Some(at) = memchr::memmem::rfind(text, BEFORE_CHECKSUM.as_bytes()) else {
+        return Ok(());
+    };
+    let digits = &text[at + BEFORE_CHECKSUM.len()..];
+    let expected = format!("{:016x}\"\n}}\n", xxh3_64(&text[..at]));
+    match digits == expected.as_bytes() {
+        true => Ok(()),
+        false => Err("it does not match its checksum".to_owned()),
     }
 }
 

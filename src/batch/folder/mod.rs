@@ -8,17 +8,21 @@
 
 mod claim;
 mod drain;
+mod examine;
 mod figures;
 mod manifest;
+mod mend;
 mod name;
 mod resume;
+mod salvage;
 mod stopped_by;
 
 pub use claim::Claim;
 pub use figures::Keeper;
 pub use manifest::{InputIdentity, Manifest, Merged, Publication, Sum};
 pub use name::{FileKind, run_folder_path};
-pub use resume::{DoneSet, LineSet, Resume, TokenTotals};
+pub use resume::{DoneSet, LineSet, Mended, Resume, TokenTotals};
+pub use salvage::Salvage;
 pub use stopped_by::StoppedBy;
 
 pub(super) use name::{
@@ -91,8 +95,8 @@ pub enum FolderError {
         /// Its format.
         version: u64,
     },
-    /// The manifest is not what this program writes.
-    #[error("cannot understand {}: {reason}; throw the run away with --fresh", path.display())]
+    /// Neither the manifest nor its copy is what this program writes.
+    #[error("cannot understand {}: {reason}, nor its copy beside it; --salvage keeps every record that is whole and is of a line of this input, and sends the other lines again, --fresh throws the run away", path.display())]
     UnreadableManifest {
         /// The manifest.
         path: PathBuf,
@@ -108,7 +112,7 @@ pub enum FolderError {
         name: String,
     },
     /// The run had finished, its final files are gone or are others, and so are records in its folder.
-    #[error("the run in {} had finished, but its final files are missing or altered, and of its {lines} records only {left} are left in the folder; put the final files back, or send every line anew with --fresh", path.display())]
+    #[error("the run in {} had finished, but its final files are missing or altered, and of its {lines} records only {left} are left in the folder; put the final files back, or keep those and send the other lines again with --salvage, or send every line anew with --fresh", path.display())]
     FinalFilesLost {
         /// The run folder.
         path: PathBuf,
@@ -133,7 +137,7 @@ impl RunFolder {
         manifest: Manifest,
         fresh: bool,
     ) -> Result<Opened, FolderError> {
-        Self::claim(path, fresh)?.open(manifest)
+        Self::claim(path, fresh)?.open(manifest, None)
     }
 
     /// The first half of [`RunFolder::open_or_create`]: takes the folder before the manifest is
@@ -150,7 +154,9 @@ impl RunFolder {
 
     /// Whether an unfinished run may be there.
     pub fn exists(path: &Path) -> bool {
-        path.join(name::MANIFEST).exists()
+        [name::MANIFEST, name::MANIFEST_COPY]
+            .iter()
+            .any(|name| path.join(name).exists())
     }
 
     /// As given.
@@ -246,18 +252,28 @@ impl RunFolder {
     /// what it made: they are merged again.
     ///
     /// # Errors
-    /// As [`RunFolder::open_or_create`]; and the records are not all there any more.
-    pub fn resume(&mut self, manifest: &Manifest) -> Result<Resume, FolderError> {
+    /// As [`RunFolder::open_or_create`]; and, without `salvage`, the records are not all there any more.
+    pub fn resume(
+        &mut self,
+        manifest: &Manifest,
+        salvage: Option<&Salvage<'_>>,
+    ) -> Result<Resume, FolderError> {
         self.stored.check_same_run(manifest, &self.path)?;
-        let resume = resume::resume(&self.path, self.stored.run_id)?;
+        let resume = resume::resume(&self.path, self.stored.run_id, salvage, true)?;
         let merged = self.stored.publication.unwrap_or_default().merged;
         let (lines, left) = (
             merged.succeeded + merged.failed,
             resume.succeeded + resume.failed,
         );
-        if lines != left {
+        if lines != left && salvage.is_none() {
             let path = self.path.clone();
             return Err(FolderError::FinalFilesLost { path, lines, left });
+        }
+        if lines != left {
+            // It goes on as one that has not come so far.
+            self.stored.phase = Phase::Running;
+            self.stored.publication = None;
+            self.stored.write(&self.path)?;
         }
         self.generation = resume.generation;
         Ok(resume)

@@ -10,11 +10,15 @@ use crate::runtime::files;
 pub(super) const LOCK: &str = "lock";
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const MANIFEST_PARTIAL: &str = "manifest.json.partial";
+pub(super) const MANIFEST_COPY: &str = "manifest.copy.json";
+pub(super) const MANIFEST_COPY_PARTIAL: &str = "manifest.copy.json.partial";
 pub(super) const SPOOL: &str = "input.jsonl";
 const SPOOL_PARTIAL: &str = "input.jsonl.partial";
 /// Lines for whose answers earlier processes have stopped.
 pub(super) const STOPPED_BY: &str = "stopped-by.json";
 pub(super) const STOPPED_BY_PARTIAL: &str = "stopped-by.json.partial";
+/// Behind the name of a file that is not complete yet.
+const PARTIAL: &str = ".partial";
 /// Line number → journal entry, while merging.
 pub(in crate::batch) const MERGE_INDEX: &str = "merge-index";
 /// Line number → record that waits for its turn, while records are streamed.
@@ -64,6 +68,11 @@ impl FileKind {
 impl ShardFiles {
     pub(in crate::batch) fn path(self, folder: &Path, kind: FileKind) -> PathBuf {
         folder.join(self.name(kind))
+    }
+
+    /// A journal that is being written anew.
+    pub(super) fn partial_journal(self, folder: &Path) -> PathBuf {
+        folder.join(self.name(FileKind::Journal) + PARTIAL)
     }
 
     fn name(self, kind: FileKind) -> String {
@@ -163,6 +172,8 @@ fn is_ours(name: &str) -> bool {
         LOCK,
         MANIFEST,
         MANIFEST_PARTIAL,
+        MANIFEST_COPY,
+        MANIFEST_COPY_PARTIAL,
         SPOOL,
         SPOOL_PARTIAL,
         STOPPED_BY,
@@ -174,7 +185,8 @@ fn is_ours(name: &str) -> bool {
         PERMISSIONS_PROBE,
     ];
     let whole = name.strip_suffix(PARTIAL_SUFFIX).unwrap_or(name);
-    fixed.contains(&name) || ShardFiles::parse(name).is_some() || figures_of(whole).is_some()
+    let shard = name.strip_suffix(PARTIAL).unwrap_or(name);
+    fixed.contains(&name) || ShardFiles::parse(shard).is_some() || figures_of(whole).is_some()
 }
 
 #[cfg(test)]

@@ -1,27 +1,25 @@
-//! What earlier processes of a run finished: their journals replayed, torn tails cut, every record
-//! verified before another request is paid for.
+//! What earlier processes of a run finished: everything examined first, then brought to what is whole
+//! of it, and every record verified before another request is paid for.
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
-use super::drain::drain;
+use super::examine::{Findings, examine};
+use super::mend::mend;
 use super::name::{self, FileKind, ShardFiles};
+use super::salvage::{self, Salvage};
 use super::stopped_by::StoppedBy;
 use crate::batch::storage_error::StorageError;
-use crate::journal::{ENTRY_BYTES, Entry, Outcome, Slots, Tokens, entry_offset};
-use crate::runtime;
-use crate::runtime::files::{self, Mapping};
+use crate::journal::{ENTRY_BYTES, Entry, Outcome, Slots, Tokens};
+use crate::runtime::files::Mapping;
 
 /// Mapped pages are let go after this much was read.
 const RELEASE_EVERY_BYTES: u64 = 8 << 20;
-/// Entries that a thread verifies at a time, records included; then it lets go of their pages, so that
-/// verifying does not fill the memory.
-const BLOCK_ENTRIES: u64 = if cfg!(test) { 2 } else { 1 << 13 };
+/// Places that a warning names.
+const PLACES_TOLD_MAX: usize = 6;
 
 /// What a resumed run starts from.
 #[derive(Clone, Debug)]
@@ -40,6 +38,8 @@ pub struct Resume {
     pub cost_nano_usd: u64,
     /// The generation of the process that resumes.
     pub generation: u32,
+    /// What was not whole.
+    pub mended: Mended,
 }
 
 /// Tokens of many lines.
@@ -125,12 +125,58 @@ impl LineSet {
     }
 }
 
-/// Replays every journal in the folder. Cuts torn tails off, drains write-ahead files; refuses damage.
-pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageError> {
+/// What was not whole in a folder that is resumed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Lines that had finished, have no whole record any more and are sent again.
+    pub lines_lost: u64,
+    /// Records that had lost their journal entry and were recognised (`--salvage`).
+    pub found: u64,
+    /// There was damage before the tail of a file, which only `--salvage` gets over.
+    pub damaged: bool,
+}
+
+/// Reads everything that earlier processes left, then brings it to what is whole of it: tails are dropped,
+/// what was written ahead is put in its place. Damage is refused before anything is changed, or, with
+/// `salvage`, dropped, too. Unless it `is_proven` by the manifest that all is of this input, each record must
+/// show it.
+pub(super) fn resume(
+    folder: &Path,
+    run_id: [u8; 16],
+    salvage: Option<&Salvage<'_>>,
+    is_proven: bool,
+) -> Result<Resume, StorageError> {
     let shards = name::shards(folder).map_err(StorageError::io(folder, "list"))?;
+    let mut findings = Vec::with_capacity(shards.len());
+    let mut mended = Mended::default();
     for &files in &shards {
-        repair(folder, files, run_id)?;
-        drain(folder, files)?;
+        let mut found = examine(folder, files, run_id)?;
+        match found.damage.take() {
+            Some(damage) if salvage.is_none() => return Err(damage),
+            Some(damage) => {
+                tracing::warn!("{}", damage.place());
+                mended.damaged = true;
+            }
+            None => {}
+        }
+        findings.push(found);
+    }
+    let is_whole = |found: &Findings| found.lines_lost == 0 && !found.is_rewritten();
+    if let Some(salvage) = salvage.filter(|_| !is_proven) {
+        mended.damaged = true;
+        salvage::prove(folder, &mut findings, salvage)?;
+    }
+    if let Some(salvage) = salvage
+        && (mended.damaged || !findings.iter().all(is_whole))
+    {
+        mended.found = salvage::salvage(folder, &mut findings, salvage)?;
+    }
+    mended.lines_lost = findings.iter().map(|found| found.lines_lost).sum();
+    if mended.lines_lost > 0 {
+        tracing::warn!("{}", dropped(folder, &findings, mended.lines_lost));
+    }
+    for found in &findings {
+        mend(folder, found)?;
     }
     let mut resume = Resume {
         done: DoneSet::default(),
@@ -140,10 +186,45 @@ pub(super) fn resume(folder: &Path, run_id: [u8; 16]) -> Result<Resume, StorageE
         tokens: TokenTotals::default(),
         cost_nano_usd: 0,
         generation: shards.last().map_or(0, |files| files.generation) + 1,
+        mended,
     };
     resume.done.stopped_by = StoppedBy::read(folder);
     each_entry(folder, &shards, &mut |entry| resume.add(entry))?;
     Ok(resume)
+}
+
+/// For people: how many lines, and where their records were.
+fn dropped(folder: &Path, findings: &[Findings], lines: u64) -> String {
+    let mut places: Vec<_> = findings.iter().flat_map(|found| &found.places).collect();
+    let more = places.len().saturating_sub(PLACES_TOLD_MAX);
+    places.truncate(PLACES_TOLD_MAX);
+    let places = places.into_iter().map(|(path, offset)| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        format!("{name} from byte {offset}")
+    });
+    let mut places = places.collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        places.push_str(&format!(" and {more} more"));
+    }
+    let (lines, have, are) = match lines {
+        1 => ("1 finished line".to_owned(), "has", "is"),
+        _ => (format!("{lines} finished lines"), "have", "are"),
+    };
+    format!(
+        "{}: {lines} {have} no whole record any more (a power cut, a kill in mid-write or a file cut short) and {are} sent again; dropped: {places}",
+        folder.display()
+    )
+}
+
+/// Whether any line of the run in this folder has ended.
+pub(super) fn holds_records(folder: &Path, run_id: [u8; 16]) -> Result<bool, StorageError> {
+    for files in name::shards(folder).map_err(StorageError::io(folder, "list"))? {
+        let found = examine(folder, files, run_id)?;
+        if !found.is_empty() || found.lines_lost > 0 || found.damage.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Every entry in order of generation: of two records of one line (an error sent again) the last counts.
@@ -209,181 +290,6 @@ impl Resume {
     }
 }
 
-/// Brings one shard's files to what their process surely finished.
-fn repair(folder: &Path, files: ShardFiles, run_id: [u8; 16]) -> Result<(), StorageError> {
-    let journal_path = files.path(folder, FileKind::Journal);
-    let journal = map(&journal_path)?;
-    let Some(journal) = journal else {
-        return remove_unused(folder, files);
-    };
-    let slots = Slots::new(&journal).map_err(|damage| damaged(folder, files, damage))?;
-    let Some(slots) = slots else {
-        drop(journal);
-        return remove_unused(folder, files);
-    };
-    let header = slots.header();
-    if (header.run_id, header.generation, header.shard) != (run_id, files.generation, files.shard) {
-        return Err(StorageError::Damaged {
-            path: journal_path,
-            offset: 0,
-            what: "the journal belongs to another run or shard".to_owned(),
-        });
-    }
-    let kept = Verification::new(folder, files, &journal, slots)?.run()?;
-    let journal_bytes = entry_offset(kept.entries);
-    drop(journal);
-    shorten(&journal_path, journal_bytes)?;
-    shorten(&files.path(folder, FileKind::Output), kept.output_bytes)?;
-    shorten(&files.path(folder, FileKind::Errors), kept.errors_bytes)
-}
-
-/// What of a shard's files is whole.
-#[derive(Default)]
-struct Kept {
-    entries: u64,
-    output_bytes: u64,
-    errors_bytes: u64,
-}
-
-/// Checks every entry of a journal, and every record against its entry: all that are settled must be
-/// there. After them the first one that is not ends the journal: a torn tail, or records that were not
-/// synced when power was lost.
-struct Verification<'a> {
-    folder: &'a Path,
-    files: ShardFiles,
-    journal: &'a Mapping,
-    slots: Slots<'a>,
-    output: Option<Mapping>,
-    errors: Option<Mapping>,
-    /// The next block to take.
-    next: AtomicU64,
-    /// The lowest block in which something is wrong; those behind it do not matter.
-    last: AtomicU64,
-}
-
-/// What was found in a block of entries.
-struct Block {
-    number: u64,
-    /// Intact ones from its beginning on.
-    kept: Kept,
-    /// What is wrong with the next one; an entry that is not intact has no record to name.
-    wrong: Option<Option<(FileKind, u64, String)>>,
-}
-
-impl<'a> Verification<'a> {
-    fn new(
-        folder: &'a Path,
-        files: ShardFiles,
-        journal: &'a Mapping,
-        slots: Slots<'a>,
-    ) -> Result<Self, StorageError> {
-        Ok(Self {
-            folder,
-            files,
-            journal,
-            slots,
-            output: map(&files.path(folder, FileKind::Output))?,
-            errors: map(&files.path(folder, FileKind::Errors))?,
-            next: AtomicU64::new(0),
-            last: AtomicU64::new(u64::MAX),
-        })
-    }
-
-    fn run(self) -> Result<Kept, StorageError> {
-        let blocks = self.slots.len().div_ceil(BLOCK_ENTRIES);
-        let threads =
-            runtime::parallel_threads().min(usize::try_from(blocks).unwrap_or(usize::MAX));
-        let mut blocks = thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.work())).collect();
-            let mut blocks = self.work();
-            for other in others {
-                // A panic there is a bug here; it goes on, rather than being taken for a result.
-                blocks.extend(
-                    other
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                );
-            }
-            blocks
-        });
-        blocks.sort_unstable_by_key(|block| block.number);
-        let mut kept = Kept::default();
-        for block in blocks {
-            kept.entries += block.kept.entries;
-            kept.output_bytes = kept.output_bytes.max(block.kept.output_bytes);
-            kept.errors_bytes = kept.errors_bytes.max(block.kept.errors_bytes);
-            match block.wrong {
-                None => {}
-                Some(Some((kind, offset, what))) if kept.entries < self.slots.settled() => {
-                    let path = self.files.path(self.folder, kind);
-                    return Err(StorageError::Damaged { path, offset, what });
-                }
-                Some(_) => break,
-            }
-        }
-        (self.slots.end(kept.entries))
-            .map_err(|damage| damaged(self.folder, self.files, damage))?;
-        Ok(kept)
-    }
-
-    /// One thread's part.
-    fn work(&self) -> Vec<Block> {
-        let mut blocks = Vec::new();
-        loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let first = number * BLOCK_ENTRIES;
-            if first >= self.slots.len() || number > self.last.load(Ordering::Relaxed) {
-                return blocks;
-            }
-            let block = self.check(number, first);
-            if block.wrong.is_some() {
-                self.last.fetch_min(number, Ordering::Relaxed);
-            }
-            blocks.push(block);
-            // The other threads' pages are mapped again when they touch them.
-            self.journal.release_all();
-            [&self.output, &self.errors]
-                .into_iter()
-                .flatten()
-                .for_each(Mapping::release_all);
-        }
-    }
-
-    fn check(&self, number: u64, first: u64) -> Block {
-        let mut block = Block {
-            number,
-            kept: Kept::default(),
-            wrong: None,
-        };
-        for index in first..self.slots.len().min(first + BLOCK_ENTRIES) {
-            let Some(entry) = self.slots.entry(index) else {
-                block.wrong = Some(None);
-                break;
-            };
-            let Some(outcome) = entry.outcome else {
-                // It has no record.
-                block.kept.entries += 1;
-                continue;
-            };
-            let (kind, segment, kept_bytes) = match outcome {
-                Outcome::Success => (FileKind::Output, &self.output, &mut block.kept.output_bytes),
-                Outcome::Failure => (FileKind::Errors, &self.errors, &mut block.kept.errors_bytes),
-            };
-            match record(segment.as_deref().unwrap_or_default(), &entry) {
-                Ok(record) => {
-                    *kept_bytes = (*kept_bytes).max(entry.position + record.len() as u64);
-                }
-                Err(what) => {
-                    block.wrong = Some(Some((kind, entry.position, what)));
-                    break;
-                }
-            }
-            block.kept.entries += 1;
-        }
-        block
-    }
-}
-
 /// The record an entry points to, or what is wrong with it.
 pub(in crate::batch) fn record<'a>(segment: &'a [u8], entry: &Entry) -> Result<&'a [u8], String> {
     let line = entry.line_number;
@@ -408,24 +314,6 @@ pub(in crate::batch) fn record_text(record: &[u8], entry: &Entry) -> Result<(), 
     Ok(())
 }
 
-/// Files of a process that died before its journal had a header: then nothing was in the segments.
-fn remove_unused(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
-    for kind in [FileKind::Output, FileKind::Errors, FileKind::Ahead] {
-        let segment = files.path(folder, kind);
-        if fs::metadata(&segment).is_ok_and(|metadata| metadata.len() > 0) {
-            return Err(StorageError::Damaged {
-                path: files.path(folder, FileKind::Journal),
-                offset: 0,
-                what: format!(
-                    "the journal is missing or cut short, though {} has records",
-                    segment.display()
-                ),
-            });
-        }
-    }
-    remove_files(folder, files)
-}
-
 pub(super) fn remove_files(folder: &Path, files: ShardFiles) -> Result<(), StorageError> {
     FileKind::ALL
         .into_iter()
@@ -433,17 +321,6 @@ pub(super) fn remove_files(folder: &Path, files: ShardFiles) -> Result<(), Stora
         .try_for_each(|path| {
             name::remove_if_there(&path).map_err(StorageError::io(&path, "remove"))
         })
-}
-
-/// Cuts what lies behind `length`: a torn tail, and space that was reserved beyond the end.
-fn shorten(path: &Path, length: u64) -> Result<(), StorageError> {
-    match OpenOptions::new().write(true).open(path) {
-        // Without `-o` there is no output segment.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && length == 0 => Ok(()),
-        file => file
-            .and_then(|file| files::set_length(&file, length))
-            .map_err(StorageError::io(path, "cut the torn tail of")),
-    }
 }
 
 /// `None` if there is no such file.

@@ -1,9 +1,11 @@
+mod damage;
+
 use super::fixture::{Place, cut, entry, flip, log, manifest, record};
 use super::*;
 use crate::batch::segment::NewAttempt;
 use crate::config::Format;
+use crate::journal::HEADER_BYTES;
 use crate::journal::Outcome::{Failure, Success};
-use crate::journal::{ENTRY_BYTES, HEADER_BYTES, entry_offset};
 use std::fs;
 
 fn done(resume: &Resume) -> Vec<u64> {
@@ -198,59 +200,152 @@ fn overwrite_once_given_stays() {
     assert!(place.open().folder.manifest().overwrite);
 }
 
+/// Writes the manifest and its copy.
+fn write_manifests(place: &Place, text: &str) {
+    for name in ["manifest.json", "manifest.copy.json"] {
+        fs::write(place.run().join(name), text).expect("a file");
+    }
+}
+
 #[test]
 fn manifests_of_others_are_refused() {
     let place = Place::new();
-    place.open();
+    place.process(&[&[(1, Success)]]);
     let path = place.run().join("manifest.json");
-    let text = fs::read_to_string(&path).expect("a manifest");
+    let whole = fs::read_to_string(&path).expect("a manifest");
+    let version = format!("\"version\": {}", manifest::VERSION);
+    let (fields, _) = whole.rsplit_once(",\n").expect("a checksum at the end");
+    let text = format!("{fields}\n}}\n");
+    let other = |version: u64| {
+        format!(
+            "another version of blaze-uring (format {version}, this one has {})",
+            manifest::VERSION
+        )
+    };
     let cases = [
+        (text.replace(&version, "\"version\": 99"), other(99)),
+        (text.replace(&version, "\"version\": 2"), other(2)),
         (
-            text.replace("\"version\": 4", "\"version\": 5"),
-            "another version of blaze-uring (format 5, this one has 4)",
-        ),
-        (
-            text.replace("\"version\": 4", "\"version\": 2"),
-            "another version of blaze-uring (format 2, this one has 4)",
-        ),
-        (
-            text.replace("\"version\": 4", "\"version\": 3")
+            text.replace(&version, "\"version\": 3")
                 .replace("running", "publishing"),
-            "another version of blaze-uring (format 3, this one has 4)",
+            other(3),
         ),
         (
-            text.replace("\"version\": 4", "\"version\": \"x\""),
-            "no known version",
+            text.replace(&version, "\"version\": \"x\""),
+            "no known version".to_owned(),
         ),
-        (text[..text.len() / 2].to_owned(), "cannot understand"),
+        (
+            text[..text.len() / 2].to_owned(),
+            "cannot understand".to_owned(),
+        ),
         (
             text.replace("\"phase\"", "\"stage\""),
-            "unknown field `stage`",
+            "unknown field `stage`".to_owned(),
         ),
-        (text.replace("\"auto\"", "\"xml\""), "unknown format xml"),
-        (String::new(), "cannot understand"),
+        (
+            text.replace("\"auto\"", "\"xml\""),
+            "unknown format xml".to_owned(),
+        ),
+        (
+            whole.replace("\"size\": 1000", "\"size\": 1001"),
+            "does not match its checksum".to_owned(),
+        ),
+        (String::new(), "cannot understand".to_owned()),
     ];
     // The format before, of a run that was not published yet, is the same.
-    fs::write(&path, text.replace("\"version\": 4", "\"version\": 3")).expect("a file");
+    write_manifests(&place, &text.replace(&version, "\"version\": 3"));
     assert!(place.open().resume.is_some());
     for (text, expected) in cases {
-        fs::write(&path, &text).expect("a file");
+        assert_ne!(text, whole);
+        write_manifests(&place, &text);
         let error = RunFolder::open_or_create(&place.run(), manifest(), false)
-            .expect_err(expected)
+            .expect_err(&expected)
             .to_string();
         assert!(
-            error.contains(expected)
+            error.contains(&expected)
                 && error.contains("manifest.json")
                 && error.contains("--fresh"),
             "{error}"
         );
     }
+    // One of an earlier build, without a checksum.
+    write_manifests(&place, &text);
+    assert_eq!(done(&place.open().resume.expect("a run")), [1]);
+    write_manifests(&place, "");
     assert!(
         RunFolder::open_or_create(&place.run(), manifest(), true)
             .expect("a new run")
             .resume
             .is_none()
     );
+}
+
+#[test]
+fn a_manifest_that_is_lost_or_altered_anywhere_is_made_good_by_its_copy() {
+    let place = Place::new();
+    place.process(&[&[(1, Success)]]);
+    let path = place.run().join("manifest.json");
+    let whole = fs::read(&path).expect("a manifest");
+    let check = |what: &str| {
+        let resume = place.open().resume.expect(what);
+        assert_eq!(done(&resume), [1], "{what}");
+        assert_eq!(fs::read(&path).expect("a manifest"), whole, "{what}");
+    };
+    for at in (0..whole.len()).step_by(7) {
+        if whole[at..].starts_with(b"3") || whole[at..].starts_with(b"4") {
+            // It may be that of a version.
+            continue;
+        }
+        flip(&path, at);
+        check(&format!("byte {at}"));
+    }
+    cut(&path, 40);
+    check("cut");
+    fs::write(&path, [0; 300]).expect("zeros");
+    check("zeros");
+    fs::remove_file(&path).expect("removed");
+    assert!(RunFolder::exists(&place.run()));
+    check("missing");
+}
+
+#[test]
+fn a_folder_without_any_record_is_begun_anew_whatever_it_says() {
+    let other = Manifest {
+        format: Format::OpenAi,
+        ..manifest()
+    };
+    let begins_anew = |place: &Place| {
+        let opened = RunFolder::open_or_create(&place.run(), other.clone(), false);
+        let opened = opened.expect("nothing is lost by it");
+        assert!(opened.resume.is_none());
+        assert_eq!(opened.folder.manifest().format, Format::OpenAi);
+    };
+    // Another command's, before and after its shards began.
+    for shards in 0..3 {
+        let place = Place::new();
+        let opened = place.open();
+        (0..shards).for_each(|shard| drop(log(&opened.folder, shard)));
+        drop(opened);
+        begins_anew(&place);
+    }
+    // Files that a power loss has emptied, or left as zeros.
+    for fill in [0, 4096] {
+        let place = Place::new();
+        let opened = place.open();
+        drop(log(&opened.folder, 0));
+        drop(opened);
+        for kind in FileKind::ALL {
+            fs::write(place.shard_file(kind, 1, 0), vec![0; fill]).expect("a file");
+        }
+        begins_anew(&place);
+    }
+    // Nobody knows whose it was.
+    let place = Place::new();
+    let opened = place.open();
+    drop(log(&opened.folder, 0));
+    drop(opened);
+    write_manifests(&place, "{");
+    begins_anew(&place);
 }
 
 #[test]
@@ -300,7 +395,9 @@ fn a_stray_file_hinders_neither_resuming_nor_removing() {
 fn leftovers_without_a_manifest_are_no_run() {
     let place = Place::new();
     place.process(&[&[(1, Success)]]);
-    fs::remove_file(place.run().join("manifest.json")).expect("removed");
+    for name in ["manifest.json", "manifest.copy.json"] {
+        fs::remove_file(place.run().join(name)).expect("removed");
+    }
     assert!(!RunFolder::exists(&place.run()));
     let opened = place.open();
     assert!(opened.resume.is_none());
@@ -314,7 +411,7 @@ fn a_claimed_folder_keeps_its_spool_until_it_is_fresh() {
     let place = Place::new();
     let claim = RunFolder::claim(&place.run(), false).expect("a folder");
     fs::write(claim.spool_path(), "{}\n").expect("a file");
-    let opened = claim.open(manifest()).expect("a run");
+    let opened = claim.open(manifest(), None).expect("a run");
     drop(opened);
     let claim = RunFolder::claim(&place.run(), false).expect("a folder");
     assert!(claim.spool_path().exists());
@@ -324,83 +421,6 @@ fn a_claimed_folder_keeps_its_spool_until_it_is_fresh() {
             .expect("a folder")
             .spool_path()
             .exists()
-    );
-}
-
-#[test]
-fn every_cut_and_every_flip_of_settled_files_is_refused_with_its_place() {
-    let place = Place::new();
-    place.process(&[&[(1, Success), (2, Failure), (3, Success), (4, Failure)]]);
-    let refusal = || {
-        let error = RunFolder::open_or_create(&place.run(), manifest(), false)
-            .expect_err("damage")
-            .to_string();
-        error.replace(&place.run().join("").display().to_string(), "")
-    };
-    let names = [
-        "output-0001-000.seg",
-        "errors-0001-000.seg",
-        "journal-0001-000.log",
-    ];
-    for (kind, name) in FileKind::ALL.into_iter().zip(names) {
-        let path = place.shard_file(kind, 1, 0);
-        let whole = fs::read(&path).expect("a file");
-        for at in 0..whole.len() {
-            for change in [
-                |path: &Path, at| cut(path, at as u64),
-                |path: &Path, at| flip(path, at),
-            ] {
-                change(&path, at);
-                let error = refusal();
-                assert!(
-                    error.starts_with(&format!("{name} is damaged at byte "))
-                        && error.contains("--fresh"),
-                    "{error}"
-                );
-                fs::write(&path, &whole).expect("restored");
-            }
-        }
-        fs::remove_file(&path).expect("removed");
-        assert!(
-            refusal().contains(" is damaged at byte 0: "),
-            "{name} is missing"
-        );
-        fs::write(&path, &whole).expect("restored");
-    }
-    let first = record(1, Success).len();
-    let check = |kind, change: &dyn Fn(&Path), expected: &str| {
-        let path = place.shard_file(kind, 1, 0);
-        let whole = fs::read(&path).expect("a file");
-        change(&path);
-        assert!(refusal().starts_with(expected), "{expected}: {}", refusal());
-        fs::write(&path, &whole).expect("restored");
-    };
-    let record_3 =
-        format!("output-0001-000.seg is damaged at byte {first}: the record of line 3 is");
-    check(
-        FileKind::Output,
-        &|path| cut(path, first as u64 + 3),
-        &format!("{record_3} cut off"),
-    );
-    check(
-        FileKind::Output,
-        &|path| flip(path, first + 3),
-        &format!("{record_3} altered"),
-    );
-    let entry_2 = "journal-0001-000.log is damaged at byte 144: ";
-    check(
-        FileKind::Journal,
-        &|path| flip(path, HEADER_BYTES + ENTRY_BYTES),
-        &format!("{entry_2}a journal entry is altered"),
-    );
-    check(
-        FileKind::Journal,
-        &|path| cut(path, 145),
-        &format!("{entry_2}the journal is cut short"),
-    );
-    assert_eq!(
-        done(&place.open().resume.expect("nothing was changed")),
-        [1, 2, 3, 4]
     );
 }
 
@@ -445,20 +465,21 @@ fn records_lost_before_they_were_synced_are_sent_again() {
     log.flush().expect("written, not synced");
     assert_eq!(log.safe(), 1);
     drop((log, opened));
-    // The disk kept the journal's pages and lost one of the segment's.
+    // The disk kept the journal's pages and lost one of the segment's; no power loss keeps others.
     flip(
         &place.shard_file(FileKind::Output, 1, 0),
         record(1, Success).len() + record(2, Success).len() + 2,
     );
+    let resume = place.open().resume.expect("an unfinished run");
     assert_eq!(
-        done(&place.open().resume.expect("an unfinished run")),
-        [1, 2]
+        (done(&resume), resume.mended.lines_lost),
+        (vec![1, 2, 4], 1)
     );
+    assert_eq!(resume.tokens.prompt, 40, "what it cost stays in the books");
+    let resume = place.open().resume.expect("an unfinished run");
     assert_eq!(
-        fs::metadata(place.shard_file(FileKind::Journal, 1, 0))
-            .expect("a file")
-            .len(),
-        entry_offset(2)
+        (done(&resume), resume.mended.lines_lost),
+        (vec![1, 2, 4], 0)
     );
     flip(&place.shard_file(FileKind::Output, 1, 0), 2);
     assert!(

@@ -51,7 +51,7 @@ fn clap_agrees_with_the_definition() {
 fn every_flag_reads_its_spellings() {
     let all = overrides(
         "-i in -o out -e err -r 0 -w 7 -t 100ms -a 2 --endpoint-url http://h --model m --cores 3 \
-         --runtime tokio --order completion --format openai --overwrite --fresh --retry-errors \
+         --runtime tokio --order completion --format openai --overwrite --fresh --salvage --retry-errors \
          --max-outage 2m --max-cost 1.5 --max-line-bytes 1KiB --max-response-bytes 9 --ca-file c \
          --grace 0 --durability power --metrics-addr localhost:9 -vv --json-logs --no-progress --dry-run",
         &[],
@@ -94,6 +94,7 @@ fn every_flag_reads_its_spellings() {
         format,
         overwrite,
         fresh,
+        salvage,
         retry_errors,
         max_outage,
         max_cost,
@@ -133,6 +134,7 @@ fn every_flag_reads_its_spellings() {
     for flag in [
         overwrite,
         fresh,
+        salvage,
         retry_errors,
         json_logs,
         no_progress,
@@ -261,6 +263,7 @@ fn each_switch_switches_itself_alone_by_flag_variable_and_field() {
     let names = [
         "overwrite",
         "fresh",
+        "salvage",
         "retry-errors",
         "dry-run",
         "json-logs",
@@ -282,12 +285,13 @@ fn each_switch_switches_itself_alone_by_flag_variable_and_field() {
             let switches = [
                 job.overwrite,
                 job.fresh,
+                job.salvage,
                 job.retry_errors,
                 job.dry_run,
                 console.json_logs,
                 console.no_progress,
             ];
-            let expect: [bool; 6] = std::array::from_fn(|switch| switch == index);
+            let expect: [bool; 7] = std::array::from_fn(|switch| switch == index);
             assert_eq!(switches, expect, "{name}");
         }
         let off = settings(&format!("-i x --{name}=no"), &[], Some(&file)).expect("settings");

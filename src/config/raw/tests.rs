@@ -167,7 +167,7 @@ fn every_flag_is_a_field_too() {
         "c.json",
         r#"{"input": "-", "output": "o", "errors": "e", "rate": "auto", "workers": "${WORKERS}", "timeout": 1.5,
             "max_attempts": 2, "endpoint_url": "http://h", "model": "m", "cores": 3, "runtime": "uring",
-            "order": "completion", "format": "blaze", "overwrite": true, "fresh": "yes", "retry_errors": 1,
+            "order": "completion", "format": "blaze", "overwrite": true, "fresh": "yes", "salvage": true, "retry_errors": 1,
             "max_outage": "2m", "max_cost": 3, "max_line_bytes": "1KiB", "max_response_bytes": 9, "ca_file": "p",
             "grace": 0, "durability": "power", "metrics_addr": "127.0.0.1:9", "verbose": 2, "json_logs": false,
             "no_progress": true, "dry_run": true}"#,
@@ -201,6 +201,7 @@ fn every_flag_is_a_field_too() {
     for flag in [
         settings.overwrite,
         settings.fresh,
+        settings.salvage,
         settings.retry_errors,
         settings.no_progress,
         settings.dry_run,
