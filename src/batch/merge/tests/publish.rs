@@ -39,7 +39,7 @@ fn next_process(place: &Place) -> (bool, Merged) {
         return (true, publication.merged);
     }
     let manifest = opened.folder.manifest().clone();
-    let resume = opened.folder.resume(&manifest).expect("every record");
+    let resume = opened.folder.resume(&manifest, None).expect("every record");
     let lines = resume.succeeded + resume.failed;
     let plan = plan(place, Order::Input);
     let merged = merge(&opened.folder, plan, lines, &mut |_, _| {}).expect("merged");
@@ -141,7 +141,7 @@ fn nothing_is_said_of_final_files_when_the_records_are_gone_too() {
     let is_complete = complete(&opened.folder, &publication, Some(&output), &errors);
     assert!(!is_complete.expect("nothing is refused"));
     let manifest = opened.folder.manifest().clone();
-    let error = opened.folder.resume(&manifest).expect_err("no records");
+    let error = opened.folder.resume(&manifest, None).expect_err("no records");
     let text = error.to_string();
     assert!(text.contains("4 records only 0 are left"), "{text}");
     assert!(place.run().exists());
