@@ -68,6 +68,9 @@ pub(super) fn open(
         let generation = folder.generation();
         let mut log = ShardLog::create(folder, generation, 0, keep_output, config.durability)?;
         finished.read_into(&mut log, input, config.format, began_us)?;
+        // Whatever the durability: with a manifest and without these records, a power loss would have
+        // lines paid for again that the final files have.
+        folder.sync_earlier()?;
         Ok(())
     };
     Ok(Begun::Run(Box::new(claim.open_filled(manifest, fill)?)))

@@ -364,7 +364,11 @@ impl Setup {
             InputSource::File(path) => Ok((Input::open(path)?, None)),
             InputSource::Stdin => {
                 let claim = RunFolder::claim(&self.folder, job.fresh)?;
-                let input = Input::spool(&mut io::stdin().lock(), &claim.spool_path())?;
+                let (mut stdin, path) = (io::stdin().lock(), claim.spool_path());
+                let input = match claim.holds_records()? {
+                    true => Input::spool(&mut stdin, &path)?,
+                    false => Input::spool_anew(&mut stdin, &path)?,
+                };
                 Ok((input, Some(claim)))
             }
         }

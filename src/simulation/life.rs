@@ -13,6 +13,7 @@ use super::scenario::{Process, Scenario, input};
 use crate::batch::coordinator::{Observer, Stopped};
 use crate::batch::finished::FinishedError;
 use crate::batch::folder::FolderError;
+use crate::batch::storage_error::StorageError;
 use crate::config::{Durability, InputSource, Job, OutputTarget, Rate};
 use crate::metrics::Snapshot;
 use crate::processor::{Interrupt, ProcessingResult, Processor, RunError};
@@ -66,6 +67,10 @@ struct Life {
     history: History,
     /// The failures are being sent again.
     retries: bool,
+    /// Power was lost under `--durability process` in mid-run.
+    has_lost: bool,
+    /// After that something was refused, and `--salvage` is given.
+    salvages: bool,
 }
 
 /// Shows figures to nobody, and ends a run that never would.
@@ -105,6 +110,8 @@ impl Life {
             folder: scratch(),
             history: History::default(),
             retries: false,
+            has_lost: false,
+            salvages: false,
         }
     }
 
@@ -185,7 +192,8 @@ impl Life {
             let manifest = self.run_folder().join("manifest.json");
             let has_finished = world.disk.has_removed(&manifest);
             self.check_old_output()?;
-            if world.is_killed() && process.loses_power && self.survives_power(world) {
+            let survives_power = self.survives_power(world);
+            if world.is_killed() && process.loses_power && survives_power {
                 outside.lose_power();
                 self.lose_power(world);
                 self.check_old_output()?;
@@ -199,6 +207,13 @@ impl Life {
                         "the record of line number {number} was not durable"
                     ));
                 }
+            }
+            if world.is_killed() && process.loses_power && !survives_power {
+                // What was written last may be gone from any file; what is left whole still counts.
+                outside.lose_everything();
+                self.lose_power(world);
+                self.check_old_output()?;
+                self.has_lost = true;
             }
             // Told to send failures again it may have removed what an earlier run left, and it can always be
             // told once more.
@@ -303,7 +318,7 @@ impl Life {
             errors: self.path("errors.jsonl"),
             overwrite: self.scenario.overwrites,
             fresh: false,
-            salvage: false,
+            salvage: self.salvages,
             retry_errors: self.retries,
             dry_run: false,
         }
@@ -311,7 +326,7 @@ impl Life {
 
     /// Whether the process ended as it should, and the run with it.
     fn judge(
-        &self,
+        &mut self,
         ended: Result<ProcessingResult, RunError>,
         world: &World,
         process: &Process,
@@ -338,6 +353,11 @@ impl Life {
         if let Some(error) = storage
             && !error.is_resumable()
         {
+            let is_damaged = matches!(error, StorageError::Damaged { .. });
+            if is_damaged && self.has_lost && !self.salvages {
+                self.salvages = true;
+                return Ok(false);
+            }
             return Err(format!("the run is lost: {error}"));
         }
         if world.is_killed() {

@@ -356,6 +356,13 @@ impl Outside {
         }
     }
 
+    /// Power was lost, and nobody had promised that anything survives it.
+    pub fn lose_everything(&self) {
+        for repeats in self.repeats.borrow_mut().iter_mut() {
+            repeats.lost_since = Some(self.began);
+        }
+    }
+
     /// A line of these that the process has sent.
     pub fn has_sent_any_of(&self, numbers: &BTreeSet<u64>) -> Option<String> {
         let number = self.number.get();

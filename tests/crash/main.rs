@@ -15,6 +15,7 @@ mod image;
 mod job;
 mod kill;
 mod limits;
+mod mid_run;
 mod points;
 mod power;
 mod read_only;

@@ -93,6 +93,18 @@ impl Claim {
         }
     }
 
+    /// Whether a line of the run in this folder, if there is one, has ended.
+    pub fn holds_records(&self) -> Result<bool, FolderError> {
+        match Stored::read(&self.path) {
+            Ok(None) => Ok(false),
+            Ok(Some(stored)) if stored.phase == Phase::Running => {
+                Ok(resume::holds_records(&self.path, stored.run_id)?)
+            }
+            Err(FolderError::UnreadableManifest { .. }) => self.may_hold_records(),
+            _ => Ok(true),
+        }
+    }
+
     /// Whether there is a byte of a record, as far as that can be seen without knowing the run.
     fn may_hold_records(&self) -> Result<bool, FolderError> {
         let shards = name::shards(&self.path).map_err(StorageError::io(&self.path, "list"))?;

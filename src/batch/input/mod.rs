@@ -151,7 +151,13 @@ impl Input {
     /// If `path` exists, an earlier process of the run spooled it: the reader must then hold the
     /// same bytes, or none at all, because a pipe can rarely be read twice.
     pub fn spool(reader: &mut dyn io::Read, path: &Path) -> Result<Self, InputError> {
-        spool::spool(reader, path)?;
+        spool::spool(reader, path, false)?;
+        Self::open(path)
+    }
+
+    /// As [`Input::spool`], but a spool of something else gives way: nothing was made of it.
+    pub fn spool_anew(reader: &mut dyn io::Read, path: &Path) -> Result<Self, InputError> {
+        spool::spool(reader, path, true)?;
         Self::open(path)
     }
 

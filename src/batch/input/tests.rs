@@ -205,3 +205,26 @@ fn standard_input_is_spooled_once() {
     assert_eq!(fs::read(&path).expect("kept"), b"{}\n{}\n");
     assert!(!folder.path().join("input.jsonl.partial").exists());
 }
+
+#[test]
+fn another_standard_input_takes_the_place_of_a_spool_of_which_nothing_was_made() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("input.jsonl");
+    let large = "x".repeat(3 << 20);
+    for (old, new) in [
+        ("", "new"),
+        ("{}\n{}\n", "{}\n[]\n"),
+        ("{}\n{}\n", "{}\n"),
+        ("{}\n", "{}\n{}\n"),
+        (&large[1..], &large[..]),
+        (&large[..], "y"),
+    ] {
+        fs::write(&path, old).expect("a file");
+        let input = Input::spool_anew(&mut new.as_bytes(), &path).expect("a spool");
+        assert_eq!(input.size(), new.len() as u64);
+        assert_eq!(fs::read(&path).expect("a file"), new.as_bytes());
+        // A pipe that was read before leaves it.
+        let again = Input::spool_anew(&mut &b""[..], &path).expect("a spool");
+        assert_eq!(again.size(), input.size());
+    }
+}
