@@ -141,7 +141,10 @@ fn nothing_is_said_of_final_files_when_the_records_are_gone_too() {
     let is_complete = complete(&opened.folder, &publication, Some(&output), &errors);
     assert!(!is_complete.expect("nothing is refused"));
     let manifest = opened.folder.manifest().clone();
-    let error = opened.folder.resume(&manifest, None).expect_err("no records");
+    let error = opened
+        .folder
+        .resume(&manifest, None)
+        .expect_err("no records");
     let text = error.to_string();
     assert!(text.contains("4 records only 0 are left"), "{text}");
     assert!(place.run().exists());
