@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::RunError;
 use crate::batch::finished::Finished;
-use crate::batch::folder::{Claim, Manifest, Merged, Opened, RunFolder, Salvage};
+use crate::batch::folder::{Claim, Manifest, Mended, Merged, Opened, RunFolder, Salvage};
 use crate::batch::input::Input;
 use crate::batch::segment::ShardLog;
 use crate::config::{Config, Job, OutputTarget};
@@ -74,4 +74,20 @@ pub(super) fn open(
         Ok(())
     };
     Ok(Begun::Run(Box::new(claim.open_filled(manifest, fill)?)))
+}
+
+/// Says how many lines have their record, and what became of the others.
+pub(super) fn tell_resumed(kept: u64, lines: u64, job: &Job, mended: &Mended) {
+    let left = lines.saturating_sub(kept);
+    if job.salvage && *mended != Mended::default() {
+        tracing::warn!(
+            "salvaged: {kept} records are whole and kept ({} of them had lost their journal entry), {left} of {lines} lines are sent again or were never finished; {} of them had a record that is lost",
+            mended.found,
+            mended.lines_lost
+        );
+    } else if job.salvage {
+        tracing::info!("nothing is damaged; resuming: {kept} of {lines} lines have their record");
+    } else {
+        tracing::info!("resuming: {kept} of {lines} lines have their record");
+    }
 }

@@ -13,8 +13,8 @@ use super::{ProcessingResult, Processor, RunError, one_thread};
 use crate::batch::coordinator::{Coordinator, Finished, Observer, Stopped};
 use crate::batch::delivery::{self, Delivery, DeliveryError, DeliveryPlan};
 use crate::batch::folder::{
-    Claim, DoneSet, InputIdentity, Keeper, Manifest, Mended, Merged, Opened, Publication,
-    RunFolder, Salvage, StoppedBy, run_folder_path,
+    Claim, DoneSet, InputIdentity, Keeper, Manifest, Merged, Opened, Publication, RunFolder,
+    Salvage, StoppedBy, run_folder_path,
 };
 use crate::batch::input::{Input, InputError, Scan};
 use crate::batch::merge::{self, MergePlan, Target};
@@ -158,7 +158,7 @@ pub(super) fn run(
     });
     if let Some(resume) = &resume {
         let kept = before.succeeded + before.failed;
-        tell_resumed(kept, scan.lines, job, &resume.mended);
+        super::reopen::tell_resumed(kept, scan.lines, job, &resume.mended);
     }
     let spent_before = counted.cost_usd();
     let done = resume.map(|resume| Arc::new(resume.done));
@@ -285,22 +285,6 @@ pub(super) fn run(
             ))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Says how many lines have their record, and what became of the others.
-fn tell_resumed(kept: u64, lines: u64, job: &Job, mended: &Mended) {
-    let left = lines.saturating_sub(kept);
-    if job.salvage && *mended != Mended::default() {
-        tracing::warn!(
-            "salvaged: {kept} records are whole and kept ({} of them had lost their journal entry), {left} of {lines} lines are sent again or were never finished; {} of them had a record that is lost",
-            mended.found,
-            mended.lines_lost
-        );
-    } else if job.salvage {
-        tracing::info!("nothing is damaged; resuming: {kept} of {lines} lines have their record");
-    } else {
-        tracing::info!("resuming: {kept} of {lines} lines have their record");
     }
 }
 

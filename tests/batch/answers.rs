@@ -1,11 +1,27 @@
 //! Answers that are no successes: what is retried, what is kept of them, and how they are named.
 
-use blaze_uring::mock::Scripted;
+use blaze_uring::mock::{Mock, Scripted};
 use serde_json::json;
 
 use crate::support::{Place, batch_args, mock, run, runtimes, scripted};
 
 const LINE: &str = r#"{"input":"q","id":9}"#;
+
+/// A line that is answered well: an endpoint that answers nothing well is judged as a whole.
+const FIRST: &str = r#"{"input": "a first one"}"#;
+
+/// Answers [`FIRST`] well, and everything else so.
+fn good_first(answer: impl Fn() -> Scripted + Send + Sync + 'static) -> Mock {
+    scripted(move |request| {
+        let first = memchr::memmem::find(&request.body, b"a first one").is_some();
+        let good = r#"{"choices":[{"message":{"content":"ok"}}]}"#;
+        Some(if first {
+            Scripted::json(200, good)
+        } else {
+            answer()
+        })
+    })
+}
 
 #[test]
 fn client_errors_are_not_retried_and_keep_the_servers_body() {
@@ -18,15 +34,15 @@ fn client_errors_are_not_retried_and_keep_the_servers_body() {
         for runtime in runtimes() {
             let place = Place::new();
             let body = r#"{"error": {"message": "look here", "code": 12345678901234567890}}"#;
-            let mock = scripted(move |_| Some(Scripted::json(status, body)));
-            place.input(&[LINE]);
-            run(&place, &batch_args(&mock, runtime, &[])).expect(3);
-            assert_eq!(mock.stats().requests, 1, "{status} on {runtime}");
+            let mock = good_first(move || Scripted::json(status, body));
+            place.input(&[FIRST, LINE]);
+            run(&place, &batch_args(&mock, runtime, &["-w", "1"])).expect(3);
+            assert_eq!(mock.stats().requests, 2, "{status} on {runtime}");
             let record = &place.records("errors.jsonl")[0];
             assert_eq!(record["error_kind"], kind, "{record}");
             assert_eq!(record["status_code"], status);
             assert_eq!(record["attempts"], 1);
-            assert_eq!(record["line_number"], 1);
+            assert_eq!(record["line_number"], 2);
             assert_eq!((&record["input"], &record["id"]), (&json!("q"), &json!(9)));
             let error = record["error"].as_str().expect("a text");
             assert!(error.contains(&format!("HTTP {status}")), "{error}");
@@ -131,11 +147,11 @@ fn an_answer_above_its_limit_is_a_failure() {
 fn a_redirect_is_a_failure_that_names_the_target() {
     for runtime in runtimes() {
         let place = Place::new();
-        let mock = scripted(|_| {
-            Some(Scripted::json(307, "{}").header("location", "https://elsewhere.example/v1"))
+        let mock = good_first(|| {
+            Scripted::json(307, "{}").header("location", "https://elsewhere.example/v1")
         });
-        place.input(&[LINE]);
-        run(&place, &batch_args(&mock, runtime, &["-a", "1"])).expect(3);
+        place.input(&[FIRST, LINE]);
+        run(&place, &batch_args(&mock, runtime, &["-a", "1", "-w", "1"])).expect(3);
         let record = &place.records("errors.jsonl")[0];
         assert_eq!(record["error_kind"], "redirect", "{record}");
         let error = record["error"].as_str().expect("a text");

@@ -10,7 +10,8 @@ use crate::support::{Place, runtimes};
 use crate::tap::{Tap, Then};
 
 const LINES: usize = 300;
-const WORKERS: usize = 64;
+/// As many as a group starts with in flight.
+const WORKERS: usize = 50;
 /// More attempts than any line needs here.
 const PATIENT: [&str; 2] = ["--max-attempts", "50"];
 
@@ -89,21 +90,21 @@ fn a_lost_connection_costs_only_what_was_in_flight() {
 }
 
 #[test]
-fn connections_are_opened_up_to_the_cap_and_no_further() {
-    // Of one shard to one target.
-    const CONNECTIONS_MAX: usize = 256;
+fn connections_are_opened_as_streams_run_out() {
+    // What a group starts with in flight.
+    const TOGETHER: usize = 50;
     let contents = contents(600);
     for runtime in runtimes() {
-        // No stream is answered before as many are open as the cap allows.
+        // No stream is answered before as many are open.
         let (server, seen) = start(builder(1), None, |_, stream| match stream {
-            0 => Act::EchoTogether(CONNECTIONS_MAX),
+            0 => Act::EchoTogether(TOGETHER),
             _ => Act::Echo,
         });
-        balanced(batch(runtime, &url(&server), &contents, 400), &contents);
-        assert_eq!(
-            (server.accepted(), seen.together_max()),
-            (CONNECTIONS_MAX, 1)
+        balanced(
+            batch(runtime, &url(&server), &contents, TOGETHER),
+            &contents,
         );
+        assert_eq!((server.accepted(), seen.together_max()), (TOGETHER, 1));
     }
 }
 

@@ -60,7 +60,9 @@ fn settings_may_change_midway() {
         tap.assert_within_limits();
         let opened: usize = tap.each(|one| one.opened).iter().sum();
         assert_eq!(opened, LINES, "each line once");
-        assert_eq!(tap.each(|one| one.acknowledged)[0], 4, "all were heard");
+        // The last change may come when nothing is left to be sent.
+        let heard = tap.each(|one| one.acknowledged)[0];
+        assert!((3..=4).contains(&heard), "{heard} were heard");
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::{Place, Run, mock_with, run, runtimes, scripted};
 use crate::{args, arrivals, assert_complete, config, endpoint, numbered, requests};
 
-const GOOD: &str = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
+const GOOD: &str = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
 const REFUSED: &str = r#"{"error":{"code":403,"message":"this text is not allowed here"}}"#;
 
 /// Makes an answer.

@@ -333,11 +333,6 @@ fn cases() -> Vec<Case> {
             "\0\x01\x02garbage\r\n\r\n",
             protocol("not HTTP/1.1"),
         ),
-        case(
-            "TLS on a plain port",
-            "\x15\x03\x01\0\x02\x02F",
-            protocol("not HTTP/1.1"),
-        ),
         case("SSH", "SSH-2.0-OpenSSH_9.2p1\r\n", protocol("not HTTP/1.1")),
         case(
             "HTTP/2",
