@@ -103,8 +103,9 @@ impl Follow {
     /// The phase that this change belongs to.
     pub fn phase(&mut self, change: &Change) -> Phase {
         let (call, name) = (change.call, change.name());
-        if name == "manifest.json.partial" {
-            self.has_manifest |= call.starts_with("rename");
+        if matches!(name, "manifest.json.partial" | "manifest.copy.json.partial") {
+            // The copy comes first.
+            self.has_manifest |= call.starts_with("rename") && name == "manifest.json.partial";
             return if self.merges {
                 Phase::Publish
             } else {
