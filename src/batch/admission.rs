@@ -35,7 +35,7 @@ pub use barren::{Barren, SAME_FAILURES_MAX};
 pub use models::UnknownModels;
 pub use ticket::Ticket;
 
-use answers::{Seen, is_shunned};
+use answers::Seen;
 use held::Permits;
 use placement::Place;
 use source::{Filled, Source};
@@ -90,7 +90,13 @@ pub struct Admission {
     health: LocalHealth,
     /// By endpoint: what this shard has seen of it.
     seen: Vec<Seen>,
+    /// One of them may be bad.
+    is_wary: bool,
     models: UnknownModels,
+    /// A line that was due waits for a better place until then, at least.
+    put_off_until: Option<Instant>,
+    /// Since when lines wait like this for another endpoint while nothing is in flight.
+    idle_since: Option<Instant>,
     /// How long a line waits for an endpoint that is out, if only that one may have its model.
     patience: Duration,
     /// As long as no line of the run has succeeded.
@@ -178,7 +184,10 @@ impl Admission {
                 .collect(),
             health: LocalHealth::new(opening.groups, opening.shard),
             seen: vec![Seen::default(); opening.weights.len()],
+            is_wary: false,
             models: UnknownModels::default(),
+            put_off_until: None,
+            idle_since: None,
             patience: opening.max_outage,
             barren: (!opening.has_succeeded).then(Barren::default),
             ring: Ring::new(&opening.weights),
@@ -237,6 +246,9 @@ impl Admission {
                     self.reports.push(Report::AllTried);
                     self.park_tried_before(now);
                     retry_due = self.parked.next_due().is_some_and(|due| due <= now);
+                }
+                if !retry_due && self.has_put_off(now) {
+                    return Some(Admitted::Wait(self.parked.next_due()));
                 }
                 if !retry_due {
                     return Some(self.nothing_to_send());
@@ -312,48 +324,6 @@ impl Admission {
         }
     }
 
-    /// Marks the endpoints that a request of `tokens` may go to now, and asks for permits, slots and
-    /// tokens where those are all that is missing. `Err`: there is none, before that moment at least.
-    fn find_open(&mut self, tokens: u64, now: Instant) -> Result<(), Option<Instant>> {
-        let (mut any, mut opens) = (false, None);
-        for (index, permits) in self.endpoints.iter_mut().enumerate() {
-            self.open[index] = false;
-            if !self.health.usable(index, now) {
-                continue;
-            }
-            if self.seen[index].is_bad() && is_shunned(&self.health, &self.seen, index, now) {
-                continue;
-            }
-            let group = self.groups[index];
-            let gate = &mut self.gates[group];
-            let next_slot = gate.look(now);
-            let pools = [
-                (Pool::Endpoint(index), permits),
-                (Pool::Group(group), &mut self.windows[group]),
-            ];
-            let mut has_permits = true;
-            for (pool, permits) in pools {
-                if permits.lease.available() == 0 {
-                    has_permits = false;
-                    if !matches!(next_slot, Taken::At(_)) {
-                        permits.want(pool, &mut self.reports);
-                    }
-                }
-            }
-            if has_permits {
-                self.open[index] = gate.open(next_slot, tokens, now, &mut self.reports);
-                any |= self.open[index];
-            }
-            if let Taken::At(at) = next_slot {
-                opens = opens.into_iter().chain([at]).min();
-            }
-        }
-        match any {
-            true => Ok(()),
-            false => Err(opens.into_iter().chain(self.health.next_opening(now)).min()),
-        }
-    }
-
     /// Tokens that the next line is taken for; 0 where nobody counts them.
     fn estimate(&mut self, input: &Input, retry_due: bool) -> u64 {
         if !self.gates.iter().any(GroupGate::counts_tokens) {
@@ -404,6 +374,7 @@ impl Admission {
         assert!(window.lease.try_acquire(), "a permit of the group was free");
         let is_last_place = window.lease.available() == 0;
         self.in_flight += 1;
+        self.idle_since = None;
         Ticket {
             line,
             parsed,

@@ -1,12 +1,12 @@
 //! What answers say about their endpoints, as far as this shard and the coordinator should know.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::barren::Barren;
 use super::{Admission, Ticket};
 use crate::batch::message::Report;
 use crate::error::ErrorKind;
-use crate::policy::health::{Failures, KEY_PAUSE, LocalHealth, Probe, STREAK_TO_COOL};
+use crate::policy::health::{Failures, KEY_PAUSE, Probe, STREAK_TO_COOL};
 
 /// What the coordinator knows that an endpoint can do, since it last failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +25,8 @@ pub(super) struct Seen {
     failed_in_a_row: u32,
     /// Attempts that were not answered well since one last was.
     unwell_in_a_row: u32,
+    /// Since when this shard leaves it alone, see [`Admission::be_wary`].
+    shunned_since: Option<Instant>,
 }
 
 impl Seen {
@@ -38,9 +40,16 @@ impl Seen {
         self.unwell_in_a_row >= STREAK_TO_COOL
     }
 
+    /// It is left alone now: see [`Admission::be_wary`].
+    pub(super) fn is_shunned(&self, now: Instant) -> bool {
+        self.shunned_since
+            .is_some_and(|since| now.saturating_duration_since(since) < SHUNNED_MAX)
+    }
+
     /// It has answered another shard well since.
     pub(super) fn note_well_elsewhere(&mut self) {
         self.unwell_in_a_row = 0;
+        self.shunned_since = None;
     }
 
     /// It has not answered anything well since an attempt was not.
@@ -49,20 +58,29 @@ impl Seen {
     }
 }
 
-/// Whether this shard leaves `endpoint`, which [is bad](Seen::is_bad), alone for the sake of another one,
-/// before the coordinator says so: an endpoint that fails fast could be sent many lines until then.
-pub(super) fn is_shunned(
-    health: &LocalHealth,
-    seen: &[Seen],
-    endpoint: usize,
-    now: Instant,
-) -> bool {
-    let is_new = !health.is_well(endpoint) && !health.is_cooled(endpoint);
-    let is_better = |other: usize| other != endpoint && !seen[other].is_bad();
-    is_new && (0..seen.len()).any(|other| is_better(other) && health.usable(other, now))
-}
+/// How long a shard leaves an endpoint alone by itself. The coordinator has ruled long before.
+const SHUNNED_MAX: Duration = Duration::from_secs(1);
 
 impl Admission {
+    /// Leaves endpoints that [are bad](Seen::is_bad) alone for the sake of others, before the coordinator
+    /// says so: one that fails fast could be sent many lines until then.
+    pub(super) fn be_wary(&mut self, now: Instant) {
+        self.is_wary = false;
+        for endpoint in 0..self.seen.len() {
+            if !self.seen[endpoint].is_bad() {
+                continue;
+            }
+            self.is_wary = true;
+            let health = &self.health;
+            let is_new = !health.is_well(endpoint) && !health.is_cooled(endpoint);
+            let is_better = |other: usize| other != endpoint && !self.seen[other].is_bad();
+            let mut others = 0..self.seen.len();
+            if is_new && others.any(|other| is_better(other) && health.usable(other, now)) {
+                self.seen[endpoint].shunned_since.get_or_insert(now);
+            }
+        }
+    }
+
     /// A request was answered well. The coordinator hears of it when that changes anything.
     pub fn note_succeeded(&mut self, ticket: &Ticket) {
         let endpoint = ticket.endpoint;
@@ -110,6 +128,7 @@ impl Admission {
         }
         seen.failed_in_a_row = 0;
         seen.unwell_in_a_row += 1;
+        self.is_wary = true;
     }
 
     /// An endpoint refused the request for its path, or in a way that may be its own (403): for the
@@ -123,6 +142,7 @@ impl Admission {
         self.seen[endpoint].told = Told::Nothing;
         self.seen[endpoint].failed_in_a_row = 0;
         self.seen[endpoint].unwell_in_a_row += 1;
+        self.is_wary = true;
         failures
     }
 
@@ -134,6 +154,7 @@ impl Admission {
         self.health.note_pause(endpoint, now + KEY_PAUSE);
         self.seen[endpoint].told = Told::Nothing;
         self.seen[endpoint].unwell_in_a_row += 1;
+        self.is_wary = true;
         failures
     }
 
@@ -145,6 +166,7 @@ impl Admission {
         seen.failed_in_a_row += 1;
         seen.unwell_in_a_row += 1;
         seen.told = Told::Nothing;
+        self.is_wary = true;
         self.health.fail(endpoint, ticket.sending.number)
     }
 

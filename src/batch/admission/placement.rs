@@ -5,11 +5,16 @@ use std::time::{Duration, Instant};
 
 use super::Admission;
 use crate::batch::input::Input;
+use crate::batch::message::Pool;
+use crate::policy::pacer::Taken;
 use crate::policy::refusals::LineRefusals;
 use crate::policy::retry::Parked;
 
 /// A line that may only go to an endpoint that has no place for it now is looked at again after this.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Send slots live for 10 ms: none is missed meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// For so long a line waits for another endpoint while this shard has nothing in flight.
+const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Lines, never sent, that may wait like this so that others pass them.
 const PASSED_MAX: usize = 256;
 
@@ -23,6 +28,51 @@ pub(super) enum Place {
 }
 
 impl Admission {
+    /// Marks the endpoints that a request of `tokens` may go to now, and asks for permits, slots and
+    /// tokens where those are all that is missing. `Err`: there is none, before that moment at least.
+    pub(super) fn find_open(&mut self, tokens: u64, now: Instant) -> Result<(), Option<Instant>> {
+        if self.is_wary {
+            self.be_wary(now);
+        }
+        let (mut any, mut opens) = (false, None);
+        for (index, permits) in self.endpoints.iter_mut().enumerate() {
+            self.open[index] = false;
+            if !self.health.usable(index, now) {
+                continue;
+            }
+            if self.is_wary && self.seen[index].is_shunned(now) {
+                continue;
+            }
+            let group = self.groups[index];
+            let gate = &mut self.gates[group];
+            let next_slot = gate.look(now);
+            let pools = [
+                (Pool::Endpoint(index), permits),
+                (Pool::Group(group), &mut self.windows[group]),
+            ];
+            let mut has_permits = true;
+            for (pool, permits) in pools {
+                if permits.lease.available() == 0 {
+                    has_permits = false;
+                    if !matches!(next_slot, Taken::At(_)) {
+                        permits.want(pool, &mut self.reports);
+                    }
+                }
+            }
+            if has_permits {
+                self.open[index] = gate.open(next_slot, tokens, now, &mut self.reports);
+                any |= self.open[index];
+            }
+            if let Taken::At(at) = next_slot {
+                opens = opens.into_iter().chain([at]).min();
+            }
+        }
+        match any {
+            true => Ok(()),
+            false => Err(opens.into_iter().chain(self.health.next_opening(now)).min()),
+        }
+    }
+
     /// Where the parked line that is due, or else the next one, goes.
     pub(super) fn place(&mut self, input: &Input, retry: Option<Parked>, now: Instant) -> Place {
         let avoid = retry.map(|parked| usize::from(parked.last_endpoint));
@@ -88,19 +138,31 @@ impl Admission {
 
     /// The endpoint that failed the line has answered nothing well since, and another one is usable: only
     /// its places or slots are missing, at the end of a file often because another shard has them.
-    fn is_worth_waiting(&self, avoided: usize, now: Instant) -> bool {
-        self.seen[avoided].is_doubtful()
-            && (0..self.endpoints.len())
-                .any(|index| index != avoided && self.health.usable(index, now))
+    fn is_worth_waiting(&mut self, avoided: usize, now: Instant) -> bool {
+        let may_open = |index: usize| {
+            index != avoided && self.health.usable(index, now) && !self.seen[index].is_shunned(now)
+        };
+        if !self.seen[avoided].is_doubtful() || !(0..self.endpoints.len()).any(may_open) {
+            return false;
+        }
+        if self.in_flight > 0 {
+            return true;
+        }
+        let since = *self.idle_since.get_or_insert(now);
+        now.saturating_duration_since(since) < IDLE_MAX
     }
 
     /// Puts off the parked line that is due; it holds up nobody.
     pub(super) fn put_off(&mut self, now: Instant) {
         let parked = self.parked.pop_due(now).expect("a retry was due");
-        self.parked.push(Parked {
-            due: now + LOOK_AGAIN,
-            ..parked
-        });
+        let due = now + LOOK_AGAIN;
+        self.put_off_until = Some(due);
+        self.parked.push(Parked { due, ..parked });
+    }
+
+    /// A line is only put off: what it waits with is needed, such as send slots that have just come.
+    pub(super) fn has_put_off(&self, now: Instant) -> bool {
+        self.put_off_until.is_some_and(|until| now < until)
     }
 
     /// Puts off the next line, so that those behind it may pass; `false`: too many have done so.
@@ -110,8 +172,10 @@ impl Admission {
         }
         let (line, parsed) = self.source.next.take().expect("a line was filled in");
         self.source.reuse(parsed);
+        let due = now + LOOK_AGAIN;
+        self.put_off_until = Some(due);
         self.parked.push(Parked {
-            due: now + LOOK_AGAIN,
+            due,
             line_offset: line.offset,
             line_number: line.number,
             attempts: 0,
