@@ -187,6 +187,10 @@ impl Life {
                 if process.loses_power {
                     self.lose_power(world);
                 }
+                if process.loses_power && world.disk.faults() > 0 {
+                    // A folder whose removal could not be synced may come back.
+                    let _ = std::fs::remove_dir_all(self.run_folder());
+                }
                 return Ok(());
             }
             let manifest = self.run_folder().join("manifest.json");

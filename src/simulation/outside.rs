@@ -162,6 +162,11 @@ impl Outside {
         self.world.upgrade().expect("the world is there")
     }
 
+    /// Since the run began.
+    pub fn elapsed(&self) -> Duration {
+        self.world().now().duration_since(self.began)
+    }
+
     pub fn trouble(&self) -> Trouble {
         self.process.borrow().trouble.clone()
     }
@@ -240,8 +245,9 @@ impl Outside {
     pub fn answers(&self, id: usize) {
         let number = self.number.get();
         let fate = self.scenario.lines[id].fate;
-        if self.is_mended.get() && fate == Fate::Refused {
-            // A failure, which each process that is told to sends again.
+        if fate == Fate::Refused && (self.is_mended.get() || self.scenario.endpoints > 1) {
+            // A failure, which each process that is told to sends again; or, from an endpoint that has
+            // answered nothing well, one to be asked about elsewhere.
             return;
         }
         let book = &mut self.books.borrow_mut()[id];
@@ -298,8 +304,14 @@ impl Outside {
         self.excused.set(self.excused.get() + 1);
     }
 
-    /// The endpoint has asked to wait, in an answer that is on its way.
+    /// The endpoint has asked to wait, in an answer that is on its way. That concerns everybody if it is
+    /// the group's first wait; later, one that comes alone among many answers concerns its own line only.
     pub fn cools(&self, endpoint: usize, wait: Duration) {
+        let cooldowns = self.cooldowns.borrow();
+        if (cooldowns.iter()).any(|cooldown| self.share_quota(cooldown.endpoint, endpoint)) {
+            return;
+        }
+        drop(cooldowns);
         let now = self.world().now();
         let arrives_within = self.process.borrow().latency_max;
         self.cooldowns.borrow_mut().push(Cooldown {
@@ -309,17 +321,18 @@ impl Outside {
         });
     }
 
-    /// A request begins to be sent at `since`, and its quota group has been asked to wait.
-    fn is_within_cooldown(&self, endpoint: usize, since: Instant) -> bool {
+    fn share_quota(&self, one: usize, other: usize) -> bool {
         let config = &self.process.borrow().config;
         let group = |endpoint: usize| config.endpoints[endpoint].quota_group.as_ref();
-        let shares = |other: usize| {
-            other == endpoint || group(other).is_some() && group(other) == group(endpoint)
-        };
+        one == other || group(one).is_some() && group(one) == group(other)
+    }
+
+    /// A request begins to be sent at `since`, and its quota group has been asked to wait.
+    fn is_within_cooldown(&self, endpoint: usize, since: Instant) -> bool {
         let cooldowns = self.cooldowns.borrow();
         cooldowns
             .iter()
-            .filter(|cooldown| shares(cooldown.endpoint))
+            .filter(|cooldown| self.share_quota(cooldown.endpoint, endpoint))
             .any(|cooldown| (cooldown.heard..cooldown.until).contains(&since))
     }
 

@@ -293,6 +293,11 @@ fn chunked(outside: &Outside, body: &[u8]) -> Vec<u8> {
     out
 }
 
+/// No JSON, and each time for another reason: the same one twice would be the line's last.
+fn unreadable(outside: &Outside) -> String {
+    format!("{{\"choices\": [?{}", outside.elapsed().as_nanos())
+}
+
 fn error(line: &Line, message: &str) -> String {
     serde_json::json!({"error": {"message": format!("{message}: {}", line.mark()), "type": "x"}})
         .to_string()
@@ -341,7 +346,8 @@ async fn misbehave(
             true
         }
         Fault::NotJson => {
-            send(outside, peer, &whole(200, "", "{\"choices\": [}"), true).await;
+            let cannot_be_read = unreadable(outside);
+            send(outside, peer, &whole(200, "", &cannot_be_read), true).await;
             true
         }
         Fault::Garbage => {

@@ -14,7 +14,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{FOR_EVER, HINTS, IDLES_MAX, THINKS_MAX, content, error, pause};
+use super::{FOR_EVER, HINTS, IDLES_MAX, THINKS_MAX, content, error, pause, unreadable};
 use crate::runtime::Runtime;
 use crate::runtime::simulated::Simulated;
 use crate::runtime::simulated::network::Peer;
@@ -317,15 +317,7 @@ async fn misbehave(shared: &Shared, respond: &mut SendResponse<Bytes>, line: &Li
             outside.cools(shared.endpoint, Duration::from_millis(wait_ms));
         }
         Fault::NotJson => {
-            reply(
-                outside,
-                respond,
-                200,
-                "",
-                json,
-                "{\"choices\": [}".to_owned(),
-            )
-            .await;
+            reply(outside, respond, 200, "", json, unreadable(outside)).await;
         }
         Fault::Conflict => {
             outside.breaks(shared.number);
