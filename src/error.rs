@@ -1,4 +1,4 @@
-//! The kinds of failure a line can end in, as records name them (SPEC section 5).
+//! The kinds of failure a line can end in, as records name them (docs/RECORDS.md).
 
 use std::fmt;
 

@@ -21,7 +21,7 @@ use crate::json::{self, Kind, Member, Span};
 /// Members for which a reused [`Parsed`] keeps memory; one odd line must not pin megabytes.
 const FIELDS_KEPT: usize = 64;
 
-/// What a line looks like (SPEC section 4).
+/// What a line looks like (docs/CONFIGURATION.md, "The input").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
     /// `{"custom_id", "url", "body", "method"?, "headers"?}`

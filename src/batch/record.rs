@@ -1,7 +1,7 @@
 //! What a finished line becomes: one line of valid JSON, whatever the server sent. Pure.
 //!
-//! The user's bytes and the server's are copied, never re-encoded. SPEC section 5 fixes both formats;
-//! where it is silent:
+//! The user's bytes and the server's are copied, never re-encoded. docs/RECORDS.md fixes both formats;
+//! and beyond what it says:
 //!
 //! - A failure that belongs to an endpoint names it in `metadata`, with the server's request id.
 //! - In the `openai` format an HTTP failure has `response` *and* `error` (`code` is the error kind), and

@@ -15,7 +15,7 @@ use crate::config::{Config, Console, Job, OutputTarget, Settings};
 use crate::metrics::{Snapshot, prometheus};
 use crate::processor::{Interrupt, ProcessingResult, Processor, RunError};
 
-/// Exit statuses of SPEC section 2.
+/// Exit statuses, as docs/CONFIGURATION.md lists them.
 pub const EXIT_NOTHING_RAN: u8 = 1;
 const EXIT_SOME_FAILED: u8 = 3;
 const EXIT_STOPPED: u8 = 4;

@@ -14,7 +14,7 @@ use crate::runtime::process;
 /// A run that sends hears of a signal in a few milliseconds, on a loaded machine a few hundred.
 const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
-/// Exit status of an interrupted run (SPEC section 2).
+/// Exit status of an interrupted run (docs/CONFIGURATION.md).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Connects the process's signals to `interrupt`; `block` goes with the process.

@@ -1,6 +1,6 @@
 //! Addresses: a configured URL and a line's own path become a request target. Pure.
 //!
-//! The rules are SPEC section 3's: a URL that ends in a known API path is used as it is, any other
+//! The rules, with examples, are in docs/PROVIDERS.md: a URL that ends in a known API path is used as it is, any other
 //! is a base; a line's own path replaces the API path; a version on both sides is written once.
 
 use std::fmt::Write as _;

@@ -8,7 +8,7 @@ mod platform;
 #[path = "portable.rs"]
 mod platform;
 
-/// Exit status of a run that stopped before its end and can be resumed (SPEC section 2).
+/// Exit status of a run that stopped before its end and can be resumed (docs/CONFIGURATION.md).
 pub const EXIT_STOPPED: i32 = 4;
 
 /// If another program cuts a mapped file short, the next look behind its new end is a signal, not an
