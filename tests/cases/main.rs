@@ -31,9 +31,6 @@ const THREADS: usize = 4;
 /// lower bounds are the program's promise.
 const SLOWER: f64 = 3.0;
 
-/// Cases that are known to come out wrong; they run, and what is wrong is printed.
-const PENDING: &[&str] = &[];
-
 #[test]
 fn every_case_comes_out_right() {
     let only = std::env::var("BLAZE_CASES").unwrap_or_default();
@@ -68,13 +65,6 @@ fn every_case_comes_out_right() {
             .flat_map(|thread| thread.join().expect("a case does not panic"))
             .collect()
     });
-    let (pending, wrong): (Vec<String>, Vec<String>) = wrong.into_iter().partition(|text| {
-        let kind = text.split('-').next().expect("a name has a kind");
-        PENDING.contains(&kind)
-    });
-    for text in pending {
-        eprintln!("PENDING {text}\n");
-    }
     assert!(
         wrong.is_empty(),
         "{} wrong:\n\n{}",

@@ -1,34 +1,13 @@
 //! Content codings that nobody asked for, over HTTP/2: a server on the `h2` crate sends them in pieces.
 
-use std::io::Write;
-
 use ::h2::server::Builder;
 use ::http::Response;
 use bytes::Bytes;
-use flate2::Compression;
-use flate2::write::GzEncoder;
 
 use crate::batch::{Batch, answer_to};
+use crate::encoders::{brotli, gzip, zstd};
 use crate::http2_server::{Act, start};
 use crate::support::runtimes;
-
-fn gzip(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(body).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-fn brotli(body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut encoder = brotli::CompressorWriter::new(&mut out, 4096, 5, 22);
-    encoder.write_all(body).expect("memory takes all");
-    drop(encoder);
-    out
-}
-
-fn zstd(body: &[u8]) -> Vec<u8> {
-    zstd::encode_all(body, 3).expect("memory takes all")
-}
 
 /// A coding, how it is made, and how many bytes of it go into one frame.
 type Form = (&'static str, fn(&[u8]) -> Vec<u8>, usize);

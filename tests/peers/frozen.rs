@@ -13,9 +13,10 @@ use ::h2::server::Builder;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+use crate::batch::Batch;
 use crate::http2_server::{Act, Seen, serve};
 use crate::server::Server;
-use crate::support::{Place, runtimes, spawn};
+use crate::support::{Place, runtimes};
 
 const LINES: usize = 12;
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -94,29 +95,11 @@ fn thaws(
     gate: &Semaphore,
 ) {
     let place = Place::new();
-    let lines: Vec<String> = (0..LINES)
-        .map(|number| json!({"input": format!("line {number}")}).to_string())
-        .collect();
-    place.input(&lines);
-    let config = json!({
-        "endpoints": [{"name": "e", "url": server.url("/v1/chat/completions"), "http2": http2}],
-        "request": {"workers": LINES, "rate_limit": 0, "timeout": TIMEOUT.as_secs()},
-    });
-    place.write("config.json", config.to_string());
-    let args = [
-        "-i",
-        "in.jsonl",
-        "-o",
-        "out.jsonl",
-        "-c",
-        "config.json",
-        "--no-progress",
-        "--cores",
-        "1",
-        "--runtime",
-        runtime,
-    ];
-    let mut running = spawn(&place, &args);
+    let contents = (0..LINES).map(|number| format!("line {number}"));
+    let mut batch = Batch::chat(runtime, &server.url("/v1/chat/completions"), contents);
+    batch.endpoint["http2"] = json!(http2);
+    batch.settings = json!({"request": {"workers": LINES, "timeout": TIMEOUT.as_secs()}});
+    let mut running = batch.with(&["--max-attempts", "3"]).start(&place, |_| {});
     running.until("every request has come", || {
         count.load(Ordering::SeqCst) == LINES
     });

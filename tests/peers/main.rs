@@ -16,6 +16,9 @@
 mod batch;
 mod books;
 mod codings;
+#[allow(dead_code, reason = "another test crate uses the rest")]
+#[path = "../../src/http/coding/tests/encoders.rs"]
+mod encoders;
 mod external;
 mod faults;
 mod floods;

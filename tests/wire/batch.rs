@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Place, Run, run_with};
+use crate::support::{Place, Run, Running, spawn_with};
 
 /// A batch to be run.
 pub struct Batch {
@@ -92,6 +92,12 @@ impl Batch {
     /// [`Batch::attempt`] whose records are the caller's to read (the `openai` format has no line
     /// numbers).
     pub fn attempt_raw(self, place: Place, change: impl FnOnce(&mut Command)) -> (Run, Place) {
+        let run = self.start(&place, change).wait();
+        (run, place)
+    }
+
+    /// Starts it, and leaves the rest to the caller.
+    pub fn start(self, place: &Place, change: impl FnOnce(&mut Command)) -> Running {
         place.input(&self.lines);
         let mut config = json!({
             "endpoints": [self.endpoint],
@@ -118,8 +124,7 @@ impl Batch {
         if !self.args.contains(&"--rate") {
             args.extend(["--rate", "0"]);
         }
-        let run = run_with(&place, &args, change);
-        (run, place)
+        spawn_with(place, &args, change)
     }
 }
 

@@ -1,46 +1,13 @@
 //! Bodies as servers send them although nothing asked for it: compressed, with a byte order mark, in UTF-16.
-//! Encoded by libraries of other makes: the C library of zstd, flate2's and brotli's encoders.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blaze_uring::mock::Scripted;
-use flate2::Compression;
-use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use serde_json::json;
 
 use crate::batch::{Batch, answer_to, content};
+use crate::encoders::{brotli, deflate, gzip, zlib, zstd};
 use crate::support::{runtimes, scripted};
-
-fn gzip(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(body).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-fn zlib(body: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(body).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-fn deflate(body: &[u8]) -> Vec<u8> {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(body).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-fn brotli(body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut encoder = brotli::CompressorWriter::new(&mut out, 4096, 5, 22);
-    encoder.write_all(body).expect("memory takes all");
-    drop(encoder);
-    out
-}
-
-fn zstd(body: &[u8]) -> Vec<u8> {
-    zstd::encode_all(body, 3).expect("memory takes all")
-}
 
 fn marked(body: &[u8]) -> Vec<u8> {
     [b"\xef\xbb\xbf", body].concat()

@@ -13,6 +13,9 @@ mod batch;
 mod codings;
 mod connections;
 mod cuts;
+#[allow(dead_code, reason = "the unit tests of codings use the rest")]
+#[path = "../../src/http/coding/tests/encoders.rs"]
+mod encoders;
 mod framing;
 mod hostile;
 mod providers;

@@ -1,7 +1,6 @@
-use std::io::Write;
+mod encoders;
 
-use flate2::Compression;
-use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use encoders::{Encode, brotli, deflate, gzip, zlib, zstd};
 use proptest::prelude::*;
 
 use super::*;
@@ -19,38 +18,6 @@ fn text() -> Vec<u8> {
     }
     text.into_bytes()
 }
-
-fn gzip(body: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(body).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-fn zlib(body: &[u8]) -> Vec<u8> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(body).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-fn deflate(body: &[u8]) -> Vec<u8> {
-    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(body).expect("memory takes all");
-    encoder.finish().expect("memory takes all")
-}
-
-fn brotli(body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut encoder = brotli::CompressorWriter::new(&mut out, 4096, 5, 22);
-    encoder.write_all(body).expect("memory takes all");
-    drop(encoder);
-    out
-}
-
-fn zstd(body: &[u8]) -> Vec<u8> {
-    zstd::encode_all(body, 3).expect("memory takes all")
-}
-
-type Encode = fn(&[u8]) -> Vec<u8>;
 
 const ENCODERS: [(&str, Encode); 5] = [
     ("gzip", gzip),

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::random::Dice;
@@ -23,7 +25,7 @@ pub(super) fn answer(request: &ApiRequest<'_>) -> Answer {
                 .iter()
                 .flat_map(|number| number.to_le_bytes())
                 .collect();
-            let _ = write!(body, "\"{}\"}}", base64(&bytes));
+            let _ = write!(body, "\"{}\"}}", STANDARD.encode(&bytes));
         } else {
             for (place, number) in vector.iter().enumerate() {
                 let _ = write!(body, "{}{number}", if place == 0 { '[' } else { ',' });
@@ -53,41 +55,4 @@ fn unit_vector(seed: u64, dimensions: usize) -> Vec<f32> {
         .iter()
         .map(|number| (number / norm) as f32)
         .collect()
-}
-
-/// RFC 4648, section 4, with padding.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let sextet = (bits >> (18 - 6 * digit)) & 0x3f;
-            text.push(if digit <= group.len() {
-                ALPHABET[sextet as usize] as char
-            } else {
-                '='
-            });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_of_the_rfc() {
-        for (bytes, expect) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(bytes.as_bytes()), expect);
-        }
-    }
 }

@@ -78,6 +78,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::{Value, json};
 
     use super::*;
@@ -299,7 +301,7 @@ mod tests {
             let bytes: Vec<u8> = vector(index).iter().flat_map(|x| x.to_le_bytes()).collect();
             assert_eq!(
                 encoded["data"][index]["embedding"].as_str().unwrap(),
-                embeddings::base64(&bytes)
+                STANDARD.encode(&bytes)
             );
         }
         assert_eq!(vector(0).len(), 256);
