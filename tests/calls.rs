@@ -448,6 +448,45 @@ fn a_minute_limit_holds_calls_back() {
     });
 }
 
+/// What a server that speaks TLS says to plain HTTP: a handshake failure.
+const ALERT: &str = "\x15\x03\x01\0\x02\x02\x28";
+
+#[test]
+fn a_wrong_scheme_is_one_calls_failure_where_another_was_answered_well() {
+    on_both(|runtime| {
+        let mock = scripted(|nth, _| {
+            Some(match nth {
+                0 | 2 => Scripted::json(200, answer("fine")),
+                _ => Scripted::raw(ALERT).then_close(),
+            })
+        });
+        let client = client(runtime, &[&mock]);
+        client.chat_completion("hi").expect("an answer");
+        let again = client.chat_completion("hi").expect("an answer");
+        assert_eq!(again.attempts, 2, "{runtime:?}");
+        // However often: it costs attempts, and the endpoint stays.
+        let error = client.chat_completion("hi").unwrap_err();
+        assert_eq!((error.kind, error.attempts), (ErrorKind::Tls, 3));
+        assert!(error.message.contains("write https://"), "{error}");
+        assert_eq!(client.report().endpoints[0].state, Availability::Healthy);
+        assert_eq!(mock.stats().requests, 6, "{runtime:?}");
+    });
+}
+
+#[test]
+fn a_wrong_scheme_ends_every_call_where_nothing_was_answered_well() {
+    on_both(|runtime| {
+        let mock = scripted(|_, _| Some(Scripted::raw(ALERT).then_close()));
+        let client = client(runtime, &[&mock]);
+        for _ in 0..2 {
+            let error = client.chat_completion("hi").unwrap_err();
+            assert!(error.message.contains("write https://"), "{error}");
+        }
+        assert_eq!(client.report().endpoints[0].state, Availability::Disabled);
+        assert_eq!(mock.stats().requests, 1, "{runtime:?}");
+    });
+}
+
 #[test]
 fn a_stream_is_handed_out_as_it_arrives() {
     on_both(|runtime| {

@@ -469,6 +469,9 @@ impl Coordinator {
                 self.quotas.handle_wait(group, now + wait, now);
                 self.resize(group, now);
             }
+            Report::WrongScheme { endpoint, reason } => {
+                self.handle_wrong_scheme(shard, endpoint, &reason, now);
+            }
             Report::Disable {
                 endpoint,
                 reason,

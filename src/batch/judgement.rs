@@ -179,6 +179,18 @@ impl Failed<'_> {
         }
     }
 
+    /// From an endpoint that has answered a line well, an answer in the other scheme speaks of one request:
+    /// of a gateway that restarts, of one server among several behind a name. Another attempt may be
+    /// answered.
+    pub fn note_endpoint(&mut self, is_well: bool) {
+        let what = Refusal::Transport;
+        if is_well
+            && matches!(&self.verdict.effect, Effect::Refused { what: refused, .. } if *refused == what)
+        {
+            self.verdict.effect = Effect::Transient;
+        }
+    }
+
     /// Adds to the message, and to what is said of the endpoint, what would help.
     fn say_besides(&mut self, help: &str) {
         let add = |text: &mut String| *text = format!("{text} ({help})");

@@ -180,6 +180,14 @@ pub enum Report {
         /// For how long from now.
         wait: Duration,
     },
+    /// The endpoint speaks TLS where its URL says plain HTTP, or the other way round. It is out, unless it
+    /// has answered any line well.
+    WrongScheme {
+        /// Which endpoint.
+        endpoint: usize,
+        /// What was met, and what to write instead.
+        reason: String,
+    },
     /// The endpoint cannot be used again in this run.
     Disable {
         /// Which endpoint.

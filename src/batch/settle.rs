@@ -74,6 +74,12 @@ impl<R: Runtime> Shard<R> {
         let mut failed = failed;
         failed.doubt(line);
         self.note_token(ticket, line, &mut failed);
+        failed.note_endpoint(
+            self.admission
+                .borrow_mut()
+                .health()
+                .is_well(ticket.endpoint),
+        );
         self.settle_failure(ticket, line, sent, now, &failed);
     }
 
@@ -505,10 +511,9 @@ impl<R: Runtime> Shard<R> {
             } => {
                 admission.health().note_refused(endpoint);
                 admission.note_nothing(ticket);
-                self.report(Report::Disable {
+                self.report(Report::WrongScheme {
                     endpoint,
                     reason: reason.clone(),
-                    unpaid: None,
                 });
             }
             // An earlier process has drawn its conclusions from this line.

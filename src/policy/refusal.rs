@@ -5,7 +5,7 @@
 //!
 //! | refused | the line |
 //! |---|---|
-//! | the way it is spoken to (TLS) | waits, since the endpoint is out |
+//! | the way it is spoken to (TLS) by an endpoint that never answered well | waits, since the endpoint is out |
 //! | key (401) | waits for the endpoint's fate; refused again while others are answered, it fails |
 //! | request (403) | its record waits for the endpoint's fate; from an endpoint that never answered well it goes elsewhere first, once |
 //! | path (404, 405, redirect) | waits where nothing ever succeeded, since the endpoint is out; else it fails |
@@ -19,7 +19,8 @@
 /// What was refused, as far as it matters for the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// How the endpoint is spoken to, whatever the line.
+    /// How the endpoint is spoken to, whatever the line. One that has answered a line well is spoken to
+    /// rightly: what it says of this is a failure that another attempt may cure.
     Transport,
     /// The key: 401.
     Key,

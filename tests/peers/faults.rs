@@ -1,5 +1,7 @@
 //! A server on the `h2` crate that fails on purpose, stream by stream: what it costs a whole file.
 
+use std::time::Duration;
+
 use ::h2::Reason;
 use ::h2::server::Builder;
 
@@ -10,8 +12,10 @@ use crate::support::{Place, runtimes};
 use crate::tap::{Tap, Then};
 
 const LINES: usize = 300;
-/// As many as a group starts with in flight.
-const WORKERS: usize = 50;
+const WORKERS: usize = 64;
+/// Long enough for answers to be the same whatever else the machine does: then twice as many in flight bring
+/// twice as many answers, and there will be more of them, from 50 on.
+const LATENCY: Duration = Duration::from_millis(500);
 /// More attempts than any line needs here.
 const PATIENT: [&str; 2] = ["--max-attempts", "50"];
 
@@ -27,16 +31,23 @@ fn url(server: &Server) -> String {
 
 #[test]
 fn refused_streams_cost_no_attempt() {
-    let contents = contents(LINES);
+    // Until as many are in flight as may be.
+    const BEFORE: usize = 200;
+    const REFUSED_END: usize = BEFORE + WORKERS;
+    let contents = contents(BEFORE + LINES);
     for runtime in runtimes() {
-        // All that came first are refused, when they have all come: what is sent again comes later.
-        let (server, seen) = start(builder(100), None, |_, stream| match stream {
-            0..WORKERS => Act::Reset(Reason::REFUSED_STREAM, WORKERS),
+        let mut roomy = builder(100);
+        // What is not answered yet is not read: it must not stand in the way of the others.
+        roomy.initial_connection_window_size(16 << 20);
+        // All that come then are refused, when they have all come: what is sent again comes later.
+        let (server, seen) = start(roomy, None, |_, stream| match stream {
+            0..BEFORE => Act::EchoAfter(LATENCY),
+            BEFORE..REFUSED_END => Act::Reset(Reason::REFUSED_STREAM, REFUSED_END),
             _ => Act::Echo,
         });
         balanced(batch(runtime, &url(&server), &contents, WORKERS), &contents);
         let heads = seen.heads.lock().expect("nobody panics").len();
-        assert_eq!((heads, server.accepted()), (LINES + WORKERS, 1));
+        assert_eq!((heads, server.accepted()), (BEFORE + LINES + WORKERS, 1));
     }
 }
 
@@ -90,21 +101,26 @@ fn a_lost_connection_costs_only_what_was_in_flight() {
 }
 
 #[test]
-fn connections_are_opened_as_streams_run_out() {
-    // What a group starts with in flight.
-    const TOGETHER: usize = 50;
-    let contents = contents(600);
+fn connections_are_opened_up_to_the_cap_and_no_further() {
+    // Of one shard to one target.
+    const CONNECTIONS_MAX: usize = 256;
+    // In flight are 50, 100, 200 and then 400: as many connections were there before the last step.
+    const BEFORE: usize = 200;
+    let contents = contents(1200);
     for runtime in runtimes() {
-        // No stream is answered before as many are open.
-        let (server, seen) = start(builder(1), None, |_, stream| match stream {
-            0 => Act::EchoTogether(TOGETHER),
-            _ => Act::Echo,
+        // The last connections answer nothing before there are as many as the cap allows.
+        let (server, seen) = start(builder(1), None, |connection, stream| {
+            match (connection, stream) {
+                (BEFORE.., 0) => Act::EchoConnected(CONNECTIONS_MAX),
+                (BEFORE.., _) => Act::Echo,
+                _ => Act::EchoAfter(LATENCY),
+            }
         });
-        balanced(
-            batch(runtime, &url(&server), &contents, TOGETHER),
-            &contents,
+        balanced(batch(runtime, &url(&server), &contents, 400), &contents);
+        assert_eq!(
+            (server.accepted(), seen.together_max()),
+            (CONNECTIONS_MAX, 1)
         );
-        assert_eq!((server.accepted(), seen.together_max()), (TOGETHER, 1));
     }
 }
 

@@ -333,6 +333,11 @@ fn cases() -> Vec<Case> {
             "\0\x01\x02garbage\r\n\r\n",
             protocol("not HTTP/1.1"),
         ),
+        case(
+            "TLS on a plain port",
+            "\x15\x03\x01\0\x02\x02F",
+            Failure("tls", "speaks TLS, not plain HTTP"),
+        ),
         case("SSH", "SSH-2.0-OpenSSH_9.2p1\r\n", protocol("not HTTP/1.1")),
         case(
             "HTTP/2",

@@ -33,7 +33,7 @@ impl Coordinator {
                 let holder = is_held.then_some(shard);
                 health.handle_line_refused(endpoint, line, holder, failures, &reason, now);
             }
-            // Which model an endpoint has is every shard's own matter; the other is told as a disabling.
+            // Which model an endpoint has is every shard's own matter; the other is told by itself.
             Refusal::Model | Refusal::Transport => {}
         }
         if self.stopped.is_some() {
@@ -47,6 +47,22 @@ impl Coordinator {
             // That shard has not heard yet that it has answered lines well.
             let view = self.health.view(endpoint);
             self.order(shard, Order::Endpoint(endpoint, view));
+        }
+    }
+
+    /// The endpoint was spoken to in the wrong scheme.
+    pub(super) fn handle_wrong_scheme(
+        &mut self,
+        shard: usize,
+        endpoint: usize,
+        reason: &str,
+        now: Instant,
+    ) {
+        let view = self.health.view(endpoint);
+        match view.is_well {
+            // It has answered another shard's line well, of which that shard has not heard yet.
+            true => self.order(shard, Order::Endpoint(endpoint, view)),
+            false => self.disable(endpoint, reason, false, now),
         }
     }
 

@@ -96,6 +96,25 @@ fn a_cooling_reaches_the_others_before_anything_else() {
     check(vec![failed(5)], |view| view.needs_probe, 1);
 }
 
+/// Shard 1 is told either way: it sends nothing there until it is.
+#[test]
+fn a_wrong_scheme_disables_an_endpoint_unless_it_has_answered_another_shard_well() {
+    for is_well in [false, true] {
+        let wrong = Report::WrongScheme {
+            endpoint: 0,
+            reason: "write https://".to_owned(),
+        };
+        let well = is_well.then_some((0, Report::Success(0)));
+        let orders = told(well.into_iter().chain([(1, wrong)]).collect());
+        let view = orders.iter().rev().find_map(|order| match order {
+            Order::Endpoint(0, view) => Some(view),
+            _ => None,
+        });
+        let view = view.expect("shard 1 is told");
+        assert_eq!((view.is_well, view.disabled), (is_well, !is_well));
+    }
+}
+
 #[test]
 fn a_quota_that_runs_low_paces_every_shard() {
     let quota = crate::policy::wait_hint::Quota {

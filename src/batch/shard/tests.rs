@@ -169,6 +169,38 @@ fn a_pushback_takes_its_place_in_flight_back_to_the_coordinator() {
 }
 
 #[test]
+fn a_wrong_scheme_is_one_requests_failure_where_a_line_was_answered_well() {
+    for is_well in [false, true] {
+        run(async || {
+            let bench = Bench::new(3);
+            let (first, second) = (bench.next(), bench.next());
+            if is_well {
+                bench.shard.admission.borrow_mut().note_succeeded(&first);
+            }
+            let failure = crate::client::Failure::WrongScheme("write https://".to_owned());
+            let now = runtime::now();
+            let settle = |failure| {
+                bench
+                    .shard
+                    .settle(&second, None, now, Err(failure), &[], None);
+            };
+            settle(failure);
+            let (mut transient, mut wrong) = (0, 0);
+            for event in bench.events.try_iter() {
+                transient += usize::from(matches!(event.report, Report::Transient { .. }));
+                wrong += usize::from(matches!(event.report, Report::WrongScheme { .. }));
+            }
+            let (of_the_request, of_the_endpoint) = (usize::from(is_well), usize::from(!is_well));
+            assert_eq!((transient, wrong), (of_the_request, of_the_endpoint));
+            // Neither way it has its record: it is sent again.
+            assert_eq!(bench.records(), 0);
+            let mut admission = bench.shard.admission.borrow_mut();
+            assert_eq!(admission.health().is_disabled(0), !is_well);
+        });
+    }
+}
+
+#[test]
 fn a_panic_before_anything_is_settled_makes_one_record() {
     run(async || {
         let bench = Bench::new(3);

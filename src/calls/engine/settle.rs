@@ -53,6 +53,7 @@ impl<R: Runtime> Engine<R> {
                 let endpoint = &self.plan.endpoints[attempt.endpoint];
                 let mut failed = Failed::without_answer(endpoint, &failure, stream);
                 self.strike_out(&attempt, &mut failed);
+                failed.note_endpoint(self.traffic.is_well(attempt.endpoint));
                 return self.settle_failure(attempt, now, &failed, delta_seen);
             }
         };
@@ -91,6 +92,7 @@ impl<R: Runtime> Engine<R> {
                 if failed.status == Some(401) && self.tokens.as_ref().is_some_and(excuses) {
                     failed.excuse(TOKEN_PAUSE);
                 }
+                failed.note_endpoint(self.traffic.is_well(attempt.endpoint));
                 self.settle_failure(attempt, now, &failed, delta_seen);
             }
         }

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ::h2::server::{Builder, SendResponse};
 use ::h2::{Reason, RecvStream, SendStream};
@@ -25,6 +26,12 @@ pub(super) enum Act {
     Echo,
     /// The same, once that many streams have been opened, over all connections.
     EchoTogether(usize),
+    /// The same, after this time.
+    #[allow(dead_code, reason = "another test crate uses it")]
+    EchoAfter(Duration),
+    /// The same, once that many connections have been opened.
+    #[allow(dead_code, reason = "another test crate uses it")]
+    EchoConnected(usize),
     /// Nothing, ever.
     Hold,
     /// RST_STREAM before a head, once that many streams have been opened, over all connections.
@@ -48,6 +55,8 @@ pub(super) struct Seen {
     /// Streams open at once on any one connection, at most.
     pub(super) together_max: AtomicUsize,
     opened: AtomicUsize,
+    /// Connections that have carried a stream.
+    connected: AtomicUsize,
     news: Notify,
     /// RST_STREAMs by their reason.
     pub(super) resets: Mutex<BTreeMap<u32, usize>>,
@@ -69,6 +78,17 @@ impl Seen {
 
     pub(super) fn together_max(&self) -> usize {
         self.together_max.load(Ordering::SeqCst)
+    }
+
+    /// Waits until this one of its counters is at `least`.
+    async fn reached(&self, counter: &AtomicUsize, least: usize) {
+        loop {
+            let changed = self.news.notified();
+            if counter.load(Ordering::SeqCst) >= least {
+                break;
+            }
+            changed.await;
+        }
     }
 }
 
@@ -130,6 +150,9 @@ async fn connection(
     let mut number = 0;
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let act = script(number);
+        if number == 0 {
+            seen.connected.fetch_add(1, Ordering::SeqCst);
+        }
         number += 1;
         note_head(&request, seen);
         let together = open.fetch_add(1, Ordering::SeqCst) + 1;
@@ -141,14 +164,13 @@ async fn connection(
         }
         let (open, seen) = (Rc::clone(&open), Arc::clone(seen));
         tokio::task::spawn_local(async move {
-            if let Act::EchoTogether(count) | Act::Reset(_, count) = act {
-                loop {
-                    let changed = seen.news.notified();
-                    if seen.opened.load(Ordering::SeqCst) >= count {
-                        break;
-                    }
-                    changed.await;
+            match act {
+                Act::EchoTogether(count) | Act::Reset(_, count) => {
+                    seen.reached(&seen.opened, count).await;
                 }
+                Act::EchoConnected(count) => seen.reached(&seen.connected, count).await,
+                Act::EchoAfter(latency) => tokio::time::sleep(latency).await,
+                _ => {}
             }
             let over = perform(act, request, &mut respond).await;
             open.fetch_sub(1, Ordering::SeqCst);
@@ -167,7 +189,9 @@ async fn perform(
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), Reason> {
     match act {
-        Act::Echo | Act::EchoTogether(_) => echo(request, respond).await,
+        Act::Echo | Act::EchoTogether(_) | Act::EchoAfter(_) | Act::EchoConnected(_) => {
+            echo(request, respond).await
+        }
         Act::Interim(count) => {
             for _ in 0..count {
                 let early = Response::builder().status(103).body(());
