@@ -285,6 +285,22 @@ pub fn trim(text: &[u8]) -> &[u8] {
 
 /// The value of a whole number that is not negative; `12.0` and `1e3` count, as some servers write them.
 pub fn as_u64(raw: &[u8]) -> Option<u64> {
+    plain_u64(raw).or_else(|| unusual_u64(raw))
+}
+
+/// Up to nineteen digits, which cannot overflow, the first of them no zero.
+fn plain_u64(raw: &[u8]) -> Option<u64> {
+    if !matches!(raw, [b'1'..=b'9', ..]) || raw.len() > 19 {
+        return None;
+    }
+    raw.iter().try_fold(0, |number: u64, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
+}
+
+#[inline(never)]
+fn unusual_u64(raw: &[u8]) -> Option<u64> {
     if raw.iter().all(u8::is_ascii_digit) {
         let is_json = raw == b"0" || raw.first().is_some_and(|&first| first != b'0');
         let digits = raw.iter().map(|digit| u64::from(digit - b'0'));

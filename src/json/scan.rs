@@ -311,9 +311,9 @@ impl<V: Visitor> Scanner<'_, '_, V> {
         if !self.peek().is_ascii_digit() {
             return Err(self.expected("a digit"));
         }
-        while self.peek().is_ascii_digit() {
-            self.at += 1;
-        }
+        let rest = &self.text[self.at..];
+        let end = rest.iter().position(|byte| !byte.is_ascii_digit());
+        self.at += end.unwrap_or(rest.len());
         Ok(())
     }
 

@@ -2,26 +2,44 @@
 
 use std::borrow::Cow;
 
-use crate::block::{BLOCK, string_specials};
+use crate::block::{BLOCK, has_string_specials, string_specials};
 
 /// The next quote, backslash or control character at or after `from`; the text's length if there is none.
 #[inline]
 pub(super) fn special(text: &[u8], from: usize) -> usize {
     let mut at = from;
-    while let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk()) {
+    // Names and most short strings end in the first block.
+    if let Some(block) = text.get(at..).and_then(|rest| rest.first_chunk()) {
         let hits = string_specials(block);
         if hits != 0 {
             return at + hits.trailing_zeros() as usize;
         }
         at += BLOCK;
     }
-    while let Some(&byte) = text.get(at) {
-        if matches!(byte, b'"' | b'\\' | 0..=0x1f) {
+    special_beyond(text, at)
+}
+
+/// The same for a long string, or for the end of the text.
+#[inline(never)]
+fn special_beyond(text: &[u8], from: usize) -> usize {
+    let mut rest = text.get(from..).unwrap_or_default();
+    while let Some((wide, beyond)) = rest.split_first_chunk() {
+        if has_string_specials(wide) {
             break;
         }
-        at += 1;
+        rest = beyond;
     }
-    at
+    while let Some((block, beyond)) = rest.split_first_chunk() {
+        let hits = string_specials(block);
+        if hits != 0 {
+            return text.len() - rest.len() + hits.trailing_zeros() as usize;
+        }
+        rest = beyond;
+    }
+    let mut block = [b' '; BLOCK];
+    block[..rest.len()].copy_from_slice(rest);
+    let place = string_specials(&block).trailing_zeros() as usize;
+    text.len() - rest.len() + place.min(rest.len())
 }
 
 /// Appends `text` as a JSON string, quotes included, escaping exactly what RFC 8259 demands.
