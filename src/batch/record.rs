@@ -115,8 +115,8 @@ pub struct Written {
     pub glance: Glance,
 }
 
-/// US dollars for tokens of the model that an answer names; `None` without a price.
-pub type Pricing<'a> = &'a dyn Fn(Tokens, Option<&str>) -> Option<f64>;
+/// US dollars for tokens of the model that an answer names, in JSON; `None` without a price.
+pub type Pricing<'a> = &'a dyn Fn(Tokens, Option<&[u8]>) -> Option<f64>;
 
 /// Appends the record and its newline, and returns what the response cost and whether it looks like an answer.
 /// The response is validated and copied in one pass; if it is not JSON, `out` is as it was.
@@ -406,17 +406,18 @@ fn write_response(
     };
     json::compact(response, out, &mut counts)?;
     let tokens = counts.usage.tokens();
-    let model = (counts.model).and_then(|model| json::text(model.of(response)));
+    let model = counts.model.map(|model| model.of(response));
     Ok(Written {
         billed: Billed {
             tokens,
-            usd: tokens.and_then(|tokens| price(tokens, model.as_deref())),
+            usd: tokens.and_then(|tokens| price(tokens, model)),
         },
         glance: counts.glance,
     })
 }
 
-/// Reads what a response is billed by, and glances at it, while it is copied. Of two members with the same name the last wins.
+/// Reads what a response is billed by, and glances at it, while it is copied. Of two members with the same name
+/// the last wins.
 struct Counts<'a> {
     response: &'a [u8],
     usage: Usage,
@@ -442,11 +443,7 @@ impl Visitor for Counts<'_> {
 
     #[inline]
     fn nested_member(&mut self, key: Span, value_at: usize) {
-        // By their lengths most names are none that it knows.
-        if matches!(key.len(), 4 | 5 | 7 | 9 | 13) {
-            let value = &self.response[value_at..];
-            self.glance.nested_member(key.of(self.response), value);
-        }
+        self.glance.nested_member(key, value_at, self.response);
     }
 
     #[inline]
@@ -454,10 +451,7 @@ impl Visitor for Counts<'_> {
         match &*member.name(self.response) {
             b"usage" if member.kind != Kind::Object => self.usage = Usage::default(),
             b"model" => self.model = Some(member.value),
-            name => {
-                let value = member.value.of(self.response);
-                self.glance.member(name, value, member.kind);
-            }
+            name => self.glance.member(name, member, self.response),
         }
     }
 }

@@ -163,7 +163,7 @@ impl<R: Runtime> Shard<R> {
                 request_id: judge.request_id,
             },
             &|tokens, model| {
-                spend::of_answer(&self.plan, endpoint, &ticket.parsed, line, tokens, model)
+                spend::of_named(&self.plan, endpoint, &ticket.parsed, line, tokens, model)
             },
             out,
         );

@@ -45,6 +45,22 @@ pub fn of_answer(
     Some((usd * NANO_USD).round() / NANO_USD)
 }
 
+/// The same for an answer that names its model in this JSON text, which is read only where it counts.
+pub fn of_named(
+    plan: &Plan,
+    endpoint: &Endpoint,
+    parsed: &Parsed,
+    line: &[u8],
+    tokens: Tokens,
+    answered: Option<&[u8]>,
+) -> Option<f64> {
+    if plan.config.prices.is_empty() {
+        return None;
+    }
+    let answered = answered.and_then(json::text);
+    of_answer(plan, endpoint, parsed, line, tokens, answered.as_deref())
+}
+
 /// The model that an answer names.
 pub fn model_of(answer: &[u8]) -> Option<Cow<'_, str>> {
     json::text(json::get(answer, &["model"])?)

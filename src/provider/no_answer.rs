@@ -70,32 +70,42 @@ impl Glance {
         look.glance
     }
 
-    /// Takes in a member of the body, as it was written.
-    #[inline]
-    pub fn member(&mut self, name: &[u8], value: &[u8], kind: Kind) {
+    /// Takes in a member of `body` that is called `name`.
+    #[inline(always)]
+    pub fn member(&mut self, name: &[u8], member: Member, body: &[u8]) {
+        // Most others begin with another letter.
+        let (b'b'..=b'e' | b'o' | b's' | b't') = name.first().copied().unwrap_or_default() else {
+            return;
+        };
+        let value = || member.value.of(body);
         match name {
             b"choices" | b"data" | b"output" | b"content" => {
-                self.list |= kind == Kind::Array && value.len() > 2;
+                self.list |= member.kind == Kind::Array && member.value.len() > 2;
             }
-            b"error" | b"errors" => self.odd |= kind != Kind::Null,
-            b"status" => self.odd |= value != b"\"completed\"",
-            b"type" | b"object" => self.odd |= value == b"\"error\"",
-            b"code" => self.odd |= !matches!(value, b"0" | b"200"),
-            b"success" => self.odd |= value != b"true",
+            b"error" | b"errors" => self.odd |= member.kind != Kind::Null,
+            b"status" => self.odd |= value() != b"\"completed\"",
+            b"type" | b"object" => self.odd |= value() == b"\"error\"",
+            b"code" => self.odd |= !matches!(value(), b"0" | b"200"),
+            b"success" => self.odd |= value() != b"true",
             b"base_resp" => self.odd = true,
             _ => {}
         }
     }
 
-    /// Takes in a member somewhere below; `rest` is the text from its value on.
-    #[inline]
-    pub fn nested_member(&mut self, name: &[u8], rest: &[u8]) {
-        match name {
-            b"error" => self.odd |= !rest.starts_with(b"null"),
-            b"finish_reason" => self.odd |= rest.starts_with(b"\"error\""),
+    /// Takes in a member somewhere below, whose name stands at `key` and whose value begins at `value_at`.
+    #[inline(always)]
+    pub fn nested_member(&mut self, key: Span, value_at: usize, body: &[u8]) {
+        // Most others begin with another letter. Behind a name there is a quote.
+        let (b'e' | b'f' | b'm' | b't') = body[key.start as usize] else {
+            return;
+        };
+        let rest = || &body[value_at..];
+        match key.of(body) {
+            b"error" => self.odd |= !rest().starts_with(b"null"),
+            b"finish_reason" => self.odd |= rest().starts_with(b"\"error\""),
             // In a choice of a chat or of the first API, in `data`, in an item of `output` or `content`.
             b"message" | b"text" | b"embedding" | b"type" => {
-                self.message |= matches!(rest.first(), Some(b'{' | b'[' | b'"'));
+                self.message |= matches!(rest().first(), Some(b'{' | b'[' | b'"'));
             }
             _ => {}
         }
@@ -116,14 +126,12 @@ struct Look<'b> {
 
 impl Visitor for Look<'_> {
     fn member(&mut self, member: Member) {
-        let value = member.value.of(self.body);
-        self.glance
-            .member(&member.name(self.body), value, member.kind);
+        let name = member.name(self.body);
+        self.glance.member(&name, member, self.body);
     }
 
     fn nested_member(&mut self, key: Span, value_at: usize) {
-        self.glance
-            .nested_member(key.of(self.body), &self.body[value_at..]);
+        self.glance.nested_member(key, value_at, self.body);
     }
 }
 

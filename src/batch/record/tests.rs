@@ -41,7 +41,7 @@ fn failure<'a>(line: &'a [u8], parsed: Option<&'a Parsed>) -> Failure<'a> {
 }
 
 /// Nothing has a price.
-fn free(_: Tokens, _: Option<&str>) -> Option<f64> {
+fn free(_: Tokens, _: Option<&[u8]>) -> Option<f64> {
     None
 }
 
@@ -126,8 +126,8 @@ fn blaze_success_with_stream_and_tokens() {
     let expect = r#""line_number":12,"ttft_ms":17,"tokens":{"prompt":3,"completion":2,"cached":1}"#;
     let record = succeeded(RecordFormat::Blaze, &success);
     assert!(record.ends_with(&format!("{expect}}}}}\n")), "{record}");
-    let price = |tokens: Tokens, model: Option<&str>| {
-        assert_eq!(model, Some("m-1"));
+    let price = |tokens: Tokens, model: Option<&[u8]>| {
+        assert_eq!(model, Some(&br#""m\u002d1""#[..]));
         Some(tokens.prompt as f64 * 1.5e-7)
     };
     let mut out = Vec::new();
