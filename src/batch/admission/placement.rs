@@ -97,7 +97,7 @@ impl Admission {
         match retry {
             None => {
                 let (line, parsed) = self.source.next.as_ref().expect("a line was filled in");
-                let model = parsed.model(input.line(line.offset));
+                let model = parsed.model(input.text(line));
                 self.models.lacking(model.as_deref()).to_vec()
             }
             Some(parked) => {

@@ -133,7 +133,7 @@ impl Source {
     }
 
     fn parse(&mut self, input: &Input, line: LineRef) -> Filled {
-        let text = input.line(line.offset);
+        let text = input.text(&line);
         if text.len() > self.max_line_bytes {
             let message = format!(
                 "the line has {} bytes, more than --max-line-bytes allows ({})",

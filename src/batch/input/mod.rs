@@ -206,6 +206,12 @@ impl Input {
         cursor::line_at(&self.map, start).0
     }
 
+    /// The text of a line of this input, without looking for its end.
+    pub fn text(&self, line: &LineRef) -> &[u8] {
+        let start = line.offset as usize;
+        &self.map[start..start + line.len as usize]
+    }
+
     /// Lets go of the pages of `range`, if it is at least a step long, and tells where the next
     /// range to release begins: call it with that and the oldest offset still needed.
     ///
