@@ -219,8 +219,9 @@ fn parse_with<const SLOTS: usize>(head: &[u8]) -> Result<Parsed, ProtocolError> 
     let mut fields = FramingFields::default();
     let mut signals = Signals::default();
     for header in response.headers.iter() {
-        fields.observe(header.name, header.value)?;
-        signals.observe(header.name, header.value);
+        if !fields.observe(header.name, header.value)? {
+            signals.observe(header.name, header.value);
+        }
     }
     Ok(Parsed {
         status,
@@ -256,7 +257,8 @@ struct FramingFields<'a> {
 }
 
 impl<'a> FramingFields<'a> {
-    fn observe(&mut self, name: &str, value: &'a [u8]) -> Result<(), ProtocolError> {
+    /// Returns whether it is one of them.
+    fn observe(&mut self, name: &str, value: &'a [u8]) -> Result<bool, ProtocolError> {
         match name.len() {
             // As nearly every server writes it.
             10 if value == b"keep-alive" && is_named(name, "connection") => {
@@ -271,9 +273,9 @@ impl<'a> FramingFields<'a> {
             }
             14 if is_named(name, "content-length") => self.content_length(value)?,
             17 if is_named(name, "transfer-encoding") => self.transfer_encoding(value)?,
-            _ => {}
+            _ => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A list of identical numbers counts as one (RFC 9110 section 8.6).
