@@ -242,24 +242,26 @@ fn pushbacks_of_one_burst_count_once_until_it_should_be_over() {
     assert_eq!(search.window(), 35);
 }
 
-/// Where eight are tried first, fewer are found within a few refusals each.
+/// Where eight are tried first, fewer are found within a few refusals each. Who is less patient with what was
+/// found tries again after 2 s and after 4 s more, each for one refusal.
 #[test]
 fn a_small_limit_is_found_by_few_refusals() {
     for places in 1..=7 {
         for latency in [20, 50, 500] {
-            let mut simulation = Simulation::new(
-                Server {
+            for (patience, refused_max) in [(PATIENCE_WAITING, 20), (PATIENCE, 22)] {
+                let server = Server {
                     places,
                     latency: ms(latency),
                     refuses: Some(ms(0)),
-                },
-                10_000,
-            );
-            simulation.search.window = 8;
-            let refused = simulation.run(Duration::from_secs(10)).1;
-            let label = format!("{places} at once, {latency} ms: {refused} refused");
-            assert!(refused <= 30, "{label}");
-            assert_eq!(simulation.search.window() as usize, places, "{label}");
+                };
+                let mut simulation = Simulation::new(server, 10_000);
+                let search = &mut simulation.search;
+                (search.window, search.patience, search.patience_first) = (8, patience, patience);
+                let refused = simulation.run(Duration::from_secs(10)).1;
+                let label = format!("{places} at once, {latency} ms: {refused} refused");
+                assert!(refused <= refused_max, "{label}");
+                assert_eq!(simulation.search.window() as usize, places, "{label}");
+            }
         }
     }
 }
