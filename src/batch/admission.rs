@@ -23,7 +23,7 @@ use crate::batch::message::{Order, Pool, Report, Schedule};
 use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
-use crate::policy::health::{LocalHealth, REFUSED_TO_DISABLE};
+use crate::policy::health::{LocalHealth, REFUSED_TO_DISABLE, Sending};
 use crate::policy::load::{Cause, Pushback};
 use crate::policy::pacer::Taken;
 use crate::policy::refusals::{self, History, LineRefusals};
@@ -60,6 +60,25 @@ pub enum Admitted {
     Drained,
     /// Stopped as ordered, and nothing is in flight any more.
     Stopped,
+}
+
+/// What [`Admission::next_request`] has found.
+enum Next {
+    /// This may be sent.
+    Free(Leave),
+    /// Nothing may be sent.
+    Not(Admitted),
+    /// The line was put off: ask again.
+    PutOff,
+}
+
+/// Where a request may go, every permit it needs being free.
+struct Leave {
+    /// The parked line that is due is sent, else the next one.
+    is_retry: bool,
+    endpoint: usize,
+    /// What it is taken for.
+    tokens: u64,
 }
 
 /// One shard's half of the traffic policy and its place in the input.
@@ -207,9 +226,10 @@ impl Admission {
         let mut may_retry = true;
         let admitted = loop {
             match self.next_request(input, may_retry, now) {
-                Some(admitted) => break admitted,
+                Next::Free(leave) => break Admitted::Go(self.issue(input, leave, now)),
+                Next::Not(why) => break why,
                 // It waits for a better place; those behind it need not.
-                None => may_retry = false,
+                Next::PutOff => may_retry = false,
             }
         };
         if self.asked_back {
@@ -218,10 +238,10 @@ impl Admission {
         admitted
     }
 
-    /// `None`: the next line was put off, ask again. With `may_retry` that may be a parked one.
-    fn next_request(&mut self, input: &Input, may_retry: bool, now: Instant) -> Option<Admitted> {
+    /// What the next line meets. With `may_retry` that may be a parked one.
+    fn next_request(&mut self, input: &Input, may_retry: bool, now: Instant) -> Next {
         if self.stopping {
-            return Some(match self.in_flight + self.records_held {
+            return Next::Not(match self.in_flight + self.records_held {
                 0 => Admitted::Stopped,
                 _ => Admitted::Wait(None),
             });
@@ -232,14 +252,16 @@ impl Admission {
             // A probe may well fail: better a line that has all its attempts left.
             Filled::Ready => retry_due &= !self.health.holds_probe(),
             Filled::Refused(line, kind, message) => {
-                return Some(Admitted::Refused {
+                return Next::Not(Admitted::Refused {
                     line,
                     kind,
                     message,
                 });
             }
             // What was put off holds on to what it waits with.
-            Filled::Empty if !may_retry => return Some(Admitted::Wait(self.parked.next_due())),
+            Filled::Empty if !may_retry => {
+                return Next::Not(Admitted::Wait(self.parked.next_due()));
+            }
             Filled::Empty => {
                 if self.source.exhausted && !self.all_tried {
                     self.all_tried = true;
@@ -248,10 +270,10 @@ impl Admission {
                     retry_due = self.parked.next_due().is_some_and(|due| due <= now);
                 }
                 if !retry_due && self.has_put_off(now) {
-                    return Some(Admitted::Wait(self.parked.next_due()));
+                    return Next::Not(Admitted::Wait(self.parked.next_due()));
                 }
                 if !retry_due {
-                    return Some(self.nothing_to_send());
+                    return Next::Not(self.nothing_to_send());
                 }
             }
         }
@@ -268,25 +290,25 @@ impl Admission {
             if has_worker {
                 slots.ask(now, &mut self.reports);
             }
-            return Some(Admitted::Wait(Some(at)));
+            return Next::Not(Admitted::Wait(Some(at)));
         }
         if !has_worker {
             self.workers.want(Pool::Workers, &mut self.reports);
-            return Some(Admitted::Wait(None));
+            return Next::Not(Admitted::Wait(None));
         }
         if self.is_barren() {
-            return Some(Admitted::Wait(None));
+            return Next::Not(Admitted::Wait(None));
         }
         let tokens = self.estimate(input, retry_due);
         if let Err(opens) = self.find_open(tokens, now) {
-            return Some(Admitted::Wait(opens));
+            return Next::Not(Admitted::Wait(opens));
         }
         if let Some(slots) = &mut self.slots {
             slots.ask(now, &mut self.reports);
             match slots.look(now) {
                 Taken::Go => {}
-                Taken::At(at) => return Some(Admitted::Wait(Some(at))),
-                Taken::Empty => return Some(Admitted::Wait(None)),
+                Taken::At(at) => return Next::Not(Admitted::Wait(Some(at))),
+                Taken::Empty => return Next::Not(Admitted::Wait(None)),
             }
         }
         let retry = retry_due.then(|| self.parked.next().expect("a retry is due"));
@@ -294,17 +316,19 @@ impl Admission {
             Place::At(endpoint) => endpoint,
             Place::NotYet if retry_due => {
                 self.put_off(now);
-                return None;
+                return Next::PutOff;
             }
-            Place::NotYet if self.let_pass(now) => return None,
-            Place::NotYet => return Some(Admitted::Wait(self.parked.next_due())),
+            Place::NotYet if self.let_pass(now) => return Next::PutOff,
+            Place::NotYet => return Next::Not(Admitted::Wait(self.parked.next_due())),
         };
         if let Some(slots) = &mut self.slots {
             slots.spend(now);
         }
-        Some(Admitted::Go(
-            self.issue(input, retry_due, endpoint, tokens, now),
-        ))
+        Next::Free(Leave {
+            is_retry: retry_due,
+            endpoint,
+            tokens,
+        })
     }
 
     /// Every other line was tried: now those that an earlier process has tried.
@@ -333,36 +357,10 @@ impl Admission {
         self.source.estimate(input, parked)
     }
 
-    /// Takes the line, the permits and the endpoint that [`Self::admit`] has found free.
-    fn issue(
-        &mut self,
-        input: &Input,
-        retry_due: bool,
-        endpoint: usize,
-        tokens: u64,
-        now: Instant,
-    ) -> Ticket {
-        let (line, parsed, attempts, unreadable, refusals, marks) = if retry_due {
-            let parked = self.parked.pop_due(now).expect("a retry was due");
-            let text = input.line(parked.line_offset);
-            let line = LineRef {
-                offset: parked.line_offset,
-                number: parked.line_number,
-                len: text.len() as u64,
-            };
-            (
-                line,
-                self.source.parse_again(text),
-                u32::from(parked.attempts),
-                parked.unreadable,
-                parked.refusals,
-                parked.marks,
-            )
-        } else {
-            let (line, parsed) = self.source.next.take().expect("a line was filled in");
-            let marks = self.source.marks(line.number);
-            (line, parsed, 0, 0, LineRefusals::default(), marks)
-        };
+    /// Takes the permits that [`Self::admit`] has found free, and the line.
+    #[inline]
+    fn issue(&mut self, input: &Input, leave: Leave, now: Instant) -> Ticket {
+        let endpoint = leave.endpoint;
         assert!(self.workers.lease.try_acquire(), "a worker permit was free");
         assert!(
             self.endpoints[endpoint].lease.try_acquire(),
@@ -375,18 +373,59 @@ impl Admission {
         let is_last_place = window.lease.available() == 0;
         self.in_flight += 1;
         self.idle_since = None;
+        let tokens = self.gates[group].spend(leave.tokens, now);
+        let sending = self.health.send(endpoint);
+        if leave.is_retry {
+            return self.issue_again(input, endpoint, tokens, sending, is_last_place, now);
+        }
+        let (line, parsed) = self.source.take();
         Ticket {
             line,
             parsed,
-            attempts,
-            refusals,
-            unreadable,
-            is_first: !retry_due,
+            attempts: 0,
+            refusals: LineRefusals::default(),
+            unreadable: 0,
+            is_first: true,
             is_last_place,
-            marks,
+            marks: self.source.marks(line.number),
             endpoint,
-            tokens: self.gates[group].spend(tokens, now),
-            sending: self.health.send(endpoint),
+            tokens,
+            sending,
+            token: Cell::new(0),
+            released: Cell::new(false),
+            settled: Cell::new(false),
+        }
+    }
+
+    /// The ticket of the parked line that is due.
+    #[inline(never)]
+    fn issue_again(
+        &mut self,
+        input: &Input,
+        endpoint: usize,
+        tokens: u64,
+        sending: Sending,
+        is_last_place: bool,
+        now: Instant,
+    ) -> Ticket {
+        let parked = self.parked.pop_due(now).expect("a retry was due");
+        let text = input.line(parked.line_offset);
+        Ticket {
+            line: LineRef {
+                offset: parked.line_offset,
+                number: parked.line_number,
+                len: text.len() as u64,
+            },
+            parsed: self.source.parse_again(text),
+            attempts: u32::from(parked.attempts),
+            refusals: parked.refusals,
+            unreadable: parked.unreadable,
+            is_first: false,
+            is_last_place,
+            marks: parked.marks,
+            endpoint,
+            tokens,
+            sending,
             token: Cell::new(0),
             released: Cell::new(false),
             settled: Cell::new(false),

@@ -16,7 +16,7 @@ const ROUTES_KEPT: usize = 32;
 impl<R: Runtime> Shard<R> {
     /// Appends the whole request of `ticket` to `request`, which is empty.
     pub(super) fn encode(&self, ticket: &Ticket, request: &mut Vec<u8>) -> ApiPath {
-        let line = self.input.line(ticket.line.offset);
+        let line = self.input.text(&ticket.line);
         let endpoint = &self.plan.endpoints[ticket.endpoint];
         let tokens = self.tokens.as_ref().map(|tokens| tokens.borrow());
         let token = tokens.as_ref().and_then(|tokens| tokens.of(endpoint));

@@ -96,20 +96,18 @@ impl Parsed {
         self.read(line).inspect_err(|_| *self = Self::default())
     }
 
-    /// Memory that the line left unused, for the next one to be parsed into, if there is any: while this
-    /// one is in flight, it would only wait with it.
-    pub fn take_unused(&mut self) -> Option<Self> {
-        let unused = |members: &mut Vec<Member>| match members.is_empty() {
-            true => std::mem::take(members),
-            false => Vec::new(),
+    /// The line, to be sent. Memory that it left unused stays here, for the next one to be parsed into: it would
+    /// only be in flight with this one.
+    pub fn hand_out(&mut self) -> Self {
+        let used = |members: &mut Vec<Member>| match members.is_empty() {
+            true => Vec::new(),
+            false => std::mem::take(members),
         };
-        let (headers, fields) = (unused(&mut self.headers), unused(&mut self.fields));
-        let unused = Self {
-            headers,
-            fields,
-            ..Self::default()
-        };
-        unused.holds_memory().then_some(unused)
+        Self {
+            headers: used(&mut self.headers),
+            fields: used(&mut self.fields),
+            ..*self
+        }
     }
 
     /// Whether there is memory in it that another line can be parsed into.
@@ -230,6 +228,10 @@ impl Parsed {
             (true, Some(model), Some(own)) => Some((own.value, Some(model))),
             _ => None,
         };
+        if self.cut.is_none() && model.is_none() {
+            out.extend_from_slice(&line[self.body.start as usize..self.body.end as usize - 1]);
+            return;
+        }
         let mut edits = [self.cut.map(|span| (span, None)), model];
         edits.sort_unstable_by_key(|edit| edit.map(|(span, _)| span.start));
         let mut copied = self.body.start as usize;

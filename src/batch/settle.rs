@@ -47,7 +47,7 @@ impl<R: Runtime> Shard<R> {
         stream: Option<Box<StreamReply>>,
     ) {
         let now = runtime::now();
-        let line = self.input.line(ticket.line.offset);
+        let line = self.input.text(&ticket.line);
         let content;
         let failed = match result {
             Err(failure) => {
@@ -560,7 +560,7 @@ impl<R: Runtime> Shard<R> {
             line,
             None,
             &Failure {
-                line: self.input.line(line.offset),
+                line: self.input.text(&line),
                 parsed: None,
                 kind,
                 message,
@@ -590,7 +590,7 @@ impl<R: Runtime> Shard<R> {
             ticket.line,
             Some(ticket),
             &Failure {
-                line: self.input.line(ticket.line.offset),
+                line: self.input.text(&ticket.line),
                 parsed: Some(&ticket.parsed),
                 kind: ErrorKind::Cancelled,
                 message: &format!("a defect of blaze-uring: {panic}"),

@@ -96,8 +96,8 @@ impl Admission {
     fn lacking(&mut self, input: &Input, retry: Option<Parked>) -> Vec<usize> {
         match retry {
             None => {
-                let (line, parsed) = self.source.next.as_ref().expect("a line was filled in");
-                let model = parsed.model(input.text(line));
+                let (line, parsed) = self.source.next();
+                let model = parsed.model(input.text(&line));
                 self.models.lacking(model.as_deref()).to_vec()
             }
             Some(parked) => {
@@ -170,8 +170,7 @@ impl Admission {
         if self.parked.len() >= PASSED_MAX {
             return false;
         }
-        let (line, parsed) = self.source.next.take().expect("a line was filled in");
-        self.source.reuse(parsed);
+        let line = self.source.put_off();
         let due = now + LOOK_AGAIN;
         self.put_off_until = Some(due);
         self.parked.push(Parked {

@@ -20,8 +20,10 @@ pub(super) struct Source {
     range_wanted: bool,
     pub(super) exhausted: bool,
     ended: bool,
-    /// The next line, parsed, not yet sent.
-    pub(super) next: Option<(LineRef, Parsed)>,
+    /// The next line, not yet sent.
+    next: Option<LineRef>,
+    /// What it was parsed into, and the memory for the one behind it.
+    parsed: Parsed,
     /// Unfinished lines that an earlier process has tried already: they go after all others, so that
     /// lines that always fail cannot keep a run from ever reaching those behind them.
     pub(super) tried_before: Vec<TriedBefore>,
@@ -61,6 +63,7 @@ impl Source {
             exhausted: false,
             ended: false,
             next: None,
+            parsed: Parsed::default(),
             tried_before: Vec::new(),
             estimated: None,
             spare: Vec::new(),
@@ -79,7 +82,7 @@ impl Source {
         self.ended = true;
     }
 
-    /// Puts the next unfinished line into `next`, unless one is there already.
+    /// Finds and parses the next unfinished line, unless that is done already.
     pub(super) fn fill(&mut self, input: &Input, reports: &mut Vec<Report>) -> Filled {
         if self.next.is_some() {
             return Filled::Ready;
@@ -142,17 +145,35 @@ impl Source {
             );
             return Filled::Refused(line, ErrorKind::TooLarge, message);
         }
-        let mut parsed = self.take_spare();
-        match parsed.parse(text) {
+        if !self.parsed.holds_memory()
+            && let Some(spare) = self.spare.pop()
+        {
+            self.parsed = spare;
+        }
+        match self.parsed.parse(text) {
             Ok(()) => {
-                if let Some(unused) = parsed.take_unused() {
-                    self.spare.push(unused);
-                }
-                self.next = Some((line, parsed));
+                self.next = Some(line);
                 Filled::Ready
             }
             Err(InvalidLine { message }) => Filled::Refused(line, ErrorKind::InvalidInput, message),
         }
+    }
+
+    /// The line that [`Self::fill`] has found.
+    pub(super) fn next(&self) -> (LineRef, &Parsed) {
+        (self.next.expect("a line was filled in"), &self.parsed)
+    }
+
+    /// The same, to be sent.
+    #[inline]
+    pub(super) fn take(&mut self) -> (LineRef, Parsed) {
+        let line = self.next.take().expect("a line was filled in");
+        (line, self.parsed.hand_out())
+    }
+
+    /// The same, to be parsed again when it is sent.
+    pub(super) fn put_off(&mut self) -> LineRef {
+        self.next.take().expect("a line was filled in")
     }
 
     /// What an earlier process has noted of a line.
@@ -166,16 +187,16 @@ impl Source {
 
     /// Parses a line that was parsed when it was first sent.
     pub(super) fn parse_again(&mut self, line: &[u8]) -> Parsed {
-        let mut parsed = self.take_spare();
+        let mut parsed = self.spare.pop().unwrap_or_default();
         parsed
             .parse(line)
             .expect("a parked line was parsed when it was first sent");
         parsed
     }
 
-    /// Tokens that a line is taken for: the one parked at this offset, else the one in `next`.
+    /// Tokens that a line is taken for: the one parked at this offset, else the next one.
     pub(super) fn estimate(&mut self, input: &Input, parked: Option<u64>) -> u64 {
-        let next = self.next.as_ref().map(|(line, _)| line.offset);
+        let next = self.next.map(|line| line.offset);
         let offset = parked.or(next).expect("a line is ready");
         if let Some((of, tokens)) = self.estimated
             && of == offset
@@ -183,22 +204,16 @@ impl Source {
             return tokens;
         }
         let line = input.line(offset);
-        let tokens = match &self.next {
-            Some((_, parsed)) if parked.is_none() => estimate(parsed, line),
-            _ => {
-                let parsed = self.parse_again(line);
-                let tokens = estimate(&parsed, line);
-                self.reuse(parsed);
-                tokens
-            }
+        let tokens = if parked.is_none() {
+            estimate(&self.parsed, line)
+        } else {
+            let parsed = self.parse_again(line);
+            let tokens = estimate(&parsed, line);
+            self.reuse(parsed);
+            tokens
         };
         self.estimated = Some((offset, tokens));
         tokens
-    }
-
-    /// Something to parse a line into.
-    fn take_spare(&mut self) -> Parsed {
-        self.spare.pop().unwrap_or_default()
     }
 
     pub(super) fn reuse(&mut self, parsed: Parsed) {

@@ -114,10 +114,15 @@ impl Parsed {
     fn read_bare(&mut self, line: &[u8], found: &Found) -> Result<(), InvalidLine> {
         self.shape = Shape::Bare;
         self.take(line, &found.own)?;
-        // The line is an object with nothing but a byte order mark and white space around it.
-        let start = memchr::memchr(b'{', line).unwrap_or(0);
-        let end = memchr::memrchr(b'}', line).map_or(line.len(), |last| last + 1);
-        self.body = Span::new(start, end);
+        // The line is an object with nothing but a byte order mark and white space around it, mostly nothing.
+        self.body = match line {
+            [b'{', .., b'}'] => Span::new(0, line.len()),
+            _ => {
+                let start = memchr::memchr(b'{', line).unwrap_or(0);
+                let end = memchr::memrchr(b'}', line).map_or(line.len(), |last| last + 1);
+                Span::new(start, end)
+            }
+        };
         let metadata = found.metadata.only("metadata")?;
         if let Some(metadata) = metadata {
             let key = metadata.key.start;

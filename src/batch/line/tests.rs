@@ -332,19 +332,20 @@ fn reads_what_the_policy_asks() {
 #[test]
 fn a_line_in_flight_keeps_only_the_memory_that_it_needs() {
     let mut bare = parsed(r#"{"model":"m","messages":[]}"#);
-    let unused = bare
-        .take_unused()
-        .expect("what its fields were gathered in");
-    assert!(unused.holds_memory() && !bare.holds_memory());
-    assert_eq!((unused.fields().len(), unused.model(b"")), (0, None));
-    assert!(bare.take_unused().is_none());
+    let sent = bare.hand_out();
+    assert!(bare.holds_memory(), "what its fields were gathered in");
+    assert!(!sent.holds_memory() && sent.model.is_some());
 
     let line = br#"{"id":7,"body":{},"headers":{"x":"y"}}"#;
-    let mut full = unused;
-    full.parse(line).unwrap();
-    assert!(full.take_unused().is_none(), "it needs both");
+    let mut next = bare;
+    next.parse(line).unwrap();
+    let full = next.hand_out();
     assert_eq!((full.fields().len(), full.headers(line).count()), (1, 1));
-    assert!(full.holds_memory());
+    assert!(full.holds_memory() && !next.holds_memory(), "it needs both");
+
+    let bare = br#"{"model":"m","messages":[]}"#;
+    next.parse(bare).unwrap();
+    assert_eq!((next.fields().len(), next.headers(bare).count()), (0, 0));
 }
 
 #[test]
