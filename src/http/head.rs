@@ -258,7 +258,16 @@ struct FramingFields<'a> {
 
 impl<'a> FramingFields<'a> {
     /// Returns whether it is one of them.
+    #[inline(always)]
     fn observe(&mut self, name: &str, value: &'a [u8]) -> Result<bool, ProtocolError> {
+        match name.len() {
+            10 | 14 | 17 => self.take(name, value),
+            _ => Ok(false),
+        }
+    }
+
+    #[inline(never)]
+    fn take(&mut self, name: &str, value: &'a [u8]) -> Result<bool, ProtocolError> {
         match name.len() {
             // As nearly every server writes it.
             10 if value == b"keep-alive" && is_named(name, "connection") => {
