@@ -112,11 +112,9 @@ impl RouteCache {
             parsed.completes_prompt(),
         );
         let mut rules = endpoint.body_rules(route.path);
-        rules.max_tokens = route
-            .path
-            .max_tokens_field()
-            .zip(max_tokens)
-            .or(rules.max_tokens);
+        if max_tokens.is_some() {
+            rules.max_tokens = route.path.max_tokens_field().zip(max_tokens);
+        }
         body.clear();
         parsed.write_body(line, &rules, body);
         request.clear();

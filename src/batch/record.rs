@@ -441,7 +441,7 @@ impl Visitor for Counts<'_> {
         self.usage.read(&member.name(self.response), value);
     }
 
-    #[inline]
+    #[inline(always)]
     fn nested_member(&mut self, key: Span, value_at: usize) {
         self.glance.nested_member(key, value_at, self.response);
     }

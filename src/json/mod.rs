@@ -238,7 +238,7 @@ pub fn compact(
         fn inner_member(&mut self, member: Member) {
             self.listener.inner_member(member);
         }
-        #[inline]
+        #[inline(always)]
         fn nested_member(&mut self, key: Span, value_at: usize) {
             self.listener.nested_member(key, value_at);
         }
