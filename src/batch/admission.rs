@@ -7,10 +7,11 @@ mod barren;
 mod held;
 mod models;
 mod placement;
+mod pushback;
 mod source;
+mod surplus;
 mod ticket;
 
-use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,13 +24,10 @@ use crate::batch::message::{Order, Pool, Report, Schedule};
 use crate::batch::quotas::GroupLimits;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
-use crate::policy::health::{LocalHealth, REFUSED_TO_DISABLE, Sending};
-use crate::policy::load::{Cause, Pushback};
+use crate::policy::health::{LocalHealth, REFUSED_TO_DISABLE};
 use crate::policy::pacer::Taken;
-use crate::policy::refusals::{self, History, LineRefusals};
+use crate::policy::refusals::{History, LineRefusals};
 use crate::policy::retry::{Parked, RetryQueue};
-use crate::policy::slowdown::Remainders;
-use crate::policy::wait_hint::WaitHint;
 
 pub use barren::{Barren, SAME_FAILURES_MAX};
 pub use models::UnknownModels;
@@ -39,6 +37,7 @@ use answers::Seen;
 use held::Permits;
 use placement::Place;
 use source::{Filled, Source};
+use ticket::Leave;
 
 /// The answer of [`Admission::admit`].
 #[derive(Debug)]
@@ -70,15 +69,6 @@ enum Next {
     Not(Admitted),
     /// The line was put off: ask again.
     PutOff,
-}
-
-/// Where a request may go, every permit it needs being free.
-struct Leave {
-    /// The parked line that is due is sent, else the next one.
-    is_retry: bool,
-    endpoint: usize,
-    /// What it is taken for.
-    tokens: u64,
 }
 
 /// One shard's half of the traffic policy and its place in the input.
@@ -357,158 +347,6 @@ impl Admission {
         self.source.estimate(input, parked)
     }
 
-    /// Takes the permits that [`Self::admit`] has found free, and the line.
-    #[inline]
-    fn issue(&mut self, input: &Input, leave: Leave, now: Instant) -> Ticket {
-        let endpoint = leave.endpoint;
-        assert!(self.workers.lease.try_acquire(), "a worker permit was free");
-        assert!(
-            self.endpoints[endpoint].lease.try_acquire(),
-            "an endpoint permit was free"
-        );
-        let group = self.groups[endpoint];
-        self.sends[group] += 1;
-        let window = &mut self.windows[group];
-        assert!(window.lease.try_acquire(), "a permit of the group was free");
-        let is_last_place = window.lease.available() == 0;
-        self.in_flight += 1;
-        self.idle_since = None;
-        let tokens = self.gates[group].spend(leave.tokens, now);
-        let sending = self.health.send(endpoint);
-        if leave.is_retry {
-            return self.issue_again(input, endpoint, tokens, sending, is_last_place, now);
-        }
-        let (line, parsed) = self.source.take();
-        Ticket {
-            line,
-            parsed,
-            attempts: 0,
-            refusals: LineRefusals::default(),
-            unreadable: 0,
-            is_first: true,
-            is_last_place,
-            marks: self.source.marks(line.number),
-            endpoint,
-            tokens,
-            sending,
-            token: Cell::new(0),
-            released: Cell::new(false),
-            settled: Cell::new(false),
-        }
-    }
-
-    /// The ticket of the parked line that is due.
-    #[inline(never)]
-    fn issue_again(
-        &mut self,
-        input: &Input,
-        endpoint: usize,
-        tokens: u64,
-        sending: Sending,
-        is_last_place: bool,
-        now: Instant,
-    ) -> Ticket {
-        let parked = self.parked.pop_due(now).expect("a retry was due");
-        let text = input.line(parked.line_offset);
-        Ticket {
-            line: LineRef {
-                offset: parked.line_offset,
-                number: parked.line_number,
-                len: text.len() as u64,
-            },
-            parsed: self.source.parse_again(text),
-            attempts: u32::from(parked.attempts),
-            refusals: parked.refusals,
-            unreadable: parked.unreadable,
-            is_first: false,
-            is_last_place,
-            marks: parked.marks,
-            endpoint,
-            tokens,
-            sending,
-            token: Cell::new(0),
-            released: Cell::new(false),
-            settled: Cell::new(false),
-        }
-    }
-
-    /// Hands over the last permits that others have asked for, now that the next request has had its
-    /// chance to use them. Kept are only those that wait for a permit of a later kind, in the order
-    /// workers, group, endpoint: who holds an earlier one gets the later, and sends. Without an order,
-    /// shards that each hold what the other lacks would pass both round for ever.
-    fn hand_over(&mut self, now: Instant) {
-        let holds_worker = self.workers.lease.available() > 0;
-        let (mut waits, mut asked_back) = (false, false);
-        for (index, endpoint) in self.endpoints.iter_mut().enumerate() {
-            let group = self.groups[index];
-            let waits_for_endpoint =
-                holds_worker && endpoint.is_awaited() && self.health.usable(index, now);
-            let window = &mut self.windows[group];
-            let waits_for_group =
-                holds_worker && window.is_awaited() && self.health.usable(index, now);
-            window.is_kept |= waits_for_endpoint;
-            waits |= waits_for_group | waits_for_endpoint;
-            endpoint.hand_over(Pool::Endpoint(index), &mut self.reports);
-        }
-        for (group, window) in self.windows.iter_mut().enumerate() {
-            match std::mem::take(&mut window.is_kept) {
-                true => asked_back |= window.asked_back,
-                false => window.hand_over(Pool::Group(group), &mut self.reports),
-            }
-        }
-        match waits {
-            true => asked_back |= self.workers.asked_back,
-            false => self.workers.hand_over(Pool::Workers, &mut self.reports),
-        }
-        self.asked_back = asked_back;
-    }
-
-    /// No line is ready: what is not needed goes back, so that other shards can use it.
-    fn nothing_to_send(&mut self) -> Admitted {
-        if !self.source.exhausted {
-            return Admitted::Wait(self.parked.next_due());
-        }
-        self.workers.surrender(0, Pool::Workers, &mut self.reports);
-        // One for each endpoint while a line may still be retried: else it would go to the endpoint
-        // whose permit comes back first, though that has just failed it.
-        let keep = u32::from(self.in_flight + self.parked.len() > 0);
-        for (index, permits) in self.endpoints.iter_mut().enumerate() {
-            permits.surrender(keep, Pool::Endpoint(index), &mut self.reports);
-        }
-        for (group, window) in self.windows.iter_mut().enumerate() {
-            window.surrender(keep, Pool::Group(group), &mut self.reports);
-        }
-        if let Some(slots) = &mut self.slots {
-            slots.surrender(&mut self.reports);
-        }
-        for gate in &mut self.gates {
-            gate.surrender(&mut self.reports);
-        }
-        let probes = self.health.surrender_probes();
-        self.reports
-            .extend(probes.into_iter().map(Report::ProbeDeclined));
-        if self.working {
-            self.working = false;
-            self.reports.push(Report::Working(false));
-            // The coordinator forgets what an idle shard has asked for.
-            self.workers.wanted = false;
-            for permits in self.endpoints.iter_mut().chain(&mut self.windows) {
-                permits.wanted = false;
-            }
-        }
-        match self.parked.next_due() {
-            Some(due) => Admitted::Wait(Some(due)),
-            None if self.in_flight > 0 => Admitted::Wait(None),
-            None if self.records_held > 0 => {
-                if !std::mem::replace(&mut self.only_held, true) {
-                    self.reports.push(Report::OnlyHeld);
-                }
-                Admitted::Wait(None)
-            }
-            None => Admitted::Drained,
-        }
-    }
-
     /// The failure record of a line that `endpoint` has refused is held back until the coordinator says
     /// what becomes of it. `count`: so many are now.
     pub fn hold_record(&mut self, endpoint: usize, count: usize) {
@@ -527,105 +365,9 @@ impl Admission {
         self.health.suspend(endpoint, false);
     }
 
-    /// An attempt is over: its places in flight are free. Of a ticket, only the first time counts. What
-    /// it says about the endpoint goes to one of [`Self::note_succeeded`], [`Self::note_failed`] and kin.
-    pub fn release(&mut self, ticket: &Ticket) {
-        if ticket.released.replace(true) {
-            return;
-        }
-        assert!(self.in_flight > 0, "released more than was issued");
-        self.in_flight -= 1;
-        let endpoint = ticket.endpoint;
-        self.health.end(endpoint, ticket.sending.number);
-        self.workers.release(Pool::Workers, &mut self.reports);
-        self.endpoints[endpoint].release(Pool::Endpoint(endpoint), &mut self.reports);
-        let group = self.groups[endpoint];
-        self.windows[group].release(Pool::Group(group), &mut self.reports);
-    }
-
-    /// A request that was sent at `sent` was pushed back, and is [released](Self::release). Its place goes
-    /// back behind the news: used again at once, it would be refused again, over and over until the
-    /// coordinator's smaller number is known here.
-    pub fn note_pushback(&mut self, ticket: &Ticket, cause: Cause, sent: Instant) {
-        let (endpoint, group) = (ticket.endpoint, self.groups[ticket.endpoint]);
-        let pushback = Pushback {
-            sent,
-            cause,
-            is_last_place: ticket.is_last_place,
-            sends: self.sends[group],
-            refusals: self.refusals[group],
-        };
-        self.reports.push(Report::Pushback { endpoint, pushback });
-        if cause != Cause::RefusedAlone {
-            self.windows[group].give_back_one(Pool::Group(group), &mut self.reports);
-        }
-    }
-
-    /// A request was refused for load, and is [released](Self::release). Returns whether the wait it asked
-    /// for is its line's alone.
-    pub fn note_refusal(&mut self, endpoint: usize, now: Instant) -> bool {
-        let group = self.groups[endpoint];
-        self.refusals[group] += 1;
-        if self.windows[group].lease.in_use() == 0 {
-            self.refused_in_a_row[group] += 1;
-            let rest = refusals::rest(self.refused_in_a_row[group], self.gates[group].is_paced());
-            self.health.note_hint(endpoint, now + rest);
-        }
-        let history = &mut self.histories[group];
-        history.note_refusal();
-        history.waits_alone()
-    }
-
-    /// The latest refusal of the endpoint's quota group speaks of no limit.
-    pub fn is_lone_refusal(&self, endpoint: usize) -> bool {
-        self.histories[self.groups[endpoint]].is_lone()
-    }
-
-    /// No request of this shard to the endpoint is under way: none that was taken while another was refused.
-    pub fn is_served_nothing(&self, endpoint: usize) -> bool {
-        self.endpoints[endpoint].lease.in_use() == 0
-    }
-
-    /// What the servers have answered this shard so far.
-    pub fn answers(&self) -> u64 {
-        self.answers
-    }
-
-    /// A server asked the endpoint's quota group to wait.
-    pub fn note_hint(&mut self, endpoint: usize, until: Instant) {
-        self.histories[self.groups[endpoint]].note_wait();
-        self.health.note_hint(endpoint, until);
-    }
-
     /// Takes back what a line was parsed into: the next one needs no memory of its own.
     pub fn reuse(&mut self, parsed: Parsed) {
         self.source.reuse(parsed);
-    }
-
-    /// The tokens that a request really took are known.
-    pub fn settle_tokens(&mut self, ticket: &Ticket, used: u64) {
-        let gate = &mut self.gates[self.groups[ticket.endpoint]];
-        gate.settle(ticket.tokens, used, &mut self.reports);
-    }
-
-    /// An answer of `endpoint` said something about its quotas, to a request that took `used` tokens
-    /// (0: unknown). The coordinator hears of it when that changes anything.
-    pub fn note_remainders(&mut self, endpoint: usize, hint: &WaitHint, used: u64) {
-        let said = Remainders::of(hint);
-        let group = self.groups[endpoint];
-        let gate = &mut self.gates[group];
-        if gate.concerns(said.run_low()) {
-            if said.slow_down(used) {
-                // The coordinator will say the same; until then its slots are waited for.
-                gate.pace_at_once(group);
-            }
-            let said = Box::new(said);
-            self.reports.push(Report::Remaining {
-                endpoint,
-                said,
-                used,
-            });
-        }
     }
 
     /// A line waits here for its next attempt; it holds no place in flight.
