@@ -109,6 +109,7 @@ fn run(case: Case, lines: u64) -> (f64, f64) {
                 output: Some(Target::File(run.place.path().join("out.jsonl"))),
                 errors: Target::File(run.place.path().join("errors.jsonl")),
                 overwrite: false,
+                begun: None,
             };
             timed(|| {
                 let merged = merge(&folder, plan, lines, &mut |_, _| {}).expect("merged");

@@ -1,9 +1,12 @@
 //! Runs a batch from input to final files: plan, run folder, shards, coordinator, merge, books.
 
+mod drive;
+mod leaving;
 mod on_thread;
 mod one_thread;
 mod reopen;
 mod run;
+mod setup;
 mod tally;
 
 use std::future::Future;
@@ -197,7 +200,7 @@ impl Processor {
     /// # Errors
     /// The run could not start.
     pub fn inspect(&self, job: &Job) -> Result<(Input, Scan), RunError> {
-        run::inspect(self, job)
+        setup::inspect(self, job)
     }
 }
 

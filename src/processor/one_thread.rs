@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use super::run::Ended;
+use super::drive::Ended;
 use crate::batch::coordinator::{Coordinator, Finished, Observer};
 use crate::batch::shard::{Shard, ShardStart};
 use crate::runtime::simulated::{Simulated, World};

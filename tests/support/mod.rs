@@ -23,6 +23,16 @@ use tempfile::TempDir;
 /// No run of a test takes this long, even on a loaded machine.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
 
+/// Runs `test` on every runtime at the same time: for one that waits most of its time.
+pub fn on_each_runtime(test: impl Fn(&'static str) + Sync) {
+    thread::scope(|scope| {
+        for runtime in runtimes() {
+            let test = &test;
+            scope.spawn(move || test(runtime));
+        }
+    });
+}
+
 /// Every runtime that works here, as `--runtime` names it.
 pub fn runtimes() -> Vec<&'static str> {
     match blaze_uring::runtime::uring_available() {

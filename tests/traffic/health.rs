@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use blaze_uring::mock::Scripted;
 use serde_json::json;
 
-use crate::support::{Place, mock_with, run, runtimes, scripted};
+use crate::support::{Place, mock_with, on_each_runtime, run, runtimes, scripted};
 use crate::{args, arrivals, assert_complete, config, endpoint, numbered, requests};
 
 const LINES: usize = 400;
@@ -18,7 +18,7 @@ const GOOD_ANSWER: &str = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{
 
 #[test]
 fn an_outage_costs_few_requests_and_no_line() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for how in ["1s..2500ms", "1s..2500ms=refuse"] {
             let place = Place::new();
             let mock = mock_with(|options| options.outage = vec![how.parse().expect("a window")]);
@@ -42,7 +42,7 @@ fn an_outage_costs_few_requests_and_no_line() {
                 );
             }
         }
-    }
+    });
 }
 
 /// Two in three requests fail, but never five in a row: nothing cools.
@@ -168,7 +168,7 @@ fn instant_errors_before_the_first_slow_answer_do_not_cool() {
 
 #[test]
 fn an_endpoint_that_fails_fast_does_not_attract_traffic() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let failing = scripted(|_| Some(Scripted::json(500, "{}")));
         let slow = mock_with(|options| options.latency = "20ms".parse().expect("a latency"));
@@ -192,7 +192,7 @@ fn an_endpoint_that_fails_fast_does_not_attract_traffic() {
                 "{record}"
             );
         }
-    }
+    });
 }
 
 /// An address where nothing listens.
@@ -203,7 +203,7 @@ fn closed_port() -> SocketAddr {
 
 #[test]
 fn nothing_listening_stops_the_run_which_resumes_later() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let url = |address| format!("http://{address}/v1/chat/completions");
         let nowhere = [closed_port(), closed_port()];
@@ -232,12 +232,12 @@ fn nothing_listening_stops_the_run_which_resumes_later() {
             LINES as u64,
             "{runtime}: none was burned"
         );
-    }
+    });
 }
 
 #[test]
 fn an_outage_beyond_max_outage_stops_the_run_which_resumes_later() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let seen = AtomicUsize::new(0);
         let mock = scripted(move |_| match seen.fetch_add(1, Ordering::Relaxed) {
@@ -264,7 +264,7 @@ fn an_outage_beyond_max_outage_stops_the_run_which_resumes_later() {
         run(&place, &args(runtime, &[])).expect(0);
         assert_complete(&place, LINES);
         assert_eq!(good.stats().requests, LINES as u64 - 100, "{runtime}");
-    }
+    });
 }
 
 /// Lines that fail wherever they are sent, at the end of a file: more in a row than an endpoint may fail,
@@ -272,9 +272,9 @@ fn an_outage_beyond_max_outage_stops_the_run_which_resumes_later() {
 #[test]
 fn lines_that_always_fail_at_the_end_become_failure_records() {
     const POISONED: usize = 20;
-    let mut forgiven = false;
+    let forgiven = AtomicBool::new(false);
     // On one core, so that the other lines are through before these begin.
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for resumed in [false, true] {
             let place = Place::new();
             let is_well = Arc::new(AtomicBool::new(!resumed));
@@ -313,7 +313,9 @@ fn lines_that_always_fail_at_the_end_become_failure_records() {
             attempts(3);
             let before = mock.stats().requests;
             let ended = run(&place, &args).expect(3);
-            forgiven |= ended.stderr.contains("the attempts they have left");
+            if ended.stderr.contains("the attempts they have left") {
+                forgiven.store(true, Ordering::SeqCst);
+            }
             assert_eq!(place.records("out.jsonl").len(), 60);
             let errors = place.records("errors.jsonl");
             assert_eq!(errors.len(), POISONED);
@@ -325,8 +327,8 @@ fn lines_that_always_fail_at_the_end_become_failure_records() {
             let good = if resumed { 0 } else { 60 };
             assert_eq!(sent, good + 3 * POISONED, "{runtime}");
         }
-    }
-    assert!(forgiven, "no run met an outage");
+    });
+    assert!(forgiven.into_inner(), "no run met an outage");
 }
 
 /// More such lines than `--workers`: they look like an outage while any of them is untried. Each process
@@ -335,7 +337,7 @@ fn lines_that_always_fail_at_the_end_become_failure_records() {
 fn failing_lines_that_outnumber_the_workers_end_when_the_command_is_repeated() {
     const GOOD: usize = 30;
     const POISONED: usize = 40;
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let mock = scripted(|request| {
             let poisoned = memchr::memmem::find(&request.body, b"poison").is_some();
@@ -385,14 +387,14 @@ fn failing_lines_that_outnumber_the_workers_end_when_the_command_is_repeated() {
             assert_eq!(error["attempts"], 2, "{error}");
         }
         assert_eq!(before as usize, GOOD + 2 * POISONED, "{runtime}");
-    }
+    });
 }
 
 /// The same in the middle of a file is an outage, however often the command is repeated: no line is
 /// tried a second time while others are untried, so none comes to its end.
 #[test]
 fn an_outage_that_is_answered_burns_no_line_however_often_the_command_is_repeated() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let is_well = Arc::new(AtomicBool::new(false));
         let (decides, seen) = (Arc::clone(&is_well), AtomicUsize::new(0));
@@ -417,7 +419,7 @@ fn an_outage_that_is_answered_burns_no_line_however_often_the_command_is_repeate
         is_well.store(true, Ordering::SeqCst);
         run(&place, &args).expect(0);
         assert_complete(&place, LINES);
-    }
+    });
 }
 
 #[test]
@@ -474,7 +476,7 @@ fn the_only_key_refused_stops_the_run_without_burning_a_line() {
 #[test]
 fn an_endpoint_without_money_is_left_for_one_that_has_some() {
     const NO_MONEY: &str = r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#;
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let broke = scripted(|_| Some(Scripted::json(429, NO_MONEY)));
         let good = mock_with(|_| {});
@@ -508,5 +510,5 @@ fn an_endpoint_without_money_is_left_for_one_that_has_some() {
         config(&single, &[endpoint(&good, "good", json!({}))], json!({}));
         run(&single, &args(runtime, &[])).expect(0);
         assert_eq!(single.records("out.jsonl").len(), 1, "{runtime}");
-    }
+    });
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use blaze_uring::mock::Scripted;
 use serde_json::json;
 
-use crate::support::{Place, run, runtimes, scripted};
+use crate::support::{Place, on_each_runtime, run, runtimes, scripted};
 use crate::{args, arrivals, assert_complete, config, endpoint, numbered};
 
 const LINES: usize = 400;
@@ -48,7 +48,7 @@ fn a_wait_is_obeyed_on_every_core_and_in_the_whole_quota_group() {
                 .header("x-ratelimit-reset-requests", "1s")
         },
     ];
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for answer in answers {
             let place = Place::new();
             let mock = limited_once(answer);
@@ -70,7 +70,7 @@ fn a_wait_is_obeyed_on_every_core_and_in_the_whole_quota_group() {
                 "{runtime}: {pauses:?}"
             );
         }
-    }
+    });
 }
 
 #[test]

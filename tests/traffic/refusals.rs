@@ -8,7 +8,7 @@ use std::time::Duration;
 use blaze_uring::mock::{Mock, Scripted};
 use serde_json::{Value, json};
 
-use crate::support::{Place, Run, mock_with, run, runtimes, scripted};
+use crate::support::{Place, Run, mock_with, on_each_runtime, run, runtimes, scripted};
 use crate::{args, arrivals, assert_complete, config, endpoint, numbered, requests};
 
 const GOOD: &str = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -187,7 +187,7 @@ fn lines_that_one_endpoint_refuses_go_to_another() {
             Scripted::json(400, r#"{"error":{"message":"no database"}}"#)
         }),
     ];
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for (name, answer) in refusals {
             let place = Place::new();
             let refusing = closed(answer);
@@ -207,7 +207,7 @@ fn lines_that_one_endpoint_refuses_go_to_another() {
             assert!((1..=30).contains(&refused), "{runtime}, {name}: {refused}");
             assert_eq!(requests(&good, "good"), LINES as u64, "{runtime}, {name}");
         }
-    }
+    });
 }
 
 /// A path that is none, however the server words it: out at once where nothing ever succeeded.
@@ -229,7 +229,7 @@ fn a_wrong_path_stops_the_run_and_burns_nothing() {
             Scripted::json(301, "").header("location", "/v1/x")
         }),
     ];
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for (name, answer) in refusals {
             let label = format!("{runtime}: {name}");
             let place = Place::new();
@@ -263,7 +263,7 @@ fn a_wrong_path_stops_the_run_and_burns_nothing() {
             );
             assert_eq!(mock.stats().requests, 30, "{label}");
         }
-    }
+    });
 }
 
 /// The line that a process stopped for has its record in the next one, which gets on by one line.
@@ -297,7 +297,7 @@ fn a_command_that_stops_for_its_first_line_gets_on_when_it_is_repeated() {
 
 #[test]
 fn a_key_that_is_refused_for_once_is_asked_again_after_a_second() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         // Refused once, and, of a line of its own, always.
         for always in [false, true] {
             let label = format!("{runtime}: {always}");
@@ -327,7 +327,7 @@ fn a_key_that_is_refused_for_once_is_asked_again_after_a_second() {
                 assert_eq!(errors[0]["error_kind"], "auth", "{label}");
             }
         }
-    }
+    });
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn no_money_burns_no_line_in_flight() {
             )
         }),
     ];
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for (name, answer) in refusals {
             let label = format!("{runtime}: {name}");
             let place = Place::new();
@@ -497,7 +497,7 @@ fn no_money_burns_no_line_in_flight() {
             assert_complete(&place, LINES);
             assert_eq!(good.stats().requests, 200, "{label}");
         }
-    }
+    });
 }
 
 /// A request may cost more than there is money for, while others do not: it goes last when the command is
@@ -526,7 +526,7 @@ fn one_line_that_there_is_no_money_for_fails_in_the_end() {
 #[test]
 fn a_run_in_which_nothing_succeeds_stops_after_a_hundred_lines() {
     const ANSWER: &str = r#"{"error":{"message":"no database is connected","code":"no_db"}}"#;
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for workers in ["1", "50"] {
             let label = format!("{runtime}: {workers}");
             let place = Place::new();
@@ -545,7 +545,7 @@ fn a_run_in_which_nothing_succeeds_stops_after_a_hundred_lines() {
             assert_eq!(mock.stats().requests, 250, "{label}");
             assert_eq!(place.records("errors.jsonl").len(), 250, "{label}");
         }
-    }
+    });
 }
 
 /// Other failures than one, or a success, or lines that were never sent, do not stop it.
@@ -584,7 +584,7 @@ fn an_endpoint_that_fails_fast_does_not_attract_traffic_whatever_it_answers() {
         ("422", || Scripted::json(422, "{}")),
         ("307", || Scripted::json(307, "").header("location", "/y")),
     ];
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for (name, answer) in answers {
             let place = Place::new();
             let failing = closed(answer);
@@ -603,7 +603,7 @@ fn an_endpoint_that_fails_fast_does_not_attract_traffic_whatever_it_answers() {
             let wasted = requests(&failing, "failing");
             assert!(wasted <= 5 + 20 + 5, "{runtime}, {name}: {wasted}");
         }
-    }
+    });
 }
 
 /// The last lines of a file: each goes to the other endpoint when one has failed it.
@@ -640,7 +640,7 @@ fn the_last_lines_of_a_file_are_retried_elsewhere_too() {
 /// A model that loads answers 500 until it is there; the user has said how long that may take.
 #[test]
 fn an_explicit_max_outage_holds_before_the_first_success() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let started = std::time::Instant::now();
         let mock = scripted(move |_| {
@@ -657,5 +657,5 @@ fn an_explicit_max_outage_holds_before_the_first_success() {
         place.input(&lines(20, "", &[]));
         run(&place, &args(runtime, &["--workers", "4"])).expect(0);
         assert_eq!(place.records("out.jsonl").len(), 20, "{runtime}");
-    }
+    });
 }

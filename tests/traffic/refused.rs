@@ -8,7 +8,7 @@ use std::time::Duration;
 use blaze_uring::mock::{Mock, Scripted};
 use serde_json::{Value, json};
 
-use crate::support::{Place, mock_with, run, runtimes, scripted};
+use crate::support::{Place, mock_with, on_each_runtime, run, runtimes, scripted};
 use crate::{args, arrivals, assert_complete, config, endpoint, numbered};
 
 const GOOD: &str = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":"fine"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -125,7 +125,7 @@ fn refusals_spend_no_attempt() {
 
 #[test]
 fn a_line_that_is_refused_while_others_are_answered_fails_at_last() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for (status, kind) in [
             (429, "rate_limited"),
             (503, "server_error"),
@@ -156,7 +156,7 @@ fn a_line_that_is_refused_while_others_are_answered_fails_at_last() {
             let sent = mock.stats().requests - 800;
             assert!((20..100).contains(&sent), "{runtime}: {status}: {sent}");
         }
-    }
+    });
 }
 
 /// What no waiting cures is said once.
@@ -181,7 +181,7 @@ fn a_request_larger_than_the_limit_is_final_at_once() {
 #[test]
 fn where_nobody_is_answered_lines_wait() {
     const LINES: usize = 60;
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for status in [429, 503] {
             let place = Place::new();
             let is_out = std::sync::Arc::new(AtomicBool::new(false));
@@ -204,14 +204,14 @@ fn where_nobody_is_answered_lines_wait() {
                 assert_eq!(record["metadata"]["attempts"], 1, "{runtime}: {record}");
             }
         }
-    }
+    });
 }
 
 /// Eight at once, and the rest is refused at once: no flag is given but the runtime.
 #[test]
 fn a_full_queue_costs_no_line() {
     const LINES: usize = 300;
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let mock = mock_with(|options| {
             options.latency = "60ms".parse().expect("a latency");
@@ -228,7 +228,7 @@ fn a_full_queue_costs_no_line() {
         for record in place.records("out.jsonl") {
             assert_eq!(record["metadata"]["attempts"], 1, "{runtime}: {record}");
         }
-    }
+    });
 }
 
 /// Three of a hundred requests are refused at random, each with a second to wait: that is no limit, and

@@ -6,7 +6,7 @@ use std::time::Duration;
 use blaze_uring::mock::{Mock, Scripted};
 use serde_json::{Value, json};
 
-use crate::support::{Place, mock_with, run, runtimes, scripted};
+use crate::support::{Place, mock_with, on_each_runtime, run, runtimes, scripted};
 use crate::{args, config, endpoint};
 
 const GOOD: &str = r#"{"choices":[{"message":{"content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}"#;
@@ -101,7 +101,7 @@ fn sent_to(mock: &Mock) -> HashMap<String, Vec<String>> {
 
 #[test]
 fn every_failure_has_its_rule() {
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         for (name, answer, attempts, kind) in RULES {
             let label = format!("{runtime}: {name}");
             let place = Place::new();
@@ -154,7 +154,7 @@ fn every_failure_has_its_rule() {
                 "{label}: {sent:?}"
             );
         }
-    }
+    });
 }
 
 /// A connection that the server closed after its last answer costs no attempt.

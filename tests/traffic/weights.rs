@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use blaze_uring::mock::Scripted;
 use serde_json::json;
 
-use crate::support::{Place, mock_with, run, runtimes, scripted};
+use crate::support::{Place, mock_with, on_each_runtime, run, runtimes, scripted};
 use crate::{args, assert_complete, config, endpoint, numbered, requests};
 
 #[test]
@@ -81,7 +81,7 @@ fn shares_hold_while_an_endpoint_is_out_and_after_its_return() {
             );
         }
     }
-    for runtime in runtimes() {
+    on_each_runtime(|runtime| {
         let place = Place::new();
         let seen = AtomicUsize::new(0);
         let mock = scripted(move |request| {
@@ -142,5 +142,5 @@ fn shares_hold_while_an_endpoint_is_out_and_after_its_return() {
             "abc",
             &[5.0, 3.0, 2.0],
         );
-    }
+    });
 }

@@ -1,5 +1,5 @@
-//! `-o -`: records leave through a stream while the run goes on, in the order of the input or of
-//! completion.
+//! Records leave the folder while the run goes on, in the order of the input or of completion: through
+//! standard output (`-o -`), or into the output in the making.
 //!
 //! A thread of its own reads what shards have written to the run folder, up to their journals' marks: so
 //! what has left is in the folder, too, a reader that is slow costs no memory, and no shard waits for it.
@@ -61,9 +61,9 @@ impl DeliveryPlan {
     }
 }
 
-/// A delivery under way, on its thread.
-pub struct Delivery {
-    thread: JoinHandle<Result<u64, DeliveryError>>,
+/// A delivery under way, on its thread, to a stream that it gives back.
+pub struct Delivery<S> {
+    thread: JoinHandle<Result<(u64, S), DeliveryError>>,
     /// Dropped: the run is over, and what is there leaves.
     run: Sender<()>,
     ended: Receiver<()>,
@@ -81,7 +81,7 @@ pub enum DeliveryError {
     Storage(#[from] StorageError),
 }
 
-impl Delivery {
+impl<S: Write + Send + 'static> Delivery<S> {
     /// Begins to deliver what is in `folder` and what will be; every shard's files are there already.
     /// `complain` hears at once that nothing more can leave.
     ///
@@ -90,7 +90,7 @@ impl Delivery {
     pub fn start(
         folder: &RunFolder,
         plan: DeliveryPlan,
-        stream: Box<dyn Write + Send>,
+        stream: S,
         complain: impl FnOnce(&DeliveryError) + Send + 'static,
     ) -> Result<Self, StorageError> {
         let written = Arc::new(AtomicU64::new(0));
@@ -117,12 +117,12 @@ impl Delivery {
         })
     }
 
-    /// The run is over: what is left leaves. Tells how many successes have had their turn, `None` if the
-    /// run stopped and the reader takes nothing more, which is then left behind.
+    /// The run is over: what is left leaves. Tells how many successes have had their turn, and gives the stream
+    /// back; `None` if the run stopped and the reader takes nothing more, which is then left behind.
     ///
     /// # Errors
     /// Something could not leave.
-    pub fn finish(self, stopped: bool) -> Result<Option<u64>, DeliveryError> {
+    pub fn finish(self, stopped: bool) -> Result<Option<(u64, S)>, DeliveryError> {
         drop(self.run);
         let mut before = self.written.load(Ordering::Relaxed);
         while stopped && self.ended.recv_timeout(STALLED_AFTER) == Err(RecvTimeoutError::Timeout) {
@@ -234,24 +234,24 @@ impl Deliverer {
     }
 
     /// Until the run is over and everything has left.
-    fn deliver(
+    fn deliver<S: Write>(
         &mut self,
-        stream: Box<dyn Write + Send>,
+        stream: S,
         over: &Receiver<()>,
-    ) -> Result<u64, DeliveryError> {
+    ) -> Result<(u64, S), DeliveryError> {
         let mut out = Gathered::new(stream, Arc::clone(&self.written));
         loop {
             let is_last = over.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected);
             self.look(&mut out)?;
             out.flush()?;
             if is_last {
-                return Ok(self.successes);
+                return Ok((self.successes, out.stream));
             }
         }
     }
 
     /// Delivers what has come since the last look.
-    fn look(&mut self, out: &mut Gathered) -> Result<(), DeliveryError> {
+    fn look<S: Write>(&mut self, out: &mut Gathered<S>) -> Result<(), DeliveryError> {
         for source in &mut self.sources {
             source.refresh()?;
         }
@@ -267,7 +267,7 @@ impl Deliverer {
 
     /// Processes of a run never overlap, so the generation comes before the clock, which may have been
     /// set back.
-    fn as_completed(&mut self, out: &mut Gathered) -> Result<(), DeliveryError> {
+    fn as_completed<S: Write>(&mut self, out: &mut Gathered<S>) -> Result<(), DeliveryError> {
         let mut heads = BinaryHeap::new();
         for number in 0..self.sources.len() {
             heads.extend(self.head(number)?);
@@ -294,7 +294,11 @@ impl Deliverer {
         Ok(Some(Reverse((source.generation(), completed_us, number))))
     }
 
-    fn in_turn(&mut self, turns: &mut Turns, out: &mut Gathered) -> Result<(), DeliveryError> {
+    fn in_turn<S: Write>(
+        &mut self,
+        turns: &mut Turns,
+        out: &mut Gathered<S>,
+    ) -> Result<(), DeliveryError> {
         for (number, source) in self.sources.iter_mut().enumerate() {
             let is_earlier = source.generation() < self.generation;
             while source.next < source.limit {
@@ -330,14 +334,14 @@ impl Deliverer {
 type Head = Reverse<(u32, u64, usize)>;
 
 /// Records on their way into the stream.
-struct Gathered {
-    stream: Box<dyn Write + Send>,
+struct Gathered<S> {
+    stream: S,
     bytes: Vec<u8>,
     written: Arc<AtomicU64>,
 }
 
-impl Gathered {
-    fn new(stream: Box<dyn Write + Send>, written: Arc<AtomicU64>) -> Self {
+impl<S: Write> Gathered<S> {
+    fn new(stream: S, written: Arc<AtomicU64>) -> Self {
         Self {
             stream,
             bytes: Vec::with_capacity(WRITE_BYTES),

@@ -110,7 +110,8 @@ fn what_earlier_processes_finished_leaves_too() {
             if again {
                 append(&mut log, &[(7, Failure)]);
             }
-            assert_eq!(delivery.finish(false).expect("a stream"), Some(5));
+            let (successes, _) = delivery.finish(false).expect("a stream").expect("read");
+            assert_eq!(successes, 5);
             scene.assert_delivered(expect);
             let index = folder.path().join(crate::batch::folder::DELIVERY_INDEX);
             assert!(!index.exists(), "it goes with the thread");
@@ -129,7 +130,8 @@ fn a_failure_that_is_sent_again_keeps_its_turn() {
     let delivery = Delivery::start(&folder, plan, stream, |_| {}).expect("space");
     append(&mut log, &[(5, Success)]);
     // The run stops here: line 1 has no new record, so nobody's turn has come.
-    assert_eq!(delivery.finish(true).expect("a stream"), Some(0));
+    let (successes, _) = delivery.finish(true).expect("a stream").expect("read");
+    assert_eq!(successes, 0);
     assert_eq!(scene.delivered(), "");
 }
 
@@ -180,7 +182,7 @@ fn a_stream_that_refuses_is_complained_about_at_once() {
         })
         .expect("space");
         complaint.recv().expect("before the run is over");
-        let error = delivery.finish(true).expect_err("nothing left");
+        let error = delivery.finish(true).err().expect("nothing left");
         let seen = match &error {
             DeliveryError::ReaderGone => (true, false),
             DeliveryError::Storage(StorageError::NoSpace { .. }) => (false, true),
@@ -212,5 +214,5 @@ fn a_run_that_stops_does_not_wait_for_a_reader_that_takes_nothing() {
     let (_never, stalls) = bounded(0);
     let plan = scene.plan(Order::Input, false);
     let delivery = Delivery::start(&folder, plan, Box::new(Stalls(stalls)), |_| {}).expect("space");
-    assert_eq!(delivery.finish(true).expect("no error"), None);
+    assert!(delivery.finish(true).expect("no error").is_none());
 }

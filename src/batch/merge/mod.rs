@@ -6,6 +6,7 @@
 //! merges again if they are not what the manifest says. Memory stays constant: segments, journals and the
 //! index are mapped files, let go as the merge passes.
 
+mod begun;
 mod index;
 mod pieces;
 mod publish;
@@ -15,6 +16,7 @@ mod sum;
 mod targets;
 
 pub use super::folder::Merged;
+pub use begun::{Begun, InTheMaking};
 pub use publish::complete;
 pub use targets::{TargetError, check_targets};
 
@@ -62,6 +64,8 @@ pub struct MergePlan {
     /// Existing final files are replaced; if nothing failed, an old error file is removed.
     /// Usually [`Manifest::overwrite`](super::folder::Manifest::overwrite).
     pub overwrite: bool,
+    /// The output, if it was made while the run went on.
+    pub begun: Option<Begun>,
 }
 
 /// A place for final records.
@@ -129,6 +133,7 @@ fn prepare(
         output,
         errors,
         overwrite,
+        begun,
     } = plan;
     let mut sources = Vec::new();
     for files in folder.shards()? {
@@ -136,6 +141,10 @@ fn prepare(
     }
     let index = Index::build(folder.path(), &sources)?;
     let totals = index.totals();
+    // Failures that were sent again by this process have two records, of which it may have the earlier one.
+    let mut begun = begun.filter(|begun| {
+        (begun.successes, begun.bytes) == (totals.merged.succeeded, totals.output_bytes)
+    });
     // What an earlier process of this run has published is its own to replace.
     if !overwrite && folder.publication().is_none() {
         output
@@ -147,14 +156,22 @@ fn prepare(
     let mut targets = [output, (totals.merged.failed > 0).then_some(errors)];
     let mut made = [None, None];
     for time in 1..=MADE_TIMES_MAX {
-        let sink = |target: Option<&mut Option<Target>>, outcome| {
+        let mut sink = |target: Option<&mut Option<Target>>, outcome| {
             let Some(target) = target.and_then(|target| again(target, time)) else {
                 return Ok(Sink::Nowhere);
             };
             // What the disk has lost of a segment it has lost of the final file, too.
             let whole = (time == 1).then(|| whole_segment(&sources, &index, outcome, order));
+            let begun = begun.take_if(|_| outcome == Outcome::Success);
             let bytes = totals.bytes(outcome);
-            Sink::new(folder.path(), target, outcome, bytes, whole.flatten())
+            Sink::new(
+                folder.path(),
+                target,
+                outcome,
+                bytes,
+                whole.flatten(),
+                begun,
+            )
         };
         let [output, errors] = &mut targets;
         let mut merge = Merge {

@@ -19,7 +19,7 @@ use crate::runtime;
 pub(super) struct Pieces<'a> {
     pub(super) sources: &'a [Source],
     pub(super) index: &'a Index,
-    /// `None`: successes are only counted.
+    /// `None`: successes are only counted, or in place already.
     pub(super) output: Option<&'a FinalFile>,
     /// `None`: nothing failed.
     pub(super) errors: Option<&'a FinalFile>,
@@ -137,13 +137,12 @@ impl Pieces<'_> {
             let Some(outcome) = entry.outcome else {
                 continue;
             };
-            let record = source.record(&entry, outcome)?;
             let (file, gathered) = match outcome {
                 Outcome::Success => (self.output, &mut lane.output),
                 Outcome::Failure => (self.errors, &mut lane.errors),
             };
             if let Some(file) = file {
-                gathered.push(file, record)?;
+                gathered.push(file, source.record(&entry, outcome)?)?;
             }
             lane.totals.add(outcome, entry.length);
             lane.unreleased += entry.length + LINE_BYTES;

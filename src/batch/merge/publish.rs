@@ -162,7 +162,7 @@ fn is(path: &Path, sum: Sum) -> bool {
         }
         // It was synced before it was published. But somebody may have put a copy there since.
         files::sync_closed(path)?;
-        Ok(sum::on_disk(path)? == sum)
+        Ok(sum::on_disk(path, &sum::Checked::default())? == sum)
     };
     synced().unwrap_or(false)
 }

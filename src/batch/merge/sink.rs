@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
 
+use super::begun::Begun;
 use super::publish::{Made, places};
-use super::{StorageError, Target, sum};
+use super::sum::{self, Checked};
+use super::{StorageError, Target};
 use crate::batch::folder::{PERMISSIONS_PROBE, Sum, remove_if_there};
 use crate::journal::Outcome;
 use crate::runtime::files;
@@ -29,6 +31,8 @@ pub(super) enum Sink {
     Stream(BufWriter<Box<dyn Write>>),
     /// The final file, and what was gathered for it.
     File(FinalFile, Gathered),
+    /// The final file was made while the run went on; its checksum.
+    Made(FinalFile, Hasher),
 }
 
 /// A final file under its temporary name.
@@ -39,6 +43,8 @@ pub(super) struct FinalFile {
     bytes: u64,
     /// `None`: a segment already is the final file, and `temporary` a second name of it.
     file: Option<File>,
+    /// What the disk is known to hold of it.
+    checked: Checked,
     finished: bool,
 }
 
@@ -53,13 +59,14 @@ pub(super) struct Gathered {
 
 impl Sink {
     /// `bytes` is what will be pushed in all; `whole` the segment that is the final file already, if
-    /// it can be renamed.
+    /// it can be renamed; `begun` is what was made while the run went on.
     pub(super) fn new(
         folder: &Path,
         target: Target,
         outcome: Outcome,
         bytes: u64,
         whole: Option<PathBuf>,
+        begun: Option<Begun>,
     ) -> Result<Self, StorageError> {
         match target {
             Target::Stdout(stream) => {
@@ -75,8 +82,11 @@ impl Sink {
                 Ok(Self::Stream(device))
             }
             Target::File(path) => {
-                let file = FinalFile::new(folder, path, outcome, bytes, whole)?;
-                Ok(Self::File(file, Gathered::at(0)))
+                let (file, sum) = FinalFile::new(folder, path, outcome, bytes, whole, begun)?;
+                Ok(match sum {
+                    Some(sum) => Self::Made(file, sum),
+                    None => Self::File(file, Gathered::at(0)),
+                })
             }
         }
     }
@@ -84,7 +94,7 @@ impl Sink {
     /// Appends a record that was verified.
     pub(super) fn push(&mut self, record: &[u8]) -> Result<(), StorageError> {
         match self {
-            Self::Nowhere => Ok(()),
+            Self::Nowhere | Self::Made(..) => Ok(()),
             Self::Stream(stream) => stream.write_all(record).map_err(stream_error),
             Self::File(file, gathered) => gathered.push(file, record),
         }
@@ -93,7 +103,7 @@ impl Sink {
     /// Where records can be written in any order: `None` inside if they are written nowhere.
     pub(super) fn places(&self) -> Option<Option<&FinalFile>> {
         match self {
-            Self::Nowhere => Some(None),
+            Self::Nowhere | Self::Made(..) => Some(None),
             Self::Stream(_) => None,
             Self::File(file, _) => Some(Some(file)),
         }
@@ -113,6 +123,7 @@ impl Sink {
                 let sum = sum.unwrap_or_else(|| gathered.take_sum());
                 file.finish(sum.finalize()).map(Some)
             }
+            Self::Made(file, sum) => file.finish(sum.finalize()).map(Some),
         }
     }
 }
@@ -175,30 +186,47 @@ impl Gathered {
 }
 
 impl FinalFile {
+    /// The file, and its checksum if it was made while the run went on.
     fn new(
         folder: &Path,
         target: PathBuf,
         outcome: Outcome,
         bytes: u64,
         whole: Option<PathBuf>,
-    ) -> Result<Self, StorageError> {
+        begun: Option<Begun>,
+    ) -> Result<(Self, Option<Hasher>), StorageError> {
         let absolute = |path: &Path| std::path::absolute(path);
         let folder = absolute(folder).map_err(StorageError::io(folder, "find"))?;
         let places = places(&folder, &target, outcome)?;
-        let temporary = places.temporary;
-        let mut file = None;
-        let whole = whole.filter(|_| places.beside && bytes > COPIED_BYTES_MAX);
-        if whole.is_none_or(|segment| link(&segment, &temporary).is_err()) {
-            file = Some(create(&temporary, bytes)?);
-        }
-        Ok(Self {
-            temporary,
+        let mut begun = begun.filter(|_| places.beside);
+        let mut file = Self {
+            temporary: places.temporary,
             target: places.target,
             folder,
             bytes,
-            file,
+            file: None,
+            checked: Checked::default(),
             finished: false,
-        })
+        };
+        let is_there = match begun.as_ref().map(|begun| begun.is_segment) {
+            Some(false) => {
+                fs::metadata(&file.temporary).is_ok_and(|metadata| metadata.len() == bytes)
+            }
+            _ => {
+                let whole = whole.filter(|_| places.beside && bytes > COPIED_BYTES_MAX);
+                whole.is_some_and(|segment| link(&segment, &file.temporary).is_ok())
+            }
+        };
+        if !is_there {
+            begun = None;
+            file.file = Some(create(&file.temporary, bytes)?);
+        }
+        let sum = begun.map(|begun| {
+            let (sum, checked) = begun.take();
+            file.checked = checked;
+            sum
+        });
+        Ok((file, sum))
     }
 
     /// Nothing to write if the file is whole already.
@@ -248,7 +276,7 @@ impl FinalFile {
             bytes: self.bytes,
             crc32,
         };
-        match sum::on_disk(&path) {
+        match sum::on_disk(&path, &self.checked) {
             Ok(found) if found == expected => {}
             Ok(found) => {
                 return Err(self.not_on_disk(format!(

@@ -1,5 +1,6 @@
 //! Merges of runs made by hand.
 
+mod begun;
 mod kills;
 mod publish;
 
@@ -20,6 +21,7 @@ fn plan(place: &Place, order: Order) -> MergePlan {
         output: Some(Target::File(place.at("out.jsonl"))),
         errors: Target::File(place.at("errors.jsonl")),
         overwrite: false,
+        begun: None,
     }
 }
 
@@ -332,6 +334,7 @@ fn a_device_is_written_to_and_a_link_stays_a_link() {
     let plan = MergePlan {
         errors: null,
         overwrite: true,
+        begun: None,
         ..plan(&place, Order::Input)
     };
     merge_now(&place, plan).expect("merged");
@@ -358,6 +361,7 @@ fn old_final_files_are_replaced_only_if_asked() {
             &place,
             MergePlan {
                 overwrite,
+                begun: None,
                 ..plan(&place, Order::Input)
             },
         );

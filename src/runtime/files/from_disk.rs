@@ -17,6 +17,7 @@ const ALIGNMENT: usize = 4096;
 pub struct FromDisk {
     file: File,
     length: u64,
+    is_direct: bool,
     /// In a simulated world: what its disk holds.
     simulated: Option<Vec<u8>>,
 }
@@ -45,7 +46,8 @@ impl Block {
 }
 
 impl FromDisk {
-    /// Opens a file of which everything that was written is synced.
+    /// Opens a file. Where reads do not pass the page cache by, what is read is what the disk holds only if
+    /// everything that was written is synced.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -53,6 +55,7 @@ impl FromDisk {
             return Ok(Self {
                 file,
                 length: bytes.len() as u64,
+                is_direct: true,
                 simulated: Some(bytes),
             });
         }
@@ -61,18 +64,25 @@ impl FromDisk {
             platform::read_at(&direct, Block::new(ALIGNMENT).room(), 0)?;
             Ok(direct)
         });
-        let file = match direct {
-            Ok(direct) => direct,
+        let (file, is_direct) = match direct {
+            Ok(direct) => (direct, true),
             Err(_) => {
                 platform::forget(&file);
-                file
+                (file, false)
             }
         };
         Ok(Self {
             file,
             length,
+            is_direct,
             simulated: None,
         })
+    }
+
+    /// Whether reads pass the page cache by, so that what is on its way to the disk is waited for and read
+    /// from there.
+    pub fn passes_cache_by(&self) -> bool {
+        self.is_direct
     }
 
     /// Bytes of the file.

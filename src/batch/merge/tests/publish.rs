@@ -14,6 +14,7 @@ fn publish(place: &Place, lines: &[(u64, Outcome)], in_place: usize) {
     let opened = place.open();
     let plan = MergePlan {
         overwrite: true,
+        begun: None,
         ..plan(place, Order::Input)
     };
     let (publication, mut made) = prepare(&opened.folder, plan, &mut |_, _| {}).expect("prepared");
