@@ -13,7 +13,7 @@ use crate::journal::{
 /// Entries read at a time.
 const ENTRIES_AT_ONCE: u64 = if cfg!(test) { 2 } else { 256 };
 /// Bytes of a segment read at a time, unless a record is longer.
-const WINDOW_BYTES: usize = if cfg!(test) { 48 } else { 64 << 10 };
+const WINDOW_BYTES: usize = if cfg!(test) { 48 } else { 256 << 10 };
 
 /// A journal and the segment with its successes.
 #[derive(Debug)]
@@ -51,10 +51,8 @@ impl Source {
             return Ok(None);
         };
         let damage = |damage| damaged(folder, files, damage);
-        let Some(slots) = read_head(&mut journal).map_err(|error| {
-            StorageError::io(&files.path(folder, FileKind::Journal), "read")(error)
-        })?
-        else {
+        let unreadable = unreadable(folder, files, FileKind::Journal);
+        let Some(slots) = read_head(&mut journal).map_err(&unreadable)? else {
             return Ok(None);
         };
         let header = Slots::new(&slots)
@@ -77,11 +75,7 @@ impl Source {
         };
         if !source.grows {
             // Repaired before this process began: all of it is whole.
-            let length = source
-                .journal
-                .metadata()
-                .map_err(source.unreadable())?
-                .len();
+            let length = source.journal.metadata().map_err(&unreadable)?.len();
             source.limit = length.saturating_sub(HEADER_BYTES as u64) / ENTRY_BYTES as u64;
         }
         Ok(Some(source))
@@ -96,7 +90,8 @@ impl Source {
         if !self.grows {
             return Ok(());
         }
-        let head = read_head(&mut self.journal).map_err(self.unreadable())?;
+        let unreadable = unreadable(&self.folder, self.files, FileKind::Journal);
+        let head = read_head(&mut self.journal).map_err(unreadable)?;
         // A mark that is being written may be read torn: the next look finds it whole.
         if let Some(Ok(Some(slots))) = head.as_ref().map(|head| Slots::new(head)) {
             self.limit = slots.settled();
@@ -106,7 +101,8 @@ impl Source {
 
     /// The entry at `index`, below the limit.
     pub(super) fn entry(&mut self, index: u64) -> Result<Entry, StorageError> {
-        let (start, unreadable) = (entry_offset(index), self.unreadable());
+        let start = entry_offset(index);
+        let unreadable = unreadable(&self.folder, self.files, FileKind::Journal);
         let wanted = ENTRIES_AT_ONCE.min(self.limit - index) as usize * ENTRY_BYTES;
         let bytes = self
             .entries
@@ -124,7 +120,10 @@ impl Source {
     /// Whether the segment is long enough for a success's record.
     pub(super) fn has_record(&self, entry: &Entry) -> Result<bool, StorageError> {
         let length = match &self.output {
-            Some(output) => output.metadata().map_err(self.unreadable())?.len(),
+            Some(output) => {
+                let unreadable = unreadable(&self.folder, self.files, FileKind::Output);
+                output.metadata().map_err(unreadable)?.len()
+            }
             None => 0,
         };
         Ok(entry.length == 0 || entry.end().is_some_and(|end| end <= length))
@@ -132,27 +131,31 @@ impl Source {
 
     /// A success's record, compared with its entry; empty if it was only counted.
     pub(super) fn record(&mut self, entry: &Entry) -> Result<&[u8], StorageError> {
-        let path = self.files.path(&self.folder, FileKind::Output);
+        let (folder, files) = (&self.folder, self.files);
         let length = usize::try_from(entry.length).unwrap_or(usize::MAX);
         let bytes = match &mut self.output {
             Some(output) if length > 0 => self
                 .records
                 .read(output, entry.position, length, length.max(WINDOW_BYTES))
-                .map_err(StorageError::io(&path, "read"))?,
+                .map_err(unreadable(folder, files, FileKind::Output))?,
             _ => &[],
         };
         record_text(bytes, entry).map_err(|what| StorageError::Damaged {
-            path,
+            path: files.path(folder, FileKind::Output),
             offset: entry.position,
             what,
         })?;
         Ok(bytes)
     }
+}
 
-    fn unreadable(&self) -> impl Fn(io::Error) -> StorageError + use<> {
-        let path = self.files.path(&self.folder, FileKind::Journal);
-        move |error| StorageError::io(&path, "read")(error)
-    }
+/// What to say of one of a shard's files that cannot be read; its name is made up only then.
+fn unreadable(
+    folder: &Path,
+    files: ShardFiles,
+    kind: FileKind,
+) -> impl Fn(io::Error) -> StorageError {
+    move |error| StorageError::io(&files.path(folder, kind), "read")(error)
 }
 
 impl Window {
