@@ -16,6 +16,7 @@ mod files;
 mod json_logs;
 mod keys;
 mod lines;
+mod making;
 mod messages;
 mod settings;
 mod shapes;
