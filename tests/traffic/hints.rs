@@ -97,6 +97,16 @@ fn another_quota_group_does_not_wait() {
         assert!(arrivals(&mock, "a").len() < 60, "{runtime}");
         // The refusal cost one request and no attempt.
         assert_eq!(mock.stats().requests, LINES as u64 + 1, "{runtime}");
+        let requests = mock.requests();
+        let twice = |body: &[u8]| requests.iter().filter(|other| other.body == body).count() == 2;
+        let refused = (requests.iter()).filter(|request| twice(&request.body));
+        let mut targets: Vec<&str> = refused.map(|request| &request.target[..2]).collect();
+        targets.sort_unstable();
+        assert_eq!(
+            targets,
+            ["/a", "/b"],
+            "{runtime}: refused here, answered there"
+        );
         for record in place.records("out.jsonl") {
             assert_eq!(record["metadata"]["attempts"], 1, "{runtime}");
         }
