@@ -29,6 +29,16 @@ fn inputs(stdout: &str) -> Vec<String> {
     records.iter().map(input).collect()
 }
 
+/// Whether any file of the run folder holds this.
+fn is_written(place: &Place, text: &str) -> bool {
+    let names = place.listing();
+    let mut files = names
+        .iter()
+        .filter(|name| name.starts_with("errors.jsonl.blaze/"))
+        .filter_map(|name| std::fs::read(place.path(name)).ok());
+    files.any(|bytes| memchr::memmem::find(&bytes, text.as_bytes()).is_some())
+}
+
 #[test]
 fn records_leave_while_the_run_goes_on_and_all_again_when_it_is_repeated() {
     for runtime in runtimes() {
@@ -49,7 +59,10 @@ fn records_leave_while_the_run_goes_on_and_all_again_when_it_is_repeated() {
                     running.until_stdout(&format!("\"{text}\""));
                 }
                 // The last one is finished, too; its turn comes only by completion.
-                running.until("all others are answered", || mock.stats().requests == 4);
+                running.until("all others have their records", || {
+                    is_written(&place, r#""input":"c""#)
+                });
+                running.until("one is held", || mock.stats().requests == 4);
                 running.signal(libc::SIGINT);
                 let stopped = running.wait().expect(130);
                 let mut seen = inputs(&stopped.stdout);

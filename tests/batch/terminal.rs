@@ -20,8 +20,14 @@ const ROWS: u16 = 30;
 /// A pseudo-terminal, and what has been written to it.
 struct Terminal {
     master: File,
-    screen: Arc<Mutex<vt100::Parser>>,
+    screen: Arc<Mutex<Screen>>,
     reader: Option<JoinHandle<()>>,
+}
+
+struct Screen {
+    emulator: vt100::Parser,
+    /// What was to be seen, from one read to the next: what is gone again before anybody looks is here.
+    frames: Vec<String>,
 }
 
 fn emulator(columns: u16) -> vt100::Parser {
@@ -52,17 +58,21 @@ impl Terminal {
             assert_eq!(opened, 0, "a pseudo-terminal");
             (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave))
         };
-        let screen = Arc::new(Mutex::new(emulator(columns)));
+        let screen = Screen {
+            emulator: emulator(columns),
+            frames: Vec::new(),
+        };
+        let screen = Arc::new(Mutex::new(screen));
         let mut output = master.try_clone().expect("another descriptor");
         let shown = Arc::clone(&screen);
         let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             // Linux ends a terminal that nobody has open any more with an error.
             while let Ok(read @ 1..) = output.read(&mut buffer) {
-                shown
-                    .lock()
-                    .expect("no holder panics")
-                    .process(&buffer[..read]);
+                let mut screen = shown.lock().expect("no holder panics");
+                screen.emulator.process(&buffer[..read]);
+                let frame = screen.emulator.screen().contents();
+                screen.frames.push(frame);
             }
         });
         let terminal = Self {
@@ -74,11 +84,14 @@ impl Terminal {
     }
 
     fn shown(&self) -> String {
-        self.screen
-            .lock()
-            .expect("no holder panics")
-            .screen()
-            .contents()
+        let screen = self.screen.lock().expect("no holder panics");
+        screen.emulator.screen().contents()
+    }
+
+    /// Whether any frame so far is like this.
+    fn has_shown(&self, is_like: impl Fn(&str) -> bool) -> bool {
+        let screen = self.screen.lock().expect("no holder panics");
+        screen.frames.iter().any(|frame| is_like(frame))
     }
 
     fn press(&mut self, key: u8) {
@@ -132,14 +145,15 @@ fn an_interrupt_leaves_no_progress_behind() {
                 let (mut terminal, slave) = Terminal::open(columns);
                 let mut running = start(&place, &args, slave);
                 running.until("the block is there", || {
-                    terminal.shown().contains("in flight 3")
+                    terminal.has_shown(|shown| shown.contains("in flight 3"))
                 });
                 terminal.press(CTRL_C);
                 // A frame may be read while it is drawn: what is awaited is a whole one.
                 running.until("the user is told, under one block", || {
-                    let shown = terminal.shown();
-                    let words = shown.replace('\n', " ");
-                    words.contains("second Ctrl-C") && shown.matches("/ 3 lines").count() == 1
+                    terminal.has_shown(|shown| {
+                        let words = shown.replace('\n', " ");
+                        words.contains("second Ctrl-C") && shown.matches("/ 3 lines").count() == 1
+                    })
                 });
                 if is_pressed_twice {
                     terminal.press(CTRL_C);
@@ -179,7 +193,6 @@ fn the_block_is_complete_on_a_narrow_terminal() {
         let (terminal, slave) = Terminal::open(columns);
         let mut running = start(&place, &args, slave);
         running.until("every figure is shown", || {
-            let shown = terminal.shown();
             let parts = [
                 "0 / 3 lines",
                 "0.0 %",
@@ -197,7 +210,7 @@ fn the_block_is_complete_on_a_narrow_terminal() {
                 "tokens",
                 "healthy",
             ];
-            parts.iter().all(|part| shown.contains(part))
+            terminal.has_shown(|shown| parts.iter().all(|part| shown.contains(part)))
         });
         running.signal(libc::SIGINT);
         assert_eq!(running.wait().status, Some(130));

@@ -4,10 +4,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::support::skip;
+use crate::support::{WATCHDOG, skip};
 
 /// How a kind of file system is made and mounted.
 #[derive(Debug)]
@@ -90,7 +92,20 @@ impl Image {
         tool("mount", &[&options[..], &[image]].concat(), Some(&self.at))
     }
 
+    /// Waits for what is left of processes that have ended: the kernel closes files of a ring behind them, and
+    /// what another test forks has everybody's files until it executes.
     pub fn unmount(&self) -> bool {
+        let started = Instant::now();
+        while !self.unmount_now() {
+            if started.elapsed() > WATCHDOG {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+
+    fn unmount_now(&self) -> bool {
         tool("umount", &[], Some(&self.at))
     }
 
@@ -147,7 +162,7 @@ impl Cut {
 impl Drop for Image {
     fn drop(&mut self) {
         // Lazily if a child that was killed a moment ago is still there.
-        let _ = self.unmount() || tool("umount", &["-l"], Some(&self.at));
+        let _ = self.unmount_now() || tool("umount", &["-l"], Some(&self.at));
     }
 }
 
