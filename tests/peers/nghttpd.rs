@@ -87,7 +87,8 @@ fn a_goaway_sends_lines_elsewhere_and_counts_nothing() {
     }
     let contents = contents(LINES);
     for runtime in runtimes() {
-        let server = External::nghttpd(None, &[]);
+        // Each head of an answer is whole by itself: those that the tap holds back are missing to no later one.
+        let server = External::nghttpd(None, &["--encoder-header-table-size=0"]);
         // Whatever was open on the first two connections, but for its oldest stream, was in vain.
         let tap = Tap::start(server.address, |connection, answers| {
             match (connection, answers) {
