@@ -3,12 +3,13 @@
 
 mod ending;
 mod refusing;
+mod sharing;
+mod stopped;
 mod telling;
 mod watch;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,20 +19,21 @@ use crate::batch::admission::{Barren, FirstPermits};
 use crate::batch::folder::{Keeper, StoppedBy};
 use crate::batch::input::Input;
 use crate::batch::last_lines::LastLines;
-use crate::batch::message::{Event, Order, Pool, Report, Schedule};
+use crate::batch::message::{Event, Order, Pool, Report};
 use crate::batch::plan::Plan;
 use crate::batch::quotas::{Quotas, TokenLease};
-use crate::batch::segment::StorageError;
 use crate::batch::slices::Slices;
 use crate::config::Rate;
 use crate::metrics::{Before, Gauges, Snapshot, Totals};
 use crate::policy::health::{Health, Probe, State};
-use crate::policy::pacer::{Pacer, Slots};
+use crate::policy::pacer::Pacer;
 use crate::policy::permits::{Action, Permits};
 use crate::policy::refusals::RefusedInARow;
 use crate::runtime::mailbox::Sender;
 use crate::runtime::{self, pause};
 use watch::Watch;
+
+pub use stopped::{Finished, Stopped};
 
 /// How often the display, the outage clock and the input's identity are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -39,52 +41,6 @@ const TICK: Duration = Duration::from_millis(100);
 const EVENTS_PER_TURN: usize = 1024;
 /// How long an idle shard may take to leave once it has been told to.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
-
-/// Why a run ended before its last line.
-#[derive(Debug)]
-pub enum Stopped {
-    /// Ctrl-C, SIGTERM, SIGHUP or a cancel handle.
-    Interrupted,
-    /// Whoever read the records from standard output has closed it.
-    ReaderGone,
-    /// No endpoint can be used any more; the reasons.
-    NoEndpoint(String),
-    /// Nothing succeeds, and so many lines have ended in this same failure.
-    NothingSucceeds {
-        /// How many.
-        lines: usize,
-        /// The last one's text.
-        message: String,
-    },
-    /// Records could not be written.
-    Storage(StorageError),
-    /// `--max-cost` is reached: US dollars spent.
-    Cost(f64),
-    /// The input changed under the run.
-    InputChanged,
-    /// A shard could not go on.
-    Shard(String),
-}
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Interrupted => f.write_str("interrupted"),
-            Self::ReaderGone => {
-                f.write_str("whoever read the records from standard output has closed it")
-            }
-            Self::NoEndpoint(reasons) => f.write_str(reasons),
-            Self::NothingSucceeds { lines, message } => write!(
-                f,
-                "nothing has succeeded, and {lines} lines ended in the same failure ({message})"
-            ),
-            Self::Storage(error) => error.fmt(f),
-            Self::Cost(usd) => write!(f, "--max-cost is reached: {usd:.4} USD are spent"),
-            Self::InputChanged => f.write_str("the input file changed during the run"),
-            Self::Shard(reason) => f.write_str(reason),
-        }
-    }
-}
 
 /// Sees the run as it goes.
 pub trait Observer {
@@ -152,18 +108,6 @@ pub struct Coordinator {
 struct Messages {
     reports: u64,
     orders: Cell<u64>,
-}
-
-/// What a run leaves behind.
-pub struct Finished {
-    /// `None`: every line has its record.
-    pub stopped: Option<Stopped>,
-    /// The last figures.
-    pub snapshot: Snapshot,
-    /// Shards that have not left and never will: nobody may wait for their threads.
-    pub stuck: Vec<usize>,
-    /// Lines for whose answers endpoints were taken out.
-    pub stopped_by: StoppedBy,
 }
 
 impl Coordinator {
@@ -506,110 +450,6 @@ impl Coordinator {
                     self.stop(Stopped::Shard(message), now);
                 }
             }
-        }
-    }
-
-    fn handle_working(&mut self, shard: usize, working: bool) {
-        self.health.set_working(shard, working);
-        self.shards[shard].working = working;
-        if !working {
-            self.quotas.handle_idle(shard);
-        }
-        let endpoints = (0..self.endpoints.len()).map(Pool::Endpoint);
-        let groups = (0..self.windows.len()).map(Pool::Group);
-        for pool in [Pool::Workers].into_iter().chain(endpoints).chain(groups) {
-            self.permits(pool, |permits, actions| {
-                permits.handle_working(shard, working, actions);
-            });
-        }
-    }
-
-    fn pacer(&mut self, schedule: Schedule) -> Option<&mut Pacer> {
-        match schedule {
-            Schedule::Run => self.pacer.as_mut(),
-            Schedule::Group(group) => self.quotas.pacer(group),
-        }
-    }
-
-    /// Slots that `giver` does not need go to another shard that works: at slow rates it holds a slot
-    /// seconds away and would not ask before.
-    fn take_back(&mut self, giver: usize, schedule: Schedule, slots: Slots, now: Instant) {
-        let shards = self.shards.len();
-        let taker = (0..shards)
-            .map(|step| (self.next_taker + step) % shards)
-            .find(|&shard| shard != giver && self.shards[shard].working);
-        let Some(pacer) = self.pacer(schedule) else {
-            return;
-        };
-        pacer.give_back(slots, now);
-        let Some(taker) = taker else {
-            return;
-        };
-        let returned = pacer.take_returned(now);
-        for slots in returned {
-            self.order(taker, Order::Slots(schedule, slots));
-        }
-        self.next_taker = taker + 1;
-    }
-
-    fn poll_quotas(&mut self, now: Instant) {
-        let mut leases = std::mem::take(&mut self.token_leases);
-        self.quotas.poll(now, &mut leases);
-        for TokenLease {
-            shard,
-            group,
-            amount,
-        } in leases.drain(..)
-        {
-            self.order(shard, Order::Tokens { group, amount });
-        }
-        self.token_leases = leases;
-        self.pass_on_paces();
-    }
-
-    /// Tells every shard which quota groups are slowed down from now on, or no longer.
-    fn pass_on_paces(&mut self) {
-        for (group, slots) in self.quotas.take_changes() {
-            for shard in 0..self.shards.len() {
-                self.order(shard, Order::Pace { group, slots });
-            }
-        }
-    }
-
-    /// Lets a permit machine act and passes on what it decides.
-    fn permits(&mut self, pool: Pool, act: impl FnOnce(&mut Permits, &mut Vec<Action>)) {
-        let permits = match pool {
-            Pool::Workers => &mut self.workers,
-            Pool::Group(group) => &mut self.windows[group],
-            Pool::Endpoint(index) => &mut self.endpoints[index],
-        };
-        let mut actions = std::mem::take(&mut self.actions);
-        act(permits, &mut actions);
-        for action in actions.drain(..) {
-            match action {
-                Action::Grant { shard, n } => self.order(shard, Order::Grant(pool, n)),
-                Action::Recall { shard } => self.order(shard, Order::Recall(pool)),
-                Action::Withdraw { shard, n } => self.order(shard, Order::Withdraw(pool, n)),
-            }
-        }
-        self.actions = actions;
-    }
-
-    /// Lets a quota group's permits follow its search.
-    fn resize(&mut self, group: usize, now: Instant) {
-        let window = self.quotas.window(group);
-        if window != self.windows[group].total() {
-            self.permits(Pool::Group(group), |permits, actions| {
-                permits.resize(window, actions);
-            });
-        }
-        self.note_kept(group, now);
-    }
-
-    /// Tells a quota group's search if what it took away has come back.
-    fn note_kept(&mut self, group: usize, now: Instant) {
-        if self.windows[group].is_kept() {
-            self.quotas.handle_kept(group, now);
         }
     }
 

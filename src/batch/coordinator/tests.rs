@@ -1,6 +1,7 @@
 use crossbeam_channel::unbounded;
 
 use super::*;
+use crate::batch::message::Schedule;
 use crate::config::{Config, EndpointConfig};
 use crate::policy::health::{EndpointView, Failures};
 use crate::policy::load::{Cause, Pushback};
