@@ -6,28 +6,29 @@ use std::time::{Duration, Instant};
 use crate::batch::admission::UnknownModels;
 use crate::batch::judgement::Failed;
 use crate::batch::plan::Plan;
-use crate::batch::quotas::{GroupLimits, Quotas, TokenLease};
+use crate::batch::quotas::{Quotas, TokenLease};
 use crate::config::Rate;
 use crate::error::ErrorKind;
 use crate::policy::balance::Ring;
-use crate::policy::budget::Allowance;
 use crate::policy::health::{Health, LocalHealth, Probe, Sending, State, StopReason};
 use crate::policy::load::Pushback;
-use crate::policy::pacer::{Pacer, SlotQueue, Taken};
-use crate::policy::permits::{Action, Lease, Permits};
+use crate::policy::pacer::{Pacer, SlotQueue};
+use crate::policy::permits::Lease;
 use crate::policy::refusals::{self, History, RefusedInARow};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
 use crate::provider::{Effect, Refusal, Verdict};
 
+mod gates;
+mod places;
 mod preference;
 
+use gates::{GroupGate, slot_open};
+use places::Places;
 pub(super) use preference::Rather;
 
 /// The only sender there is.
 const SHARD: usize = 0;
-/// A schedule whose next slot has just expired is asked again after this.
-const SLOT_RETRY: Duration = Duration::from_millis(1);
 
 /// The answer to a call that wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,96 +81,6 @@ pub(super) struct Traffic {
     max_outage_at_first: Duration,
 }
 
-/// Places in flight whose number moves: both halves.
-struct Places {
-    permits: Permits,
-    lease: Lease,
-    actions: Vec<Action>,
-}
-
-impl Places {
-    fn new(total: u32) -> Self {
-        let permits = Permits::new(total, 1, 0);
-        Self {
-            lease: Lease::new(permits.initial(SHARD)),
-            permits,
-            actions: Vec::new(),
-        }
-    }
-
-    /// Whether there is one to spare.
-    fn open(&mut self) -> bool {
-        if self.lease.available() == 0 {
-            self.permits.handle_want(SHARD, &mut self.actions);
-            self.act();
-        }
-        self.lease.available() > 0
-    }
-
-    fn release(&mut self) {
-        let returned = self.lease.release();
-        self.put_back(returned);
-    }
-
-    fn resize(&mut self, total: u32) {
-        if total != self.permits.total() {
-            self.permits.resize(total, &mut self.actions);
-            self.act();
-        }
-    }
-
-    fn put_back(&mut self, count: u32) {
-        if count > 0 {
-            self.permits.handle_return(SHARD, count, &mut self.actions);
-            self.act();
-        }
-    }
-
-    fn act(&mut self) {
-        while let Some(action) = self.actions.pop() {
-            let returned = match action {
-                Action::Grant { n, .. } => {
-                    self.lease.grant(n);
-                    0
-                }
-                Action::Recall { .. } => self.lease.recall(),
-                Action::Withdraw { n, .. } => self.lease.withdraw(n),
-            };
-            self.put_back(returned);
-        }
-    }
-}
-
-/// What a quota group's requests need besides: send slots and tokens.
-struct GroupGate {
-    slots: Option<SlotQueue>,
-    tokens: Option<TokenGate>,
-}
-
-struct TokenGate {
-    allowance: Allowance,
-    /// The limit itself. Nothing is taken for more, or it could never be sent.
-    per_minute: u64,
-}
-
-/// Whether a slot can be spent; leases some if there are none. The error says when.
-fn slot_open(
-    slots: &mut SlotQueue,
-    pacer: &mut Pacer,
-    want: u32,
-    now: Instant,
-) -> Result<(), Instant> {
-    if slots.look(now) == Taken::Empty {
-        slots.add(pacer.lease(want, now));
-    }
-    match slots.look(now) {
-        Taken::Go => Ok(()),
-        Taken::At(at) => Err(at),
-        // The lease had expired at once.
-        Taken::Empty => Err(now + SLOT_RETRY),
-    }
-}
-
 impl Traffic {
     /// All endpoints usable, nothing in flight.
     pub fn new(plan: &Plan, now: Instant) -> Self {
@@ -177,13 +88,6 @@ impl Traffic {
         let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
         // More than four billion in flight are no cap at all.
         let lease = |cap: usize| Lease::new(u32::try_from(cap).unwrap_or(u32::MAX));
-        let gate = |limits: &GroupLimits| GroupGate {
-            slots: limits.paced().then(SlotQueue::new),
-            tokens: limits.tokens_per_minute.map(|per_minute| TokenGate {
-                allowance: Allowance::new(),
-                per_minute,
-            }),
-        };
         let pace = match plan.config.request.rate_limit {
             Rate::PerSecond(rate) => Some((Pacer::new(rate, now), SlotQueue::new())),
             Rate::Unlimited | Rate::Auto => None,
@@ -206,7 +110,7 @@ impl Traffic {
                 .collect(),
             pace,
             quotas,
-            gates: plan.limits.iter().map(gate).collect(),
+            gates: plan.limits.iter().map(GroupGate::new).collect(),
             leases: Vec::new(),
             sends: vec![0; plan.limits.len()],
             refusals: vec![0; plan.limits.len()],
@@ -280,50 +184,6 @@ impl Traffic {
     /// Whether the endpoint has answered any call well.
     pub fn is_well(&self, endpoint: usize) -> bool {
         self.local.is_well(endpoint)
-    }
-
-    /// Whether the group lets a request go now; leases what is missing. The error says when to look
-    /// again.
-    fn gate_open(
-        &mut self,
-        group: usize,
-        tokens: u64,
-        waiting: u32,
-        now: Instant,
-    ) -> Result<(), Instant> {
-        let gate = &mut self.gates[group];
-        if let (Some(slots), Some(pacer)) = (&mut gate.slots, self.quotas.pacer(group)) {
-            slot_open(slots, pacer, waiting, now)?;
-        }
-        let Some(gate) = &mut gate.tokens else {
-            return Ok(());
-        };
-        let missing = gate.allowance.missing(tokens.min(gate.per_minute));
-        if missing == 0 {
-            return Ok(());
-        }
-        self.quotas.handle_want(SHARD, group, missing);
-        self.quotas.poll(now, &mut self.leases);
-        self.take_leases();
-        // What was missing came in part: the rest is asked for at the next look.
-        let holds = |gate: &TokenGate| gate.allowance.missing(tokens.min(gate.per_minute)) == 0;
-        match self.gates[group].tokens.as_ref().is_some_and(holds) {
-            true => Ok(()),
-            false => Err(self.quotas.next_wake().unwrap_or(now + SLOT_RETRY)),
-        }
-    }
-
-    /// Spends what an open gate has shown.
-    fn spend(&mut self, group: usize, tokens: u64, now: Instant) {
-        let shared = self.pace.as_mut().map(|(_, slots)| slots);
-        let gate = &mut self.gates[group];
-        for slots in shared.into_iter().chain(&mut gate.slots) {
-            assert_eq!(slots.take(now), Taken::Go, "a slot was open");
-        }
-        if let Some(gate) = &mut gate.tokens {
-            let amount = tokens.min(gate.per_minute);
-            assert!(gate.allowance.take(amount), "the tokens were there");
-        }
     }
 
     /// A request is over.
@@ -623,18 +483,6 @@ impl Traffic {
         self.health.handle_success(endpoint, now);
     }
 
-    /// Corrects what was taken of a `tpm_limit` by what was used.
-    fn settle_tokens(&mut self, endpoint: usize, estimated: u64, used: Option<u64>) {
-        let group = self.groups[endpoint];
-        if let (Some(gate), Some(used)) = (&self.gates[group].tokens, used) {
-            // A count beyond 2^63 is a broken server's.
-            let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-            let taken = estimated.min(gate.per_minute);
-            self.quotas
-                .handle_settled(group, signed(used).saturating_sub(signed(taken)));
-        }
-    }
-
     /// Both halves see the same.
     fn poll(&mut self, now: Instant) {
         for transition in self.health.poll(now) {
@@ -651,14 +499,6 @@ impl Traffic {
         self.take_leases();
         for (group, slots) in self.quotas.take_changes() {
             self.gates[group].slots = slots.then(SlotQueue::new);
-        }
-    }
-
-    fn take_leases(&mut self) {
-        for lease in self.leases.drain(..) {
-            if let Some(gate) = &mut self.gates[lease.group].tokens {
-                gate.allowance.add(lease.amount);
-            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use super::{failure_entry, parked};
+use super::failed::parked;
+use super::failure_record::failure_entry;
 use crate::batch::admission::Ticket;
 use crate::batch::record::{self, Failure};
 use crate::batch::segment::NewEntry;
