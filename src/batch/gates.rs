@@ -218,6 +218,13 @@ impl GroupGate {
         }
     }
 
+    /// A request of the group was refused for load: its slot may be used again.
+    pub(super) fn use_again(&mut self, now: Instant) {
+        if let Some(slots) = &mut self.slots {
+            slots.queue.again(now);
+        }
+    }
+
     pub(super) fn add_slots(&mut self, more: Slots) {
         if let Some(slots) = &mut self.slots {
             slots.add(more);
@@ -289,6 +296,7 @@ mod tests {
             first: now,
             spacing_ns: 1e9,
             count,
+            evenly: false,
         };
         gate.add_slots(slots(2));
         check(&mut gate, true, "");

@@ -192,9 +192,9 @@ impl Quotas {
     /// Lets a group's searches act, and its schedule follow.
     fn adapt(&mut self, group: usize, now: Instant, act: impl FnOnce(&mut Load)) {
         let load = &mut self.groups[group].load;
-        let before = load.rate();
+        let before = (load.rate(), load.is_paced_evenly());
         act(load);
-        if load.rate() != before {
+        if (load.rate(), load.is_paced_evenly()) != before {
             self.repace(group, now);
         }
     }
@@ -204,10 +204,16 @@ impl Quotas {
         let group = &mut self.groups[index];
         let lasting = slower(group.load.rate(), group.rate_max);
         let rate = slower(lasting, group.slowdown.rate(now));
+        // Other schedules than that of the search promise how much is sent, also of what is refused.
+        let evenly = group.load.is_paced_evenly() && rate == group.load.rate();
         match (rate, &mut group.pacer) {
-            (Some(rate), Some(pacer)) => pacer.set_rate(rate, now),
+            (Some(rate), Some(pacer)) => {
+                pacer.set_rate(rate, now);
+                pacer.set_evenly(evenly);
+            }
             (Some(rate), None) => {
-                group.pacer = Some(Pacer::new(rate, now));
+                let pacer = group.pacer.insert(Pacer::new(rate, now));
+                pacer.set_evenly(evenly);
                 self.changes.push((index, true));
             }
             (None, Some(_)) => {

@@ -289,6 +289,9 @@ impl Traffic {
             history.note_refusal();
             let group = self.groups[endpoint];
             self.refusals[group] += 1;
+            if let Some(slots) = &mut self.gates[group].slots {
+                slots.again(now);
+            }
             if self.windows[group].lease.in_use() == 0 {
                 self.refused_in_a_row[group] += 1;
                 let rest = refusals::rest(

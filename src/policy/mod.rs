@@ -11,6 +11,7 @@
 //! | [`health`] | [`health::Health`] | [`health::LocalHealth`] | reports; [`health::EndpointView`] |
 //! | [`budget`] (rpm, tpm) | [`budget::Budget`] | [`budget::Allowance`] | amounts |
 //! | [`search_rate`] | [`search_rate::RateSearch`] | | counts of answers |
+//! | [`search_pace`] | [`search_pace::PaceSearch`] | | counts of answers |
 //! | [`search_in_flight`] | [`search_in_flight::InFlightSearch`] | | counts of answers |
 //! | [`load`] (both searches) | [`load::Load`] | | [`load::Pushback`], counts of answers |
 //! | [`slowdown`] (remaining quotas) | [`slowdown::Slowdown`] | | [`slowdown::Remainders`] |
@@ -30,6 +31,7 @@ pub mod refusal;
 pub mod refusals;
 pub mod retry;
 pub mod search_in_flight;
+pub mod search_pace;
 pub mod search_rate;
 pub mod slowdown;
 pub mod wait_hint;

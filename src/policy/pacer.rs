@@ -23,6 +23,14 @@ pub const ASK_AHEAD: Duration = Duration::from_millis(30);
 /// Most slots asked for at once; bounds the burst a single shard can hold.
 pub const ASK_MAX: u32 = 4096;
 
+/// Where a server takes nothing in advance, a request that leaves late must not make the next one too early:
+/// so much of the time between two slots lies between what one shard sends at least. Not all of it, or the shard
+/// could never come back to its slots, and would run into those of another shard.
+pub const GAP: f64 = 0.95;
+
+/// So long after a refusal its slot is used again, see [`SlotQueue::again`].
+pub const AGAIN: Duration = Duration::from_micros(700);
+
 /// Most returned runs the pacer keeps. Shards return at most a handful each; what does not fit is
 /// lost capacity, never extra rate.
 const RETURNED_MAX: usize = 1024;
@@ -36,6 +44,8 @@ pub struct Slots {
     pub spacing_ns: f64,
     /// Slots in the run.
     pub count: u32,
+    /// A slot is used no sooner than [`GAP`] after the one before, though that was used late.
+    pub evenly: bool,
 }
 
 impl Slots {
@@ -80,6 +90,7 @@ impl Slots {
 #[derive(Debug)]
 pub struct Pacer {
     spacing_ns: f64,
+    evenly: bool,
     /// The first slot that was never leased.
     next: Instant,
     /// Leased and given back unused, earliest first.
@@ -94,6 +105,7 @@ impl Pacer {
     pub fn new(per_second: f64, now: Instant) -> Self {
         Self {
             spacing_ns: spacing_ns(per_second),
+            evenly: false,
             next: now,
             returned: Vec::new(),
         }
@@ -116,6 +128,11 @@ impl Pacer {
             // Cannot underflow: `next` lies at least that much after `now`.
             self.next -= shorter;
         }
+    }
+
+    /// From the next lease on, late slots do or do not make those behind them late, see [`GAP`].
+    pub fn set_evenly(&mut self, evenly: bool) {
+        self.evenly = evenly;
     }
 
     /// Hands out up to `want` consecutive slots before `now + HORIZON`, and at least one, however
@@ -148,6 +165,7 @@ impl Pacer {
             first: self.next,
             spacing_ns: self.spacing_ns,
             count: want.min(share),
+            evenly: self.evenly,
         };
         let leased = run.split_off_front(run.count);
         self.next = run.first;
@@ -199,6 +217,14 @@ pub enum Taken {
 pub struct SlotQueue {
     /// Earliest first; runs never overlap, because no slot is leased twice.
     runs: VecDeque<Slots>,
+    /// Slots are used evenly: nothing is sent before, see [`GAP`].
+    not_before: Option<Instant>,
+    /// That long after the latest request.
+    gap: Duration,
+    /// The latest slot comes back then, see [`Self::again`].
+    again_at: Option<Instant>,
+    /// It was given back already.
+    is_spent_twice: bool,
 }
 
 impl SlotQueue {
@@ -218,26 +244,56 @@ impl SlotQueue {
     /// Spends the earliest slot if its time has come.
     pub fn take(&mut self, now: Instant) -> Taken {
         let seen = self.look(now);
-        if let (Taken::Go, Some(run)) = (seen, self.runs.front_mut()) {
-            run.split_off_front(1);
-            if run.count == 0 {
-                self.runs.pop_front();
+        if seen == Taken::Go {
+            if self.again_at.take().is_some_and(|at| at <= now) {
+                self.is_spent_twice = true;
+            } else if let Some(run) = self.runs.front_mut() {
+                let slot = run.split_off_front(1);
+                self.gap = nanoseconds(slot.spacing_ns * GAP);
+                self.not_before = slot.evenly.then_some(now);
+                self.is_spent_twice = false;
+                if run.count == 0 {
+                    self.runs.pop_front();
+                }
             }
+            self.not_before = self.not_before.map(|_| now + self.gap);
         }
         seen
     }
 
+    /// What was sent with the latest slot was refused at `now`: if slots are used evenly, a request may leave in a
+    /// moment instead, once for each slot. A server that takes nothing in advance has refused it because it
+    /// came a bit too early; the time until the next slot would be lost.
+    pub fn again(&mut self, now: Instant) {
+        if self.not_before.is_some() && !self.is_spent_twice {
+            self.again_at = Some(now + AGAIN);
+        }
+    }
+
     /// What [`take`](Self::take) would answer, without spending anything.
     pub fn look(&mut self, now: Instant) -> Taken {
+        self.again_at = self.again_at.filter(|&at| now < at + CATCH_UP);
+        let again_at = self.again_at.filter(|_| !self.is_spent_twice);
+        if again_at.is_some_and(|at| at <= now) {
+            return Taken::Go;
+        }
+        match (self.look_at_runs(now), again_at) {
+            (Taken::At(at), Some(again_at)) => Taken::At(at.min(again_at)),
+            (seen, _) => seen,
+        }
+    }
+
+    fn look_at_runs(&mut self, now: Instant) -> Taken {
         while let Some(run) = self.runs.front_mut() {
+            let spaced = |at: Instant| self.not_before.map_or(at, |before| before.max(at));
             if run.first > now {
-                return Taken::At(run.first);
+                return Taken::At(spaced(run.first));
             }
             run.expire(now);
             if run.count == 0 {
                 self.runs.pop_front();
-            } else if run.first > now {
-                return Taken::At(run.first);
+            } else if spaced(run.first) > now {
+                return Taken::At(spaced(run.first));
             } else {
                 return Taken::Go;
             }
@@ -256,6 +312,7 @@ impl SlotQueue {
 
     /// Gives up every slot, to be sent back when the shard has nothing to send.
     pub fn drain(&mut self) -> Vec<Slots> {
+        self.again_at = None;
         self.runs.drain(..).collect()
     }
 }

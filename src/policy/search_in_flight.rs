@@ -148,6 +148,11 @@ impl InFlightSearch {
         }
     }
 
+    /// The most that may ever be in flight.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
     /// How many requests may be in flight; at least 1.
     pub fn window(&self) -> u32 {
         let resting = self.burst.as_ref().map_or(0, |burst| burst.resting);

@@ -129,16 +129,6 @@ impl RateSearch {
         }
     }
 
-    /// A search that begins near a limit known from elsewhere, in requests per second. It may be
-    /// too low, so the rate doubles all the same; too high, and the next pushbacks measure it.
-    pub fn near(limit: f64, now: Instant) -> Self {
-        let mut search = Self::new(now);
-        search.answered = limit;
-        search.decrease(limit, DECREASE, now);
-        search.ceiling = None;
-        search
-    }
-
     /// The rate to send at, in requests per second.
     pub fn rate(&self) -> f64 {
         self.rate

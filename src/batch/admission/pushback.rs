@@ -33,6 +33,7 @@ impl Admission {
     pub fn note_refusal(&mut self, endpoint: usize, now: Instant) -> bool {
         let group = self.groups[endpoint];
         self.refusals[group] += 1;
+        self.gates[group].use_again(now);
         if self.windows[group].lease.in_use() == 0 {
             self.refused_in_a_row[group] += 1;
             let rest = refusals::rest(self.refused_in_a_row[group], self.gates[group].is_paced());

@@ -2,6 +2,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use super::*;
+use crate::policy::pacer::{AGAIN, GAP};
 use crate::policy::refusals::{self, History, LineRefusals};
 use crate::policy::virtual_time::{ms, start};
 
@@ -14,6 +15,10 @@ enum Manner {
         burst: f64,
         queues: bool,
     },
+    /// The same without any burst, by a clock that knows whole milliseconds.
+    Evenly(f64),
+    /// So many in each second of a clock.
+    Fixed(u32),
     /// So many at once.
     Places(usize),
     /// Refuses every so manieth at random.
@@ -28,6 +33,8 @@ struct Server {
     varies: bool,
     /// Seconds that a refusal asks to wait; 0: it does not say.
     hint: f64,
+    /// Seconds that our timers are late, on average.
+    late: f64,
 }
 
 enum Event {
@@ -55,6 +62,8 @@ struct Simulation {
     in_flight: u32,
     group_slot: Instant,
     run_slot: Instant,
+    again_at: Option<Instant>,
+    is_spent_twice: bool,
     rests_until: Instant,
     in_a_row: u32,
     history: History,
@@ -65,7 +74,8 @@ struct Simulation {
     refused: u64,
     lost: usize,
     unreported: (u32, Duration),
-    armed: Option<Instant>,
+    /// When the timer is meant to fire, and when it does.
+    armed: Option<(Instant, Instant)>,
 }
 
 /// `--rate` by default.
@@ -90,6 +100,8 @@ impl Simulation {
             in_flight: 0,
             group_slot: now,
             run_slot: now,
+            again_at: None,
+            is_spent_twice: false,
             rests_until: now,
             in_a_row: 0,
             history: History::new(),
@@ -120,9 +132,11 @@ impl Simulation {
     }
 
     fn arm(&mut self, at: Instant) {
-        if self.armed.is_none_or(|armed| armed > at) {
-            self.armed = Some(at);
-            self.at(at, Event::Wake, false);
+        if self.armed.is_none_or(|(meant, _)| meant > at) {
+            let late = -(1.0 - self.random()).ln() * self.server.late;
+            let fires = at + Duration::from_secs_f64(late);
+            self.armed = Some((at, fires));
+            self.at(fires, Event::Wake, false);
         }
     }
 
@@ -142,7 +156,7 @@ impl Simulation {
                     self.load.handle_answers(count, latency, at);
                     self.at(at + ms(100), Event::Report, false);
                 }
-                Event::Wake => self.armed = self.armed.filter(|armed| *armed > at),
+                Event::Wake => self.armed = self.armed.filter(|(_, fires)| *fires > at),
             }
             self.send();
         }
@@ -166,6 +180,23 @@ impl Simulation {
                 (self.excess, self.taken_at) = (excess, Some(self.now));
                 Some(if queues { excess / per_second } else { 0.0 })
             }
+            Manner::Evenly(per_second) => {
+                let ms = |at: Instant| (at - self.begin).as_millis() as f64;
+                let is_taken =
+                    (self.taken_at).is_none_or(|at| (ms(self.now) - ms(at)) * per_second >= 1000.0);
+                is_taken.then(|| {
+                    self.taken_at = Some(self.now);
+                    0.0
+                })
+            }
+            Manner::Fixed(most) => {
+                let second = self.begin + Duration::from_secs((self.now - self.begin).as_secs());
+                if self.taken_at != Some(second) {
+                    (self.taken_at, self.excess) = (Some(second), 0.0);
+                }
+                self.excess += 1.0;
+                (self.excess <= f64::from(most)).then_some(0.0)
+            }
             Manner::Places(places) => (self.serving < places).then_some(0.0),
             Manner::Random(part) => (self.random() >= part).then_some(0.0),
         }
@@ -187,10 +218,19 @@ impl Simulation {
             if let Some(rate) = self.load.rate() {
                 let spacing = Duration::from_secs_f64(1.0 / rate);
                 self.group_slot = self.group_slot.max(now - CATCH_UP.max(spacing / 2));
-                if self.group_slot > now {
-                    return self.arm(self.group_slot);
+                let again_at = self.again_at.filter(|at| *at < self.group_slot);
+                let slot = again_at.unwrap_or(self.group_slot);
+                if slot > now {
+                    return self.arm(slot);
                 }
-                self.group_slot += spacing;
+                self.again_at = None;
+                if again_at.is_none() {
+                    self.group_slot += spacing;
+                    self.is_spent_twice = false;
+                }
+                if self.load.is_paced_evenly() {
+                    self.group_slot = self.group_slot.max(now + spacing.mul_f64(GAP));
+                }
             }
             self.run_slot += Duration::from_secs_f64(1.0 / RUN_RATE);
             let line = match self.parked.peek() {
@@ -236,6 +276,10 @@ impl Simulation {
         } else {
             self.refused += 1;
             self.history.note_refusal();
+            if self.load.is_paced_evenly() && !self.is_spent_twice {
+                self.is_spent_twice = true;
+                self.again_at = Some(now + AGAIN);
+            }
             if self.in_flight == 0 {
                 self.in_a_row += 1;
                 let rest = refusals::rest(self.in_a_row, self.load.rate().is_some());
@@ -306,6 +350,7 @@ fn a_server_that_counts_by_the_second_is_used() {
                     latency,
                     varies: false,
                     hint: 0.0,
+                    late: 0.0,
                 };
                 check(server, per_second, 0.9);
             }
@@ -313,21 +358,38 @@ fn a_server_that_counts_by_the_second_is_used() {
     }
 }
 
-/// Where nothing is taken in advance, every request that comes a moment early is refused.
+/// Where nothing is taken in advance, every request that comes a moment early is refused, and timers are late.
 #[test]
-fn a_server_that_takes_no_burst_is_used_nearly_as_well() {
-    for (per_second, latency) in [(20.0, 0.05), (200.0, 0.001)] {
-        let server = Server {
-            manner: Manner::Rate {
-                per_second,
-                burst: 0.0,
-                queues: false,
-            },
-            latency,
-            varies: false,
-            hint: 0.0,
-        };
-        check(server, per_second, 0.8);
+fn a_server_that_takes_no_burst_is_used() {
+    for per_second in [50.0, 200.0] {
+        for latency in [0.005, 0.02, 0.1] {
+            for (varies, late) in [(false, 0.0001), (true, 0.0001), (true, 0.0005)] {
+                let server = Server {
+                    manner: Manner::Evenly(per_second),
+                    latency,
+                    varies,
+                    hint: 0.0,
+                    late,
+                };
+                check(server, per_second, 0.88);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_counts_by_the_seconds_of_a_clock_is_used() {
+    for latency in [0.02, 0.2] {
+        for varies in [false, true] {
+            let server = Server {
+                manner: Manner::Fixed(200),
+                latency,
+                varies,
+                hint: 0.0,
+                late: 0.0005,
+            };
+            check(server, 200.0, 0.88);
+        }
     }
 }
 
@@ -341,6 +403,7 @@ fn a_server_that_counts_places_is_used() {
                     latency,
                     varies,
                     hint: 0.0,
+                    late: 0.0,
                 };
                 check(server, (places as f64 / latency).min(RUN_RATE), 0.85);
             }
@@ -357,6 +420,7 @@ fn random_refusals_hold_nobody_up() {
                 latency,
                 varies: true,
                 hint,
+                late: 0.0,
             };
             check(server, RUN_RATE * 0.97, 0.9);
         }

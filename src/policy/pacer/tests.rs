@@ -193,6 +193,7 @@ fn a_stalled_shard_does_not_burst() {
         first: begin,
         spacing_ns: 1e6,
         count: 1000,
+        evenly: false,
     });
     let mut sent = 0;
     while queue.take(begin + ms(500)) == Taken::Go {
@@ -201,6 +202,58 @@ fn a_stalled_shard_does_not_burst() {
     assert_eq!(sent, 11);
     assert_eq!(queue.take(begin + ms(500)), Taken::At(begin + ms(501)));
     assert_eq!(queue.take(begin + ms(5000)), Taken::Empty);
+}
+
+#[test]
+fn a_late_slot_keeps_its_distance_from_the_next_where_that_counts() {
+    let begin = start();
+    let mut pacer = Pacer::new(100.0, begin);
+    pacer.set_evenly(true);
+    let mut queue = SlotQueue::new();
+    queue.add(pacer.lease(3, begin));
+    assert_eq!(queue.take(begin + ms(4)), Taken::Go);
+    let next = begin + Duration::from_micros(13_500);
+    assert_eq!(queue.take(begin + ms(10)), Taken::At(next));
+    assert_eq!(queue.take(next), Taken::Go);
+    // The half millisecond that each comes closer brings it back to its slots.
+    let third = begin + ms(23);
+    assert_eq!(queue.take(begin + ms(22)), Taken::At(third));
+    assert_eq!(queue.take(third), Taken::Go);
+    pacer.set_evenly(false);
+    queue.add(pacer.lease(2, begin + ms(25)));
+    assert_eq!(queue.take(begin + ms(39)), Taken::Go, "35 ms are over");
+}
+
+#[test]
+fn a_refused_slot_is_used_once_more() {
+    let begin = start();
+    let at = |us| begin + Duration::from_micros(us);
+    let mut pacer = Pacer::new(100.0, begin);
+    let mut queue = SlotQueue::new();
+    queue.add(pacer.lease(1, begin));
+    assert_eq!(queue.take(begin), Taken::Go);
+    queue.again(at(300));
+    assert_eq!(
+        queue.take(at(1000)),
+        Taken::Empty,
+        "where gaps do not count"
+    );
+    pacer.set_evenly(true);
+    queue.add(pacer.lease(3, begin));
+    assert_eq!(queue.take(at(10_000)), Taken::Go);
+    queue.again(at(10_300));
+    assert_eq!(queue.take(at(10_900)), Taken::At(at(11_000)));
+    assert_eq!(queue.take(at(11_000)), Taken::Go);
+    queue.again(at(11_300));
+    assert_eq!(
+        queue.take(at(20_000)),
+        Taken::At(at(20_500)),
+        "once, and in its distance"
+    );
+    assert_eq!(queue.take(at(20_500)), Taken::Go);
+    queue.again(at(20_800));
+    queue.drain();
+    assert_eq!(queue.take(at(22_000)), Taken::Empty);
 }
 
 #[test]
@@ -224,6 +277,7 @@ fn a_slow_rate_leases_one_slot_however_far() {
         first: begin + ms(at),
         spacing_ns: 2e9,
         count: 1,
+        evenly: false,
     });
     assert_eq!(slots, expect);
 }
