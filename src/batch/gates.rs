@@ -8,6 +8,7 @@ use crate::batch::message::{Report, Schedule};
 use crate::batch::quotas::GroupLimits;
 use crate::policy::budget::Allowance;
 use crate::policy::pacer::{SlotQueue, Slots, Taken};
+use crate::policy::refusals::Spread;
 
 /// The slots this shard holds of one schedule.
 pub(super) struct SlotGate {
@@ -157,9 +158,9 @@ impl GroupGate {
         run_low || ran_low || self.slowed
     }
 
-    /// Whether requests of this group need slots.
-    pub(super) fn is_paced(&self) -> bool {
-        self.slots.is_some()
+    /// What spreads the group's requests over time.
+    pub(super) fn spread(&self) -> Spread {
+        (self.slots.as_ref()).map_or(Spread::Unpaced, |slots| slots.queue.spread())
     }
 
     /// Whether requests of this group need tokens.

@@ -14,7 +14,7 @@ use crate::policy::health::{Health, LocalHealth, Probe, Sending, State, StopReas
 use crate::policy::load::Pushback;
 use crate::policy::pacer::{Pacer, SlotQueue};
 use crate::policy::permits::Lease;
-use crate::policy::refusals::{self, History, RefusedInARow};
+use crate::policy::refusals::{self, History, RefusedInARow, Spread};
 use crate::policy::slowdown::Remainders;
 use crate::policy::wait_hint::WaitHint;
 use crate::provider::{Effect, Refusal, Verdict};
@@ -294,10 +294,9 @@ impl Traffic {
             }
             if self.windows[group].lease.in_use() == 0 {
                 self.refused_in_a_row[group] += 1;
-                let rest = refusals::rest(
-                    self.refused_in_a_row[group],
-                    self.gates[group].slots.is_some(),
-                );
+                let slots = self.gates[group].slots.as_ref();
+                let spread = slots.map_or(Spread::Unpaced, SlotQueue::spread);
+                let rest = refusals::rest(self.refused_in_a_row[group], spread);
                 self.health.handle_hint(endpoint, rest, now);
             }
         }

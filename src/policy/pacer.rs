@@ -9,6 +9,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::refusals::Spread;
+
 /// How far ahead slots are leased. Long enough to hide message round trips also on a busy machine,
 /// where a thread waits for its core 10 ms and more; short enough that a change of rate or of work
 /// takes hold at once.
@@ -238,6 +240,14 @@ impl SlotQueue {
         if slots.count > 0 {
             let index = self.runs.partition_point(|run| run.first <= slots.first);
             self.runs.insert(index, slots);
+        }
+    }
+
+    /// What these slots do to requests.
+    pub fn spread(&self) -> Spread {
+        match self.not_before {
+            Some(_) => Spread::Evenly,
+            None => Spread::Paced,
         }
     }
 

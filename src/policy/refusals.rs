@@ -24,13 +24,24 @@ const LIMIT_OF_16: u32 = 6;
 /// Of the latest 64. Random refusals of 3 % come that close together once in some thousand times.
 const LIMIT_OF_64: u32 = 10;
 
+/// What spreads a group's requests over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// Nothing does.
+    Unpaced,
+    /// They need send slots.
+    Paced,
+    /// The pace is what is searched for: each slot is used twice at most, whatever is refused.
+    Evenly,
+}
+
 /// How long a group rests on one shard after a refusal, `in_a_row` of which came since the last answer while
 /// nothing else of it was in flight there. A server that allows twenty a second is asked four times
-/// between two answers then, not fifty times. Where requests are spread already (`is_paced`), the
-/// first refusal is a matter of a millisecond.
-pub fn rest(in_a_row: u32, is_paced: bool) -> Duration {
-    match in_a_row {
-        0 | 1 if is_paced => REST_PACED,
+/// between two answers then, not fifty times. Where requests are spread already, the first refusal is a matter of
+/// a millisecond; where the pace is searched for each is, or the search would take the rests for what is served.
+pub fn rest(in_a_row: u32, spread: Spread) -> Duration {
+    match (spread, in_a_row) {
+        (Spread::Evenly, _) | (Spread::Paced, 0 | 1) => REST_PACED,
         _ => (REST * (1 << (in_a_row.clamp(1, 8) - 1))).min(REST_MAX),
     }
 }

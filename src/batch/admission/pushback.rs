@@ -36,7 +36,7 @@ impl Admission {
         self.gates[group].use_again(now);
         if self.windows[group].lease.in_use() == 0 {
             self.refused_in_a_row[group] += 1;
-            let rest = refusals::rest(self.refused_in_a_row[group], self.gates[group].is_paced());
+            let rest = refusals::rest(self.refused_in_a_row[group], self.gates[group].spread());
             self.health.note_hint(endpoint, now + rest);
         }
         let history = &mut self.histories[group];

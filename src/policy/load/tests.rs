@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use super::*;
 use crate::policy::pacer::{AGAIN, GAP};
-use crate::policy::refusals::{self, History, LineRefusals};
+use crate::policy::refusals::{self, History, LineRefusals, Spread};
 use crate::policy::virtual_time::{ms, start};
 
 /// How a server counts.
@@ -282,7 +282,12 @@ impl Simulation {
             }
             if self.in_flight == 0 {
                 self.in_a_row += 1;
-                let rest = refusals::rest(self.in_a_row, self.load.rate().is_some());
+                let spread = match self.load.rate() {
+                    None => Spread::Unpaced,
+                    Some(_) if self.load.is_paced_evenly() => Spread::Evenly,
+                    Some(_) => Spread::Paced,
+                };
+                let rest = refusals::rest(self.in_a_row, spread);
                 self.rests_until = self.rests_until.max(now + rest);
             }
             let (is_lone, waits_alone) = (self.history.is_lone(), self.history.waits_alone());
