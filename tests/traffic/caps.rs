@@ -15,20 +15,30 @@ const LINES: usize = 200;
 #[test]
 fn workers_are_exact() {
     for runtime in runtimes() {
-        for workers in ["1", "2", "3", "10"] {
-            let place = Place::new();
-            let mock = mock_with(|options| options.latency = "3ms".parse().expect("a latency"));
-            config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
-            place.input(&numbered(LINES));
-            run(&place, &args(runtime, &["--workers", workers])).expect(0);
-            assert_complete(&place, LINES);
-            assert_eq!(
-                mock.stats().in_flight_max.to_string(),
-                workers,
-                "{runtime}, {workers} workers"
+        for workers in [1, 2, 3, 10] {
+            // On a busy machine a core may begin when the other has sent its lines, but not each time.
+            let mut tries = (0..3).map(|_| in_flight_max(runtime, workers));
+            assert!(
+                tries.any(|most| most == workers),
+                "{runtime}, {workers} workers are never reached"
             );
         }
     }
+}
+
+/// How many requests were in flight at once; never more than `workers`.
+fn in_flight_max(runtime: &str, workers: u64) -> u64 {
+    let place = Place::new();
+    // More than half a second in all.
+    let latency = format!("{}ms", 3 * workers);
+    let mock = mock_with(|options| options.latency = latency.parse().expect("a latency"));
+    config(&place, &[endpoint(&mock, "a", json!({}))], json!({}));
+    place.input(&numbered(LINES));
+    run(&place, &args(runtime, &["--workers", &workers.to_string()])).expect(0);
+    assert_complete(&place, LINES);
+    let most = mock.stats().in_flight_max;
+    assert!(most <= workers, "{runtime}, {workers} workers: {most}");
+    most
 }
 
 #[test]
