@@ -253,6 +253,12 @@ fn numbers() {
             None,
             Some(18_446_744_073_709_551_616.0),
         ),
+        (
+            "9999999999999999999",
+            Some(9_999_999_999_999_999_999),
+            Some(1e19),
+        ),
+        ("12x", None, None),
         ("12.0", Some(12), Some(12.0)),
         ("1e3", Some(1000), Some(1000.0)),
         ("1.5", None, Some(1.5)),
@@ -266,6 +272,37 @@ fn numbers() {
     ] {
         assert_eq!(as_u64(raw.as_bytes()), integer, "{raw}");
         assert_eq!(as_f64(raw.as_bytes()), float, "{raw}");
+    }
+}
+
+#[test]
+fn specials_are_found_over_blocks_and_their_rest() {
+    for length in 0..200 {
+        let plain = vec![b'x'; length];
+        let starts = || {
+            [0, 1, 15, 16, 17, 63, 64, 65, 130]
+                .into_iter()
+                .filter(|&from| from <= length)
+        };
+        for from in starts() {
+            assert_eq!(
+                string::special(&plain, from),
+                length,
+                "{length} bytes from {from}"
+            );
+        }
+        for (place, special) in (0..length).zip(b"\"\\\x1f\0".iter().cycle()) {
+            let mut text = plain.clone();
+            text[place] = *special;
+            for from in starts() {
+                let expect = if from <= place { place } else { length };
+                assert_eq!(
+                    string::special(&text, from),
+                    expect,
+                    "{length} bytes, {special} at {place}, from {from}"
+                );
+            }
+        }
     }
 }
 
