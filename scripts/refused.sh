@@ -3,7 +3,8 @@
 # 503 without Retry-After; with and without a burst) or 8 connections' worth at once (limit_conn), the trial
 # endpoint's own limits (429, with a wait), and its eight places. Beside each the OpenAI SDK with 64 at once, where
 # target/sdk has it (python3 -m venv target/sdk && target/sdk/bin/pip install openai). Prints the part of what the
-# server allows that was served, and the lines that were lost. Usage: scripts/refused.sh [BINARY]
+# server allows that was served, and the lines that were lost. What places allow is measured, where wrk is installed:
+# what a plain loop gets on as many connections. Usage: [LINES=2000] scripts/refused.sh [BINARY]
 set -eu
 
 binary=${1:-target/release/blaze-uring}
@@ -95,9 +96,23 @@ case_of() {
         'BEGIN { rate = served / (end - begin); printf "%s: %.0f/s, %.1f %% of %d/s, %d lost%s\n", name, rate, 100 * rate / most, most, lines - served, peer }'
 }
 
+# reachable URL CONNECTIONS NOMINAL: requests per second of so many connections that are never idle
+reachable() {
+    measured=
+    if command -v wrk >/dev/null; then
+        cat >"$folder/post.lua" <<'LUA'
+wrk.method = "POST"
+wrk.body = '{"model":"m","messages":[{"role":"user","content":"1"}]}'
+wrk.headers["content-type"] = "application/json"
+LUA
+        measured=$(wrk -t 1 -c "$2" -d 5 -s "$folder/post.lua" "$1/v1/chat/completions" | sed -n 's/^Requests.sec: *\([0-9]*\).*/\1/p')
+    fi
+    echo "${measured:-$3}"
+}
+
 case_of "nginx limit_req, no burst" http://127.0.0.1:18401 200
 case_of "nginx limit_req, burst of 20" http://127.0.0.1:18402 200
 case_of "nginx limit_req, queue of 20" http://127.0.0.1:18403 200
-case_of "nginx limit_conn 8" http://127.0.0.1:18404 400
+case_of "nginx limit_conn 8" http://127.0.0.1:18404 "$(reachable http://127.0.0.1:18404 8 400)"
 case_of "trial endpoint, 200/s" "$(cat "$folder/bucket.url")" 200
-case_of "trial endpoint, 8 places" "$(cat "$folder/places.url")" 53
+case_of "trial endpoint, 8 places" "$(cat "$folder/places.url")" "$(reachable "$(cat "$folder/places.url")" 8 53)"

@@ -62,7 +62,7 @@ const TRIAL_FORGETS: f64 = 0.93;
 const TRIAL_REMEMBERS: f64 = 0.2;
 
 /// Within this time, and four times the latency.
-const TRIAL_MAX: Duration = Duration::from_secs(2);
+const TRIAL_MAX: Duration = Duration::from_secs(1);
 
 /// Slower groups cannot be judged by a period.
 const TRIAL_RATE_MIN: f64 = 10.0;
