@@ -1,4 +1,4 @@
-//! Behaviours of servers, and inputs, that people met: `cases.jsonl` holds one case a line, with what the
+//! Behaviours of servers, and inputs, that people met: `cases.jsonl` holds one case a line (`variants.jsonl` others of the same kinds), with what the
 //! server answers and what a right run leaves behind. Each case runs on every runtime.
 //!
 //! `BLAZE_CASES=A1 cargo test --test cases` runs those whose names begin so.
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use server::Server;
 use support::{Place, Run, parse_records, records, run_with, runtimes};
 
-const CASES: &str = include_str!("cases.jsonl");
+const CASES: &str = concat!(include_str!("cases.jsonl"), include_str!("variants.jsonl"));
 
 /// Cases at once: most of their time is waiting.
 const THREADS: usize = 4;
