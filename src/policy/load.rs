@@ -105,6 +105,8 @@ pub struct Load {
     /// The server counts by the second, or that is tried.
     pace: Option<PaceSearch>,
     trial: Trial,
+    /// Until something is, there is no reason to hold requests back: a server that queues paces them itself.
+    was_refused: bool,
     begun: Instant,
     /// By shard: requests sent and refused, as of its latest pushback.
     shards: Vec<(u64, u64)>,
@@ -162,6 +164,7 @@ impl Load {
                 is_costly: false,
                 ended: None,
             },
+            was_refused: false,
             begun: now,
             shards: vec![(0, 0); shards],
             spell: None,
@@ -197,7 +200,7 @@ impl Load {
         }
         let window = f64::from(self.in_flight.found()?);
         let is_known = !self.latency.is_zero();
-        is_known.then(|| SPREAD * window / self.latency.as_secs_f64())
+        (self.was_refused && is_known).then(|| SPREAD * window / self.latency.as_secs_f64())
     }
 
     /// `count` requests were served since the last call, in `latency` added up.
@@ -231,6 +234,7 @@ impl Load {
     pub fn handle_pushback(&mut self, shard: usize, pushback: &Pushback, now: Instant) {
         let Pushback { sent, cause, .. } = *pushback;
         self.shards[shard] = (pushback.sends, pushback.refusals);
+        self.was_refused |= cause == Cause::Refused;
         if let (Some(pace), true) = (&mut self.pace, cause != Cause::Timeout) {
             pace.handle_refusal(sent, now);
             return self.judge_trial(now);
@@ -253,7 +257,7 @@ impl Load {
 
     /// A metering period is over: tries whether a pace brings more, or judges the trial.
     fn try_pace(&mut self, now: Instant) {
-        if self.auto.is_some() || self.in_flight.found().is_none() {
+        if self.auto.is_some() || !self.was_refused || self.in_flight.found().is_none() {
             return;
         }
         let trial = &mut self.trial;

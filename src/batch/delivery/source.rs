@@ -37,7 +37,9 @@ pub(super) struct Source {
 #[derive(Debug, Default)]
 struct Window {
     start: u64,
+    /// Room for the most that was wanted; the first `filled` bytes are the file's.
     bytes: Vec<u8>,
+    filled: usize,
 }
 
 impl Source {
@@ -170,20 +172,33 @@ impl Window {
         let held = start
             .checked_sub(self.start)
             .and_then(|skip| usize::try_from(skip).ok())
-            .filter(|skip| self.bytes.len().saturating_sub(*skip) >= length);
+            .filter(|skip| self.filled.saturating_sub(*skip) >= length);
         let skip = match held {
             Some(skip) => skip,
             None => {
-                self.start = start;
-                self.bytes.clear();
-                // A record of megabytes does not keep its memory.
-                self.bytes.shrink_to(wanted);
-                file.seek(SeekFrom::Start(start))?;
-                file.take(wanted as u64).read_to_end(&mut self.bytes)?;
+                self.fill(file, start, wanted)?;
                 0
             }
         };
-        Ok(&self.bytes[skip..self.bytes.len().min(skip + length)])
+        Ok(&self.bytes[skip..self.filled.min(skip + length)])
+    }
+
+    fn fill(&mut self, file: &mut File, start: u64, wanted: usize) -> io::Result<()> {
+        (self.start, self.filled) = (start, 0);
+        // A record of megabytes does not keep its memory.
+        self.bytes.truncate(wanted);
+        self.bytes.shrink_to(wanted);
+        self.bytes.resize(wanted, 0);
+        file.seek(SeekFrom::Start(start))?;
+        while self.filled < wanted {
+            match file.read(&mut self.bytes[self.filled..]) {
+                Ok(0) => break,
+                Ok(read) => self.filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

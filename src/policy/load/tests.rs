@@ -431,3 +431,24 @@ fn random_refusals_hold_nobody_up() {
         }
     }
 }
+
+/// A machine that answers so many a second however many are asked for: it never refuses, and what it does in
+/// its own order needs no pace.
+#[test]
+fn a_server_that_only_queues_is_not_paced() {
+    const PER_SECOND: f64 = 20_000.0;
+    let begin = start();
+    let mut load = Load::new(4096, false, 1, begin);
+    let mut met = false;
+    for tick in 1..=6000 {
+        let now = begin + ms(tick);
+        // By Little's law.
+        let latency = Duration::from_secs_f64(f64::from(load.window()) / PER_SECOND);
+        let count = (PER_SECOND / 1000.0) as u32;
+        load.handle_answers(count, count * latency, now);
+        met |= load.window_found().is_some();
+        assert_eq!(load.rate(), None, "after {tick} ms");
+        assert!(!load.is_paced_evenly(), "after {tick} ms");
+    }
+    assert!(met, "it has noticed that twice as many bring no more");
+}
