@@ -20,7 +20,7 @@ use crate::batch::delivery::{Delivery, DeliveryPlan};
 use crate::batch::folder::{FileKind, RunFolder, ShardFiles, remove_if_there};
 use crate::config::Order;
 use crate::journal::Outcome;
-use crate::runtime::files;
+use crate::runtime::files::{self, Block};
 
 /// The end of a run over less input than this takes a moment.
 const INPUT_BYTES_MIN: u64 = if cfg!(test) { 1 } else { 32 << 20 };
@@ -75,6 +75,7 @@ struct Making {
     /// Whole steps that are on their way to the disk.
     under_way: VecDeque<Hasher>,
     checked: Checked,
+    memory: Block,
 }
 
 impl InTheMaking {
@@ -183,6 +184,7 @@ impl Making {
             step: Hasher::new(),
             under_way: VecDeque::new(),
             checked: Checked::default(),
+            memory: Block::new(sum::BLOCK_BYTES),
         }
     }
 
@@ -228,7 +230,8 @@ impl Making {
             && self.course.load(Ordering::Relaxed) == RUNNING
             && let Some(oldest) = self.under_way.pop_front()
         {
-            self.checked.extend(&self.path, STEP_BYTES, &oldest)?;
+            self.checked
+                .extend(&self.path, STEP_BYTES, &oldest, &mut self.memory)?;
         }
         Ok(())
     }

@@ -25,16 +25,21 @@ pub(super) struct Checked {
 
 impl Checked {
     /// Looks for the next `bytes`, a multiple of a block's, of which `expected` is the checksum; they may be
-    /// on their way to the disk. Where reads cannot pass the page cache by, nothing is found: it is as it was.
-    pub(super) fn extend(&mut self, path: &Path, bytes: u64, expected: &Hasher) -> io::Result<()> {
+    /// on their way to the disk; `memory` has room for a block. Where reads cannot pass the page cache by, nothing is found: it is as it was.
+    pub(super) fn extend(
+        &mut self,
+        path: &Path,
+        bytes: u64,
+        expected: &Hasher,
+        memory: &mut Block,
+    ) -> io::Result<()> {
         let file = FromDisk::open(path)?;
         if !file.passes_cache_by() {
             return Ok(());
         }
-        let mut memory = Block::new(BLOCK_BYTES);
         let mut sum = Hasher::new();
         for offset in (self.bytes..self.bytes + bytes).step_by(BLOCK_BYTES) {
-            sum.update(file.read(&mut memory, offset)?);
+            sum.update(file.read(memory, offset)?);
         }
         if sum.clone().finalize() != expected.clone().finalize() {
             return Err(io::Error::other("the disk does not hold what was written"));
@@ -131,9 +136,11 @@ mod tests {
             sum
         };
         let mut checked = Checked::default();
+        let mut memory = Block::new(BLOCK_BYTES);
         let step = STEP as u64;
-        (checked.extend(&path, step, &sum(&bytes[..STEP]))).expect("it is there, synced or not");
-        let other = checked.extend(&path, step, &sum(b"something else"));
+        (checked.extend(&path, step, &sum(&bytes[..STEP]), &mut memory))
+            .expect("it is there, synced or not");
+        let other = checked.extend(&path, step, &sum(b"something else"), &mut memory);
         assert!(other.is_err(), "{checked:?}");
         assert_eq!(checked.bytes, step);
         let whole = on_disk(&path, &checked).expect("it is read");
