@@ -13,7 +13,7 @@ use crate::journal::{
 /// Entries read at a time.
 const ENTRIES_AT_ONCE: u64 = if cfg!(test) { 2 } else { 256 };
 /// Bytes of a segment read at a time, unless a record is longer.
-const WINDOW_BYTES: usize = if cfg!(test) { 48 } else { 256 << 10 };
+const WINDOW_BYTES: usize = if cfg!(test) { 48 } else { 64 << 10 };
 
 /// A journal and the segment with its successes.
 #[derive(Debug)]

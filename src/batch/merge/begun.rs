@@ -30,6 +30,8 @@ const STEP_BYTES: u64 = if cfg!(test) {
 } else {
     16 << 20
 };
+/// Memory for reading back, which takes its time.
+const READ_BYTES: usize = if cfg!(test) { 4 << 10 } else { 128 << 10 };
 /// So many steps are on their way to the disk before the oldest is read back.
 const STEPS_ON_THEIR_WAY: usize = 2;
 
@@ -184,7 +186,7 @@ impl Making {
             step: Hasher::new(),
             under_way: VecDeque::new(),
             checked: Checked::default(),
-            memory: Block::new(sum::BLOCK_BYTES),
+            memory: Block::new(READ_BYTES),
         }
     }
 

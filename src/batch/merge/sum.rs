@@ -14,7 +14,7 @@ use crate::runtime::files::{Block, FromDisk};
 
 /// What is read at once: large enough for a disk to be busy with four of them, and a multiple of what disks
 /// ask for.
-pub(super) const BLOCK_BYTES: usize = if cfg!(test) { 4 << 10 } else { 2 << 20 };
+pub(super) const BLOCK_BYTES: usize = if cfg!(test) { 4 << 10 } else { 512 << 10 };
 
 /// The beginning of a file, of whole blocks, that the disk was found to hold as it was written.
 #[derive(Clone, Debug, Default)]
@@ -24,8 +24,9 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// Looks for the next `bytes`, a multiple of a block's, of which `expected` is the checksum; they may be
-    /// on their way to the disk; `memory` has room for a block. Where reads cannot pass the page cache by, nothing is found: it is as it was.
+    /// Looks for the next `bytes`, a multiple of a block's, of which `expected` is the checksum; they may be on
+    /// their way to the disk. They are read through `memory`, by a whole part of them at a time. Where reads cannot
+    /// pass the page cache by, nothing is found: it is as it was.
     pub(super) fn extend(
         &mut self,
         path: &Path,
@@ -38,8 +39,17 @@ impl Checked {
             return Ok(());
         }
         let mut sum = Hasher::new();
-        for offset in (self.bytes..self.bytes + bytes).step_by(BLOCK_BYTES) {
-            sum.update(file.read(memory, offset)?);
+        let end = self.bytes + bytes;
+        let mut offset = self.bytes;
+        while offset < end {
+            let read = file.read(memory, offset)?;
+            if read.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // A file that is being written may be longer by now.
+            let read = &read[..read.len().min((end - offset) as usize)];
+            sum.update(read);
+            offset += read.len() as u64;
         }
         if sum.clone().finalize() != expected.clone().finalize() {
             return Err(io::Error::other("the disk does not hold what was written"));
