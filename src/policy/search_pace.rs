@@ -120,11 +120,6 @@ impl PaceSearch {
         self.rate
     }
 
-    /// The fastest rate that is known to pass.
-    pub fn proven(&self) -> Option<f64> {
-        self.proven
-    }
-
     /// The slowest rate that is known to be too fast.
     pub fn ceiling(&self) -> Option<f64> {
         self.ceiling

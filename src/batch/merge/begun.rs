@@ -95,13 +95,16 @@ impl InTheMaking {
         target: &Path,
         shards: usize,
     ) -> Option<Self> {
-        let may_be = |places: &super::publish::Places| {
-            let is_file = |metadata: std::fs::Metadata| metadata.is_file();
-            places.beside && places.target.metadata().map_or(true, is_file)
-        };
-        let places = places(folder.path(), target, Outcome::Success).ok();
-        let places = places.filter(may_be)?;
         if !Self::is_worth_it(&plan, shards) {
+            return None;
+        }
+        let places = places(folder.path(), target, Outcome::Success).ok()?;
+        // A device or pipe is written to at the end; a file in its place would do harm.
+        let is_file = places
+            .target
+            .metadata()
+            .map_or(true, |there| there.is_file());
+        if !places.beside || !is_file {
             return None;
         }
         let course = Arc::new(AtomicU8::new(RUNNING));
