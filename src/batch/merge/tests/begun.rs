@@ -115,7 +115,16 @@ fn what_was_made_while_the_run_went_on_is_the_output() {
             (lines(Success).len() as u64, bytes)
         );
         assert_eq!(begun.is_segment, shards == 1);
+        let made = match shards {
+            1 => scene.place.shard_file(FileKind::Output, 1, 0),
+            _ => scene.copy(),
+        };
+        let made = fs::File::open(made).expect("a file");
         let place = scene.merge(order, Some(begun));
+        assert!(
+            crate::runtime::files::is_named(&made, &place.at("out.jsonl")),
+            "{shards} shards, {order:?}: it was made again"
+        );
         expect_final(&place, &lines(Success), &lines(Failure));
     }
 }
